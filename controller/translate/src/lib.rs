@@ -1,0 +1,18 @@
+//! Translation of Kubernetes resources into what data planes accept: a pure function.
+//!
+//! [`translate`] sees all [`Resources`] at once and returns what each data plane needs, every status to write and every
+//! problem found. The same input gives the same bytes on every replica: no clock, no randomness, no environment, ordered
+//! maps only. Precedence, host name intersection, grants, conflicts, policies and annotations are all decided here;
+//! a data plane only compares and looks up.
+
+mod problem;
+mod resources;
+mod settings;
+mod status;
+mod translation;
+
+pub use problem::{Problem, Severity};
+pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored};
+pub use settings::{PortMap, Settings};
+pub use status::Statuses;
+pub use translation::{DataPlane, Infrastructure, Translation, endpoints, translate};

@@ -1,0 +1,177 @@
+//! The input: every object that translation reads, by kind and name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use crds::policy::{BackendPolicy, TrafficPolicy};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube_core::ObjectMeta;
+
+/// Namespace (empty for cluster-scoped objects) and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// The namespace; empty for cluster-scoped objects.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// A key from its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object.
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// An object with the last version of it that translation accepted.
+///
+/// A bad edit harms nobody: translation reports it and goes on with `last_good`.
+#[derive(Debug)]
+pub struct Entry<T> {
+    /// The object as it is.
+    pub current: Arc<T>,
+    /// Its last accepted version: the same `Arc` as `current` unless `current` was rejected.
+    pub last_good: Option<Arc<T>>,
+}
+
+impl<T> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        Self { current: self.current.clone(), last_good: self.last_good.clone() }
+    }
+}
+
+/// Objects of one kind by name.
+pub type Map<T> = BTreeMap<ObjectKey, Entry<T>>;
+
+/// An object kind that translation reads.
+pub trait Stored: Sized {
+    /// Its kind.
+    const KIND: Kind;
+    /// Its metadata.
+    fn metadata(&self) -> &ObjectMeta;
+    /// Where it lives.
+    fn map(resources: &Resources) -> &Map<Self>;
+    /// Where it lives, to be changed.
+    fn map_mut(resources: &mut Resources) -> &mut Map<Self>;
+}
+
+macro_rules! kinds {
+    ($($kind:ident $field:ident $api:literal;)*) => {
+        /// The kinds of objects that translation reads, and refers to in problems and statuses.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $(#[doc = concat!("`", stringify!($kind), "` of `", $api, "`.")] $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &[Kind] = &[$(Kind::$kind),*];
+
+            /// The kind's name as in manifests.
+            pub fn name(self) -> &'static str {
+                match self { $(Kind::$kind => stringify!($kind),)* }
+            }
+
+            /// The `apiVersion` in which it is read.
+            pub fn api_version(self) -> &'static str {
+                match self { $(Kind::$kind => $api,)* }
+            }
+        }
+
+        /// Every object that translation reads.
+        #[derive(Clone, Debug, Default)]
+        pub struct Resources {
+            $(#[doc = concat!("Every `", stringify!($kind), "`.")] pub $field: Map<$kind>,)*
+        }
+
+        $(impl Stored for $kind {
+            const KIND: Kind = Kind::$kind;
+            fn metadata(&self) -> &ObjectMeta { &self.metadata }
+            fn map(resources: &Resources) -> &Map<Self> { &resources.$field }
+            fn map_mut(resources: &mut Resources) -> &mut Map<Self> { &mut resources.$field }
+        })*
+
+        impl Resources {
+            /// Makes the current version of every object its last good one, except those that were `rejected`.
+            pub fn accept(&mut self, rejected: &std::collections::BTreeSet<(Kind, ObjectKey)>) {
+                $(accept(&mut self.$field, Kind::$kind, rejected);)*
+            }
+        }
+    };
+}
+
+kinds! {
+    IngressClass ingress_classes "networking.k8s.io/v1";
+    Ingress ingresses "networking.k8s.io/v1";
+    GatewayClass gateway_classes "gateway.networking.k8s.io/v1";
+    Gateway gateways "gateway.networking.k8s.io/v1";
+    HTTPRoute http_routes "gateway.networking.k8s.io/v1";
+    ReferenceGrant reference_grants "gateway.networking.k8s.io/v1beta1";
+    Service services "v1";
+    EndpointSlice endpoint_slices "discovery.k8s.io/v1";
+    Secret secrets "v1";
+    Namespace namespaces "v1";
+    ConfigMap config_maps "v1";
+    TrafficPolicy traffic_policies "sluice.dev/v1alpha1";
+    BackendPolicy backend_policies "sluice.dev/v1alpha1";
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Resources {
+    /// Adds an object or replaces its current version.
+    pub fn insert<T: Stored>(&mut self, object: T) {
+        let key = ObjectKey::of(object.metadata());
+        let current = Arc::new(object);
+        match T::map_mut(self).get_mut(&key) {
+            Some(entry) => entry.current = current,
+            None => {
+                T::map_mut(self).insert(key, Entry { current, last_good: None });
+            }
+        }
+    }
+
+    /// Removes an object, its last good version included: deleted is not broken.
+    pub fn remove<T: Stored>(&mut self, key: &ObjectKey) -> Option<Entry<T>> {
+        T::map_mut(self).remove(key)
+    }
+
+    /// The current version of an object.
+    pub fn get<T: Stored>(&self, namespace: &str, name: &str) -> Option<&Arc<T>> {
+        T::map(self).get(&ObjectKey::new(namespace, name)).map(|entry| &entry.current)
+    }
+}
+
+fn accept<T>(map: &mut Map<T>, kind: Kind, rejected: &std::collections::BTreeSet<(Kind, ObjectKey)>) {
+    for (key, entry) in map {
+        let accepted = entry.last_good.as_ref().is_some_and(|good| Arc::ptr_eq(good, &entry.current));
+        if !accepted && !rejected.contains(&(kind, key.clone())) {
+            entry.last_good = Some(entry.current.clone());
+        }
+    }
+}

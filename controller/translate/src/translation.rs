@@ -1,0 +1,67 @@
+//! The function itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use snapshot::{Hashed, ResourceId, Snapshot};
+
+use crate::{Kind, ObjectKey, Problem, Resources, Settings, Statuses};
+
+/// Who gets a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DataPlane {
+    /// The data planes that all Ingresses share.
+    Shared,
+    /// The data planes of one Gateway.
+    Gateway(ObjectKey),
+}
+
+impl fmt::Display for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DataPlane::Shared => f.write_str("shared"),
+            DataPlane::Gateway(key) => write!(f, "Gateway {key}"),
+        }
+    }
+}
+
+/// What a Gateway's own Deployment and Service need to look like (GEP-1762).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Infrastructure {
+    /// Name of the GatewayClass.
+    pub class: String,
+    /// Listener ports, as written.
+    pub ports: BTreeSet<u16>,
+    /// `spec.infrastructure.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.infrastructure.annotations`.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What translation says.
+#[derive(Clone, Debug, Default)]
+pub struct Translation {
+    /// What each group of data planes needs. `Shared` is always there.
+    pub snapshots: BTreeMap<DataPlane, Snapshot>,
+    /// What each object's status should be.
+    pub statuses: Statuses,
+    /// What is wrong with whose objects, sorted.
+    pub problems: Vec<Problem>,
+    /// Objects whose current version was not used; for [`Resources::accept`].
+    pub rejected: BTreeSet<(Kind, ObjectKey)>,
+    /// The data planes that Gateways of ours need.
+    pub infrastructure: BTreeMap<ObjectKey, Infrastructure>,
+    /// The Secrets that some object of ours refers to (whether they exist or not); others need not be kept.
+    pub secrets: BTreeSet<ObjectKey>,
+}
+
+/// Translates everything. Never fails: what is wrong with one object is in `problems` and harms no other.
+pub fn translate(_resources: &Resources, _settings: &Settings) -> Translation {
+    Translation::default()
+}
+
+/// The fast path for endpoint changes: the `Endpoints` resources that `snapshot` holds of the Service `service`, as they are now.
+/// Replacing them gives what [`translate`] would give, without looking at any route.
+pub fn endpoints(_resources: &Resources, _settings: &Settings, _service: &ObjectKey, _snapshot: &Snapshot) -> Vec<(ResourceId, Hashed)> {
+    Vec::new()
+}

@@ -1,0 +1,187 @@
+//! Content hashes, the difference of two snapshots and its application.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{DecodeError, Resource, ResourceId};
+
+/// The first 16 bytes of a BLAKE3 hash. Equal content has equal hashes on every replica and version of the same protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hash(pub [u8; 16]);
+
+impl Hash {
+    /// The hash of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::finish(&blake3::Hasher::new().update(bytes).finalize())
+    }
+
+    fn finish(hash: &blake3::Hash) -> Self {
+        let mut short = [0; 16];
+        short.copy_from_slice(&hash.as_bytes()[..16]);
+        Self(short)
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A resource with the hash of its wire encoding. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hashed {
+    hash: Hash,
+    resource: Arc<Resource>,
+}
+
+impl Hashed {
+    /// Encodes the resource once to learn its hash.
+    pub fn new(resource: Resource) -> Self {
+        let hash = Hash::of(&resource.encode());
+        Self { hash, resource: Arc::new(resource) }
+    }
+
+    /// A resource from the wire. The hash is of the bytes as they came, so what this version does not know still counts.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { hash: Hash::of(bytes), resource: Arc::new(Resource::decode(bytes)?) })
+    }
+
+    /// The content's hash.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// The resource.
+    pub fn resource(&self) -> &Arc<Resource> {
+        &self.resource
+    }
+}
+
+/// Everything one data plane needs to serve.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    resources: BTreeMap<ResourceId, Hashed>,
+}
+
+impl Snapshot {
+    /// Adds or replaces a resource under `name`; its kind is the resource's own.
+    pub fn insert(&mut self, name: impl Into<String>, resource: Resource) {
+        let id = ResourceId::new(resource.kind(), name);
+        self.insert_hashed(id, Hashed::new(resource));
+    }
+
+    /// Adds or replaces a resource whose hash is known.
+    pub fn insert_hashed(&mut self, id: ResourceId, resource: Hashed) {
+        self.resources.insert(id, resource);
+    }
+
+    /// Removes a resource.
+    pub fn remove(&mut self, id: &ResourceId) -> Option<Hashed> {
+        self.resources.remove(id)
+    }
+
+    /// The resource of this id.
+    pub fn get(&self, id: &ResourceId) -> Option<&Hashed> {
+        self.resources.get(id)
+    }
+
+    /// All resources, ordered by id.
+    pub fn iter(&self) -> impl Iterator<Item = (&ResourceId, &Hashed)> {
+        self.resources.iter()
+    }
+
+    /// How many resources there are.
+    pub fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty()
+    }
+
+    /// The hash over all ids and hashes: equal versions mean equal content.
+    pub fn version(&self) -> Hash {
+        let mut hasher = blake3::Hasher::new();
+        for (id, resource) in &self.resources {
+            hasher.update(&[id.kind as u8]);
+            hasher.update(&(id.name.len() as u64).to_le_bytes());
+            hasher.update(id.name.as_bytes());
+            hasher.update(&resource.hash.0);
+        }
+        Hash::finish(&hasher.finalize())
+    }
+
+    /// Applies a batch: all of it, or (when the result is not the version that the batch promises) nothing.
+    pub fn apply(&mut self, batch: &Batch) -> Result<(), VersionMismatch> {
+        let mut next = self.clone();
+        for id in &batch.removals {
+            next.resources.remove(id);
+        }
+        for (id, resource) in &batch.upserts {
+            next.resources.insert(id.clone(), resource.clone());
+        }
+        let version = next.version();
+        if version != batch.version {
+            return Err(VersionMismatch { expected: batch.version, found: version });
+        }
+        *self = next;
+        Ok(())
+    }
+}
+
+impl Serialize for Snapshot {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.resources.iter().map(|(id, hashed)| (id.to_string(), hashed.resource.as_ref())))
+    }
+}
+
+/// The change from one snapshot to another, applied as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// [`Snapshot::version`] after the batch.
+    pub version: Hash,
+    /// What is new or changed.
+    pub upserts: Vec<(ResourceId, Hashed)>,
+    /// What is gone.
+    pub removals: Vec<ResourceId>,
+}
+
+impl Batch {
+    /// Whether the batch changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.upserts.is_empty() && self.removals.is_empty()
+    }
+}
+
+/// A batch that does not lead to the version it promises: the two sides disagree about what is held.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the batch leads to version {found} but promises {expected}")]
+pub struct VersionMismatch {
+    /// The version that the batch promises.
+    pub expected: Hash,
+    /// The version that it leads to.
+    pub found: Hash,
+}
+
+/// What turns a holder of `held` (names and hashes) into a holder of `new`.
+pub fn diff(held: &BTreeMap<ResourceId, Hash>, new: &Snapshot) -> Batch {
+    let upserts = new
+        .resources
+        .iter()
+        .filter(|(id, resource)| held.get(id) != Some(&resource.hash))
+        .map(|(id, resource)| (id.clone(), resource.clone()))
+        .collect();
+    let removals = held.keys().filter(|id| !new.resources.contains_key(id)).cloned().collect();
+    Batch { version: new.version(), upserts, removals }
+}

@@ -1,0 +1,19 @@
+//! The contract between controller and data plane.
+//!
+//! A [`Snapshot`] is everything one data plane needs to serve: listeners, routes, clusters, endpoints, certificates
+//! and settings, each a [`Resource`] under a stable [`ResourceId`]. Resources are as fine as the objects a user
+//! edits, children name their parent, and each travels by the [`Hash`] of its content, so an edit moves only what
+//! it changed ([`diff`], [`Snapshot::apply`]).
+//!
+//! The data plane owns this crate. It knows nothing of Kubernetes.
+
+mod convert;
+mod delta;
+mod model;
+mod secret;
+
+pub use convert::DecodeError;
+pub use delta::{Batch, Hash, Hashed, Snapshot, VersionMismatch, diff};
+pub use model::*;
+pub use secret::Secret;
+
