@@ -1,22 +1,35 @@
 //! Parts that several kinds share.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Refers to a parent of a route: a Gateway by default. Copied verbatim into statuses.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+/// Refers to a parent of a route or an ancestor of a policy: a Gateway by default. Copied verbatim into statuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentReference {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The API group. Default `gateway.networking.k8s.io`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub group: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The kind. Default `Gateway`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
     pub kind: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The namespace. Default: that of the object that refers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
+    /// The name.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// A part of the object, for example a Gateway's listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
     pub section_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Selects the listeners with this port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
 }
 

@@ -2,6 +2,7 @@ use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::shared::{DISTINCT, DURATION, TOKEN};
 use super::{PolicyStatus, PolicyTargetReference};
 
 /// How a Service's endpoints are chosen, kept and left out.
@@ -13,20 +14,38 @@ use super::{PolicyStatus, PolicyTargetReference};
     namespaced,
     status = "PolicyStatus",
     derive = "PartialEq",
+    doc = "How a Service's endpoints are chosen, kept and left out.",
+    shortname = "bpol",
+    category = "sluice",
+    category = "gateway-api",
+    label("gateway.networking.k8s.io/policy", "Direct"),
+    printcolumn(name = "Targets", type_ = "string", json_path = ".spec.targetRefs[*].name"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = r#".status.ancestors[*].conditions[?(@.type=="Accepted")].status"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     crates(kube_core = "::kube_core")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BackendPolicySpec {
-    /// The Services that the policy applies to; `sectionName` is a port's name.
+    /// The Services in the policy's namespace that the policy applies to; `sectionName` is a port's name.
+    /// A policy for a port goes before one for the whole Service.
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [
+        {"rule": "self.all(t, t.group == '' && t.kind == 'Service')", "message": "a target is a Service of group \"\""},
+        {"rule": DISTINCT, "message": "each target may be named once"},
+    ]))]
     pub target_refs: Vec<PolicyTargetReference>,
     /// `RoundRobin` (default), `LeastRequest` or `PeakEWMA`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["RoundRobin", "LeastRequest", "PeakEWMA"]))]
     pub load_balancer: Option<String>,
     /// Keeps a client on its endpoint by a cookie.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<CookiePersistence>,
     /// Leaves out endpoints that fail.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passive_health: Option<PassiveHealthCheck>,
 }
 
@@ -35,30 +54,39 @@ pub struct BackendPolicySpec {
 #[serde(rename_all = "camelCase")]
 pub struct CookiePersistence {
     /// The cookie's name. Default `sluice`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = TOKEN), length(min = 1, max = 128))]
     pub cookie_name: Option<String>,
     /// `Path` of the cookie. Default: the path that matched.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^/[!-:<-~]*$"), length(max = 1024))]
     pub path: Option<String>,
     /// `Max-Age` in seconds. Default: none, the cookie ends with the browser's session.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
     pub max_age_seconds: Option<i64>,
     /// `None`, `Lax` or `Strict`. Default: not sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["None", "Lax", "Strict"]))]
     pub same_site: Option<String>,
 }
 
-/// When an endpoint is left out.
+/// When an endpoint is left out: after failed connections or answers 502, 503, 504 in a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PassiveHealthCheck {
     /// Failures in a row. Default 5.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub consecutive_failures: Option<i64>,
-    /// How long the first time, as GEP-2257 writes it. Default `10s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// How long the first time, as GEP-2257 writes it; at most 1h. Default `10s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION), length(max = 32), extend("x-kubernetes-validations" = [
+        {"rule": "duration(self) > duration('0s') && duration(self) <= duration('1h')", "message": "must be longer than 0s and at most 1h"},
+    ]))]
     pub ejection_time: Option<String>,
     /// The largest share of endpoints that is out at once, in percent. Default 50.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
     pub max_ejected_percent: Option<i64>,
 }
