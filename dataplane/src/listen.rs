@@ -1,0 +1,77 @@
+//! Sockets that accept clients: one per worker and port, sharing the port through `SO_REUSEPORT`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that the kernel completes while a worker is busy.
+const BACKLOG: i32 = 4096;
+
+/// How long accepting pauses after an error that will not pass by itself at once (no file descriptors, no memory).
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Binds `port` once for each of `workers`. Either all sockets are bound or none.
+pub fn bind(address: IpAddr, port: u16, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    (0..workers).map(|_| bind_one(SocketAddr::new(address, port))).collect()
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == IpAddr::from([0u16; 8]) {
+        // The unspecified IPv6 address serves IPv4 as well.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The next client. Errors of one connection are skipped; when the process has run out of something, it waits a little
+/// and tries again, because giving up would end the port for good.
+pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Answers leave in one write; Nagle would only delay those that do not.
+                let _ = stream.set_nodelay(true);
+                return (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+            }
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections for the moment");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_a_port_and_a_stranger_does_not_get_it() {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let stranger = std::net::TcpListener::bind((loopback, 0)).unwrap();
+        assert!(bind(loopback, stranger.local_addr().unwrap().port(), 2).is_err());
+        let port = stranger.local_addr().unwrap().port();
+        drop(stranger);
+        assert_eq!(bind(loopback, port, 3).unwrap().len(), 3);
+    }
+}

@@ -1,0 +1,234 @@
+//! The server's side of TLS: which certificate, which protocol, which session tickets.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use snapshot::{Certificate, HostPattern, Tls};
+
+use crate::tickets::TicketKeys;
+
+/// The certificates of one listener, by server name.
+#[derive(Debug, Default)]
+pub struct ListenerCertificates {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    one_label: HashMap<String, Arc<CertifiedKey>>,
+    any_labels: HashMap<String, Arc<CertifiedKey>>,
+    any: Option<Arc<CertifiedKey>>,
+    default: Option<Arc<CertifiedKey>>,
+}
+
+/// All listeners' certificates of one port.
+#[derive(Debug, Default)]
+pub struct PortCertificates {
+    listeners: Vec<(HostPattern, ListenerCertificates)>,
+}
+
+impl ListenerCertificates {
+    /// Looks the certificates up by name with `find`. A name that `find` does not know is left out, so that its hosts
+    /// get the default certificate, as if it had been deleted.
+    pub fn new(tls: &Tls, find: impl Fn(&str) -> Option<Arc<CertifiedKey>>) -> Self {
+        let mut this = Self { default: tls.default_certificate.as_deref().and_then(&find), ..Self::default() };
+        for entry in &tls.certificates {
+            let Some(key) = find(&entry.certificate) else { continue };
+            for host in &entry.hosts {
+                // The first one wins: translation lists them by precedence.
+                match host {
+                    HostPattern::Exact(name) => _ = this.exact.entry(name.clone()).or_insert_with(|| key.clone()),
+                    HostPattern::OneLabel(suffix) => {
+                        _ = this.one_label.entry(suffix.clone()).or_insert_with(|| key.clone());
+                    }
+                    HostPattern::AnyLabels(suffix) => {
+                        _ = this.any_labels.entry(suffix.clone()).or_insert_with(|| key.clone());
+                    }
+                    HostPattern::Any => _ = this.any.get_or_insert_with(|| key.clone()),
+                }
+            }
+        }
+        this
+    }
+
+    fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+        name.and_then(|name| self.find_named(name)).or(self.any.as_ref()).or(self.default.as_ref())
+    }
+
+    fn find_named(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        if let Some(key) = self.exact.get(name) {
+            return Some(key);
+        }
+        let (_, parent) = name.split_once('.')?;
+        if let Some(key) = self.one_label.get(parent) {
+            return Some(key);
+        }
+        suffixes(name).find_map(|suffix| self.any_labels.get(suffix))
+    }
+}
+
+impl PortCertificates {
+    /// Adds a listener of the port.
+    pub fn add(&mut self, hostname: HostPattern, certificates: ListenerCertificates) {
+        self.listeners.push((hostname, certificates));
+        self.listeners.sort_by_key(|(hostname, _)| specificity(hostname));
+    }
+
+    /// The certificate for a server name, or for none. The most specific listener decides; a listener that has nothing
+    /// to show passes the question on, so that a client gets some certificate wherever there is one.
+    pub fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let name = name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+        let name = name.as_deref();
+        self.listeners
+            .iter()
+            .filter(|(hostname, _)| covers(hostname, name))
+            .find_map(|(_, certificates)| certificates.find(name))
+            .cloned()
+    }
+}
+
+fn suffixes(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('.').map(|(dot, _)| &name[dot + 1..])
+}
+
+fn covers(pattern: &HostPattern, name: Option<&str>) -> bool {
+    match (pattern, name) {
+        (HostPattern::Any, _) => true,
+        (_, None) => false,
+        (HostPattern::Exact(exact), Some(name)) => exact == name,
+        (HostPattern::OneLabel(suffix), Some(name)) => name.split_once('.').is_some_and(|(_, parent)| parent == suffix),
+        (HostPattern::AnyLabels(suffix), Some(name)) => suffixes(name).any(|parent| parent == suffix),
+    }
+}
+
+fn specificity(pattern: &HostPattern) -> (u8, usize) {
+    match pattern {
+        HostPattern::Exact(_) => (0, 0),
+        HostPattern::OneLabel(suffix) | HostPattern::AnyLabels(suffix) => (1, usize::MAX - suffix.len()),
+        HostPattern::Any => (2, 0),
+    }
+}
+
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The key is in none of the known formats.
+    #[error("the private key is neither PKCS#8 nor PKCS#1 nor SEC1")]
+    KeyFormat,
+    /// The provider refuses the key or the chain.
+    #[error("the certificate cannot be used: {0}")]
+    Unusable(#[from] rustls::Error),
+}
+
+/// A certificate and its key, ready to sign handshakes.
+pub fn certified_key(certificate: &Certificate) -> Result<CertifiedKey, CertificateError> {
+    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let key = PrivateKeyDer::try_from(certificate.key.expose().to_vec()).map_err(|_| CertificateError::KeyFormat)?;
+    Ok(CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider())?)
+}
+
+/// Where a port's handshakes find the present certificates: replaced as a whole, so a new certificate holds from
+/// the next handshake on.
+#[derive(Default)]
+pub struct CurrentCertificates(ArcSwap<PortCertificates>);
+
+impl CurrentCertificates {
+    /// Replaces them.
+    pub fn store(&self, certificates: Arc<PortCertificates>) {
+        self.0.store(certificates);
+    }
+}
+
+impl fmt::Debug for CurrentCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CurrentCertificates")
+    }
+}
+
+impl ResolvesServerCert for CurrentCertificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load().find(hello.server_name())
+    }
+}
+
+/// The configuration of a port's handshakes: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
+pub fn server_config(
+    certificates: Arc<CurrentCertificates>,
+    tickets: Arc<TicketKeys>,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Tickets carry the whole session, so that any replica resumes it; a cache here would only serve this one.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.ticketer = tickets as Arc<dyn ProducesTickets>;
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapshot::{Secret, ServerCertificate};
+
+    fn key(name: &str) -> Arc<CertifiedKey> {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let certificate = Certificate {
+            chain: vec![made.cert.der().to_vec()],
+            key: Secret::new(made.signing_key.serialize_der()),
+            summary: String::new(),
+        };
+        Arc::new(certified_key(&certificate).unwrap())
+    }
+
+    #[test]
+    fn the_most_specific_name_wins_and_the_default_is_last() {
+        let keys: HashMap<&str, _> =
+            ["exact", "wild", "default"].into_iter().map(|name| (name, key("x.example"))).collect();
+        let tls = Tls {
+            certificates: vec![
+                ServerCertificate {
+                    hosts: vec![HostPattern::OneLabel("shop.example".into())],
+                    certificate: "wild".into(),
+                },
+                ServerCertificate {
+                    hosts: vec![HostPattern::Exact("a.shop.example".into())],
+                    certificate: "exact".into(),
+                },
+                ServerCertificate {
+                    hosts: vec![HostPattern::Exact("gone.example".into())],
+                    certificate: "gone".into(),
+                },
+            ],
+            default_certificate: Some("default".into()),
+        };
+        let mut port = PortCertificates::default();
+        port.add(HostPattern::Any, ListenerCertificates::new(&tls, |name| keys.get(name).cloned()));
+        let found = |name: Option<&str>| {
+            let found = port.find(name).unwrap();
+            *keys.iter().find(|(_, key)| Arc::ptr_eq(key, &found)).unwrap().0
+        };
+        assert_eq!(found(Some("a.shop.example")), "exact");
+        assert_eq!(found(Some("A.Shop.example.")), "exact");
+        assert_eq!(found(Some("b.shop.example")), "wild");
+        assert_eq!(found(Some("c.b.shop.example")), "default");
+        assert_eq!(found(Some("gone.example")), "default");
+        assert_eq!(found(None), "default");
+    }
+
+    #[test]
+    fn a_port_without_certificates_shows_none() {
+        assert!(PortCertificates::default().find(Some("a.example")).is_none());
+    }
+
+    #[test]
+    fn a_key_that_is_not_one_is_refused() {
+        let certificate = Certificate { chain: vec![], key: Secret::new(vec![1, 2, 3]), summary: String::new() };
+        assert!(matches!(certified_key(&certificate), Err(CertificateError::KeyFormat)));
+    }
+}

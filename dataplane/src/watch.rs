@@ -1,0 +1,205 @@
+//! What the worker's sweep knows about one client connection, and how it ends it.
+//!
+//! The connection's own code only stores numbers here; the sweep compares them with the limits twice a second. So
+//! idle, header and write timeouts cost a request nothing.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+
+use crate::clock::Coarse;
+
+/// Limits of a client connection in time.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionTimeouts {
+    /// Without a request (nginx `keepalive_timeout`).
+    pub idle: Duration,
+    /// From the first byte of a request's head to its last (nginx `client_header_timeout`).
+    pub header: Duration,
+    /// Without the client taking a byte while there are some for it (nginx `send_timeout`).
+    pub write: Duration,
+}
+
+/// What a connection has been asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    /// Nothing.
+    None = 0,
+    /// Finish what is in flight, then close.
+    Finish = 1,
+    /// Close now.
+    Cut = 2,
+}
+
+/// Shared by a connection's parts and its worker's sweep. All on one thread; atomic only because an upgraded
+/// connection's type must be `Send`.
+#[derive(Debug)]
+pub struct Watch {
+    /// The port that accepted the connection.
+    pub port: u16,
+    multiplexed: bool,
+    active: AtomicU32,
+    tunnel: AtomicU8,
+    quiet_since: AtomicU32,
+    head_since: AtomicU32,
+    stalled_since: AtomicU32,
+    signal: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Watch {
+    /// A connection that was just accepted on `port`; `multiplexed` is HTTP/2.
+    pub fn new(port: u16, multiplexed: bool) -> Self {
+        Self {
+            port,
+            multiplexed,
+            active: AtomicU32::new(0),
+            tunnel: AtomicU8::new(0),
+            quiet_since: AtomicU32::new(Coarse::now().0),
+            head_since: AtomicU32::new(0),
+            stalled_since: AtomicU32::new(0),
+            signal: AtomicU8::new(Signal::None as u8),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// A request begins.
+    pub fn request_begins(&self) {
+        self.active.store(self.active.load(Relaxed) + 1, Relaxed);
+        self.head_since.store(0, Relaxed);
+    }
+
+    /// A request and its response are over.
+    pub fn request_ends(&self) {
+        self.active.store(self.active.load(Relaxed).saturating_sub(1), Relaxed);
+        self.quiet_since.store(Coarse::now().0, Relaxed);
+    }
+
+    /// Whether a request is in flight.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Relaxed) > 0
+    }
+
+    /// The connection became a tunnel; its own code keeps its time from here on.
+    pub fn becomes_tunnel(&self) {
+        self.tunnel.store(1, Relaxed);
+        self.stalled_since.store(0, Relaxed);
+    }
+
+    /// Bytes came from the client.
+    pub fn bytes_came(&self) {
+        if !self.multiplexed && !self.is_active() && self.head_since.load(Relaxed) == 0 {
+            self.head_since.store(Coarse::now().0, Relaxed);
+        }
+    }
+
+    /// The client took bytes.
+    pub fn bytes_left(&self) {
+        if self.stalled_since.load(Relaxed) != 0 {
+            self.stalled_since.store(0, Relaxed);
+        }
+    }
+
+    /// There are bytes that the client does not take.
+    pub fn write_stalls(&self) {
+        if self.stalled_since.load(Relaxed) == 0 {
+            self.stalled_since.store(Coarse::now().0, Relaxed);
+        }
+    }
+
+    /// Whether a limit is exceeded.
+    pub fn is_overdue(&self, limits: &ConnectionTimeouts) -> bool {
+        let older = |since: &AtomicU32, limit| match since.load(Relaxed) {
+            0 => false,
+            tick => Coarse(tick).older_than(limit),
+        };
+        if self.tunnel.load(Relaxed) != 0 {
+            return false;
+        }
+        if older(&self.stalled_since, limits.write) {
+            return true;
+        }
+        !self.is_active() && (older(&self.quiet_since, limits.idle) || older(&self.head_since, limits.header))
+    }
+
+    /// Asks the connection to end; a stronger wish is never weakened.
+    pub fn signal(&self, signal: Signal) {
+        if self.signal.load(Relaxed) < signal as u8 {
+            self.signal.store(signal as u8, Relaxed);
+            self.waker.wake();
+        }
+    }
+
+    /// What has been asked.
+    pub fn asked(&self) -> Signal {
+        match self.signal.load(Relaxed) {
+            0 => Signal::None,
+            1 => Signal::Finish,
+            _ => Signal::Cut,
+        }
+    }
+
+    /// Wakes this task when something is asked.
+    pub fn register(&self, waker: &std::task::Waker) {
+        self.waker.register(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ConnectionTimeouts = ConnectionTimeouts {
+        idle: Duration::from_secs(2),
+        header: Duration::from_secs(1),
+        write: Duration::from_secs(1),
+    };
+
+    fn pass(duration: Duration) {
+        for _ in 0..duration.as_millis() / crate::clock::TICK.as_millis() {
+            Coarse::advance();
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_is_overdue_after_its_limit_and_a_busy_one_is_not() {
+        let watch = Watch::new(80, false);
+        watch.request_begins();
+        pass(Duration::from_secs(5));
+        assert!(!watch.is_overdue(&LIMITS));
+        watch.request_ends();
+        pass(Duration::from_secs(1));
+        assert!(!watch.is_overdue(&LIMITS));
+        pass(Duration::from_secs(1));
+        assert!(watch.is_overdue(&LIMITS));
+    }
+
+    #[test]
+    fn a_head_that_trickles_in_is_overdue_before_the_idle_limit() {
+        let watch = Watch::new(80, false);
+        watch.bytes_came();
+        pass(Duration::from_secs(1));
+        watch.bytes_came();
+        assert!(watch.is_overdue(&LIMITS));
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_overdue_even_in_a_request() {
+        let watch = Watch::new(80, false);
+        watch.request_begins();
+        watch.write_stalls();
+        pass(Duration::from_secs(1));
+        assert!(watch.is_overdue(&LIMITS));
+        watch.bytes_left();
+        assert!(!watch.is_overdue(&LIMITS));
+    }
+
+    #[test]
+    fn a_stronger_wish_is_never_weakened() {
+        let watch = Watch::new(80, false);
+        watch.signal(Signal::Cut);
+        watch.signal(Signal::Finish);
+        assert_eq!(watch.asked(), Signal::Cut);
+    }
+}
