@@ -1,0 +1,70 @@
+//! What a cluster has by itself and a folder need not spell out: namespaces, and classes when it has none.
+
+use std::collections::BTreeSet;
+
+use crds::gateway::{GatewayClass, GatewayClassSpec};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::networking::v1::{IngressClass, IngressClassSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use translate::{Kind, ObjectKey, Settings};
+
+use super::object::Object;
+
+/// The objects to add to those that the files hold (`present`).
+pub(super) fn missing<'a>(
+    present: impl Iterator<Item = &'a (Kind, ObjectKey)>,
+    settings: &Settings,
+) -> Vec<((Kind, ObjectKey), Object)> {
+    let present: BTreeSet<_> = present.collect();
+    let has = |kind| present.iter().any(|(other, _)| *other == kind);
+    let mut objects = Vec::new();
+    if !has(Kind::IngressClass) {
+        objects.push((Kind::IngressClass, ingress_class(settings)));
+    }
+    if !has(Kind::GatewayClass) {
+        objects.push((Kind::GatewayClass, gateway_class(settings)));
+    }
+    let mut objects: Vec<_> = objects
+        .into_iter()
+        .map(|(kind, object)| ((kind, ObjectKey::new("", &settings.ingress_class)), object))
+        .collect();
+    let namespaces: BTreeSet<_> =
+        present.iter().map(|(_, key)| key.namespace.as_str()).filter(|name| !name.is_empty()).collect();
+    for name in namespaces {
+        let id = (Kind::Namespace, ObjectKey::new("", name));
+        if !present.contains(&id) {
+            objects.push((id, namespace(name)));
+        }
+    }
+    objects
+}
+
+fn metadata(name: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        creation_timestamp: Some(Time(Timestamp::UNIX_EPOCH)),
+        generation: Some(1),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The default class, so that Ingresses that name none are served too.
+fn ingress_class(settings: &Settings) -> Object {
+    let mut metadata = metadata(&settings.ingress_class);
+    metadata.annotations = Some([("ingressclass.kubernetes.io/is-default-class".into(), "true".into())].into());
+    let spec =
+        IngressClassSpec { controller: Some(settings.ingress_controller.clone()), ..IngressClassSpec::default() };
+    Object::IngressClass(Box::new(IngressClass { metadata, spec: Some(spec) }))
+}
+
+fn gateway_class(settings: &Settings) -> Object {
+    let spec = GatewayClassSpec { controller_name: settings.gateway_controller.clone(), ..GatewayClassSpec::default() };
+    Object::GatewayClass(Box::new(GatewayClass { metadata: metadata(&settings.ingress_class), spec, status: None }))
+}
+
+fn namespace(name: &str) -> Object {
+    let mut metadata = metadata(name);
+    metadata.labels = Some([("kubernetes.io/metadata.name".into(), name.to_owned())].into());
+    Object::Namespace(Box::new(Namespace { metadata, ..Namespace::default() }))
+}
