@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{DecodeError, Resource, ResourceId};
+use crate::{DecodeError, Kind, Resource, ResourceId};
 
 /// The first 16 bytes of a BLAKE3 hash. Equal content has equal hashes on every replica and version of the same protocol.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,16 +110,14 @@ impl Snapshot {
         self.resources.is_empty()
     }
 
-    /// The hash over all ids and hashes: equal versions mean equal content.
+    /// See [`version`].
     pub fn version(&self) -> Hash {
-        let mut hasher = blake3::Hasher::new();
-        for (id, resource) in &self.resources {
-            hasher.update(&[id.kind as u8]);
-            hasher.update(&(id.name.len() as u64).to_le_bytes());
-            hasher.update(id.name.as_bytes());
-            hasher.update(&resource.hash.0);
-        }
-        Hash::finish(&hasher.finalize())
+        version(self.resources.iter().map(|(id, resource)| (number(id.kind), id.name.as_str(), resource.hash)))
+    }
+
+    /// What [`diff`] needs to know of a holder of this snapshot.
+    pub fn held(&self) -> BTreeMap<ResourceId, Hash> {
+        self.resources.iter().map(|(id, resource)| (id.clone(), resource.hash)).collect()
     }
 
     /// Applies a batch: all of it, or (when the result is not the version that the batch promises) nothing.
@@ -172,6 +170,24 @@ pub struct VersionMismatch {
     pub expected: Hash,
     /// The version that it leads to.
     pub found: Hash,
+}
+
+/// The hash over kind numbers (of the protocol), names and hashes in this order: equal versions mean equal content.
+///
+/// In this form a data plane can also compute it over kinds that it does not know.
+pub fn version<'a>(held: impl Iterator<Item = (i32, &'a str, Hash)>) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    for (kind, name, hash) in held {
+        hasher.update(&kind.to_le_bytes());
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(&hash.0);
+    }
+    Hash::finish(&hasher.finalize())
+}
+
+fn number(kind: Kind) -> i32 {
+    crate::proto::Kind::from(kind).into()
 }
 
 /// What turns a holder of `held` (names and hashes) into a holder of `new`.

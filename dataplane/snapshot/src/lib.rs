@@ -10,10 +10,10 @@
 mod convert;
 mod delta;
 mod model;
+pub mod proto;
 mod secret;
 
-pub use convert::DecodeError;
-pub use delta::{Batch, Hash, Hashed, Snapshot, VersionMismatch, diff};
+pub use convert::{CAPABILITIES, DecodeError};
+pub use delta::{Batch, Hash, Hashed, Snapshot, VersionMismatch, diff, version};
 pub use model::*;
 pub use secret::Secret;
-
