@@ -284,18 +284,15 @@ fn list(folder: &Path, depth: usize, found: &mut impl FnMut(PathBuf)) -> io::Res
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 listed => listed?,
             },
-            Ok(metadata) if metadata.is_file() => {
-                if path
-                    .extension()
-                    .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
-                {
-                    found(path);
-                }
-            }
+            Ok(metadata) if metadata.is_file() && is_manifest(&path) => found(path),
             _ => {}
         }
     }
     Ok(())
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
 }
 
 #[cfg(test)]
