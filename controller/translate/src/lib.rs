@@ -5,6 +5,13 @@
 //! maps only. Precedence, host name intersection, grants, conflicts, policies and annotations are all decided here;
 //! a data plane only compares and looks up.
 
+mod backends;
+mod certificates;
+mod context;
+mod duration;
+mod gateway;
+mod ingress;
+mod policy;
 mod problem;
 mod resources;
 mod settings;

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use snapshot::{Hashed, ResourceId, Snapshot};
+use snapshot::{Hashed, Resource, ResourceId, Snapshot};
 
+use crate::context::Context;
 use crate::{Kind, ObjectKey, Problem, Resources, Settings, Statuses};
+use crate::{backends, gateway, ingress};
 
 /// Who gets a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,12 +58,21 @@ pub struct Translation {
 }
 
 /// Translates everything. Never fails: what is wrong with one object is in `problems` and harms no other.
-pub fn translate(_resources: &Resources, _settings: &Settings) -> Translation {
-    Translation::default()
+pub fn translate(resources: &Resources, settings: &Settings) -> Translation {
+    let mut context = Context::new(resources, settings);
+    ingress::translate(&mut context);
+    gateway::translate(&mut context);
+    context.finish()
 }
 
-/// The fast path for endpoint changes: the `Endpoints` resources that `snapshot` holds of the Service `service`, as they are now.
-/// Replacing them gives what [`translate`] would give, without looking at any route.
-pub fn endpoints(_resources: &Resources, _settings: &Settings, _service: &ObjectKey, _snapshot: &Snapshot) -> Vec<(ResourceId, Hashed)> {
-    Vec::new()
+/// The fast path for changes of EndpointSlices: the `Endpoints` resources that `snapshot` holds of the Service `service`,
+/// as they are now. Replacing them gives what [`translate`] would give, without looking at any route.
+pub fn endpoints(
+    resources: &Resources,
+    settings: &Settings,
+    service: &ObjectKey,
+    snapshot: &Snapshot,
+) -> Vec<(ResourceId, Hashed)> {
+    let endpoints = backends::refresh(resources, settings, service, snapshot);
+    endpoints.into_iter().map(|(id, endpoints)| (id, Hashed::new(Resource::Endpoints(endpoints)))).collect()
 }

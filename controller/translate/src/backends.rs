@@ -1,0 +1,276 @@
+//! From a Service to a cluster and its endpoints.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::api::core::v1::{self, Service};
+use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use snapshot::{Cluster, Endpoint, Endpoints, Resource, Snapshot};
+
+use crate::context::Context;
+use crate::{DataPlane, ObjectKey, Resources, Settings};
+
+/// The label by which an EndpointSlice names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Services with their EndpointSlices, indexed once.
+pub(crate) struct Services<'a> {
+    resources: &'a Resources,
+    slices: BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
+}
+
+impl<'a> Services<'a> {
+    /// Reads every slice's label.
+    pub(crate) fn new(resources: &'a Resources) -> Self {
+        let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, entry) in &resources.endpoint_slices {
+            if let Some(service) = service_of(&entry.current) {
+                slices.entry((key.namespace.as_str(), service)).or_default().push(entry.current.as_ref());
+            }
+        }
+        Self { resources, slices }
+    }
+
+    /// Finds a port of a Service. Only TCP ports count.
+    pub(crate) fn port(&self, service: &ObjectKey, wanted: PortRef<'_>) -> Result<ServicePort<'a>, BackendError> {
+        let Some(entry) = self.resources.services.get(service) else {
+            return Err(BackendError::ServiceNotFound(service.clone()));
+        };
+        find(&entry.current, service, wanted)
+    }
+
+    /// The endpoints of a port as they are now.
+    fn endpoints(&self, port: &ServicePort<'_>, settings: &Settings) -> Endpoints {
+        let slices = self.slices.get(&(port.key.namespace.as_str(), port.key.name.as_str()));
+        resolve(port, slices.into_iter().flatten().copied(), settings)
+    }
+}
+
+/// How a port of a Service is referred to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortRef<'a> {
+    /// By its number (Gateway API).
+    Number(i32),
+    /// By its number, else by that of its target, as ingress-nginx does.
+    NumberOrTarget(i32),
+    /// By its name, else by that of its target, as ingress-nginx does.
+    Name(&'a str),
+}
+
+/// A port of a Service that exists.
+#[derive(Clone, Debug)]
+pub(crate) struct ServicePort<'a> {
+    /// Namespace and name of the Service.
+    pub(crate) key: ObjectKey,
+    /// The port's number.
+    pub(crate) number: u16,
+    /// The port's name, if it has one.
+    pub(crate) name: Option<&'a str>,
+    /// What is spoken on it, as the Service says.
+    pub(crate) app_protocol: Option<&'a str>,
+    service: &'a Service,
+    target: Option<&'a IntOrString>,
+}
+
+impl ServicePort<'_> {
+    /// `namespace/service:port`: the name of the port's [`Endpoints`] in a snapshot.
+    pub(crate) fn id(&self) -> String {
+        format!("{}:{}", self.key, self.number)
+    }
+}
+
+/// Why a reference to a Service leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BackendError {
+    #[error("Service {0} does not exist")]
+    ServiceNotFound(ObjectKey),
+    #[error("Service {service} has no TCP port {port}")]
+    PortNotFound { service: ObjectKey, port: String },
+}
+
+impl BackendError {
+    /// One word for Events.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            BackendError::ServiceNotFound(_) => "ServiceNotFound",
+            BackendError::PortNotFound { .. } => "ServicePortNotFound",
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Adds a cluster to a data plane's snapshot, with its endpoints, unless one of this name is there.
+    /// `cluster` gets the name of the endpoints.
+    pub(crate) fn insert_cluster(
+        &mut self,
+        plane: &DataPlane,
+        name: &str,
+        port: &ServicePort<'_>,
+        cluster: impl FnOnce(String) -> Cluster,
+    ) {
+        let id = port.id();
+        if !self.contains(plane, snapshot::Kind::Endpoints, &id) {
+            let endpoints = self.services.endpoints(port, self.settings);
+            self.snapshot(plane).insert(id.as_str(), Resource::Endpoints(endpoints));
+        }
+        self.insert_once(plane, snapshot::Kind::Cluster, name, || Resource::Cluster(cluster(id)));
+    }
+}
+
+/// The endpoints of those ports of a Service that `snapshot` holds endpoints of, by their names.
+pub(crate) fn refresh(
+    resources: &Resources,
+    settings: &Settings,
+    service: &ObjectKey,
+    snapshot: &Snapshot,
+) -> Vec<(snapshot::ResourceId, Endpoints)> {
+    let Some(entry) = resources.services.get(service) else { return Vec::new() };
+    let from = ObjectKey::new(service.namespace.as_str(), "");
+    let slices: Vec<&EndpointSlice> = resources
+        .endpoint_slices
+        .range(from..)
+        .take_while(|(key, _)| key.namespace == service.namespace)
+        .map(|(_, entry)| entry.current.as_ref())
+        .filter(|slice| service_of(slice) == Some(service.name.as_str()))
+        .collect();
+    let ports = entry.current.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports
+        .filter_map(|port| find(&entry.current, service, PortRef::Number(port.port)).ok())
+        .map(|port| (snapshot::ResourceId::new(snapshot::Kind::Endpoints, port.id()), port))
+        .filter(|(id, _)| snapshot.get(id).is_some())
+        .map(|(id, port)| (id, resolve(&port, slices.iter().copied(), settings)))
+        .collect()
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<&str> {
+    slice.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
+}
+
+fn find<'a>(service: &'a Service, key: &ObjectKey, wanted: PortRef<'_>) -> Result<ServicePort<'a>, BackendError> {
+    let spec = service.spec.as_ref();
+    let ports = || {
+        let ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
+        ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+    };
+    let numbered = |number: i32| ports().find(|port| port.port == number);
+    let targeting = |target: IntOrString| ports().find(|port| port.target_port.as_ref() == Some(&target));
+    let (found, wanted) = match wanted {
+        PortRef::Number(number) => (numbered(number), number.to_string()),
+        PortRef::NumberOrTarget(number) => {
+            (numbered(number).or_else(|| targeting(IntOrString::Int(number))), number.to_string())
+        }
+        PortRef::Name(name) => {
+            let named = ports().find(|port| port.name.as_deref() == Some(name));
+            (named.or_else(|| targeting(IntOrString::String(name.into()))), name.to_owned())
+        }
+    };
+    let number = match found {
+        Some(port) => u16::try_from(port.port).ok(),
+        // An ExternalName Service needs no list of ports: the number is meant as it is.
+        None if external_name(service).is_some() => wanted.parse().ok(),
+        None => None,
+    };
+    match number.filter(|number| *number > 0) {
+        Some(number) => Ok(ServicePort {
+            key: key.clone(),
+            number,
+            name: found.and_then(|port| port.name.as_deref()).filter(|name| !name.is_empty()),
+            app_protocol: found.and_then(|port| port.app_protocol.as_deref()),
+            service,
+            target: found.and_then(|port: &v1::ServicePort| port.target_port.as_ref()),
+        }),
+        None => Err(BackendError::PortNotFound { service: key.clone(), port: wanted }),
+    }
+}
+
+fn external_name(service: &Service) -> Option<&str> {
+    let spec = service.spec.as_ref()?;
+    (spec.type_.as_deref() == Some("ExternalName")).then(|| spec.external_name.as_deref().unwrap_or_default())
+}
+
+fn resolve<'s>(
+    port: &ServicePort<'_>,
+    slices: impl Iterator<Item = &'s EndpointSlice>,
+    settings: &Settings,
+) -> Endpoints {
+    if let Some(name) = external_name(port.service) {
+        return external(name, port, settings);
+    }
+    let mut ready = Vec::new();
+    let mut terminating = Vec::new();
+    for slice in slices.filter(|slice| slice.address_type != "FQDN") {
+        let Some(number) = port_of(slice, port) else { continue };
+        for endpoint in &slice.endpoints {
+            let list = match readiness(endpoint) {
+                Readiness::Ready => &mut ready,
+                Readiness::Terminating => &mut terminating,
+                Readiness::NotReady => continue,
+            };
+            let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
+            let addresses = addresses.filter(|address| is_allowed(*address, settings));
+            list.extend(addresses.map(|address| Endpoint { address: SocketAddr::new(address, number) }));
+        }
+    }
+    // A pod that still serves while it ends is better than nobody (kube-proxy and the Gateway API say the same).
+    let mut addresses = if ready.is_empty() { terminating } else { ready };
+    addresses.sort();
+    addresses.dedup();
+    Endpoints::Addresses(addresses)
+}
+
+fn external(name: &str, port: &ServicePort<'_>, settings: &Settings) -> Endpoints {
+    let port = match port.target {
+        Some(IntOrString::Int(target)) => {
+            u16::try_from(*target).ok().filter(|target| *target > 0).unwrap_or(port.number)
+        }
+        _ => port.number,
+    };
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let local = name == "localhost" || name.ends_with(".localhost");
+    match name.parse::<IpAddr>() {
+        Ok(address) if is_allowed(address, settings) => {
+            Endpoints::Addresses(vec![Endpoint { address: SocketAddr::new(address, port) }])
+        }
+        Err(_) if !name.is_empty() && (settings.allow_loopback_endpoints || !local) => Endpoints::Dns { name, port },
+        _ => Endpoints::Addresses(Vec::new()),
+    }
+}
+
+/// The slice's port of the same name carries the resolved number, whether the Service targets a number or a name.
+fn port_of(slice: &EndpointSlice, port: &ServicePort<'_>) -> Option<u16> {
+    let same = |candidate: &&discovery::EndpointPort| {
+        candidate.name.as_deref().unwrap_or_default() == port.name.unwrap_or_default()
+            && candidate.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+    };
+    let found = slice.ports.iter().flatten().find(same)?;
+    u16::try_from(found.port?).ok().filter(|number| *number > 0)
+}
+
+enum Readiness {
+    Ready,
+    Terminating,
+    NotReady,
+}
+
+fn readiness(endpoint: &discovery::Endpoint) -> Readiness {
+    let Some(conditions) = &endpoint.conditions else { return Readiness::Ready };
+    // An unknown state counts as ready (EndpointConditions).
+    if conditions.ready.unwrap_or(true) {
+        Readiness::Ready
+    } else if conditions.serving == Some(true) && conditions.terminating == Some(true) {
+        Readiness::Terminating
+    } else {
+        Readiness::NotReady
+    }
+}
+
+/// Whoever may write EndpointSlices must not reach what listens on the data plane's own loopback, or a cloud's metadata
+/// service on a link-local address.
+fn is_allowed(address: IpAddr, settings: &Settings) -> bool {
+    let local = match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast(),
+    };
+    settings.allow_loopback_endpoints || !local
+}

@@ -1,0 +1,172 @@
+//! What the halves of translation (Ingress, Gateway API, policies) work on together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use snapshot::{Resource, ResourceId, Snapshot};
+
+use crate::backends::Services;
+use crate::certificates::{self, Lookup};
+use crate::policy::{self, Policies};
+use crate::{
+    DataPlane, Infrastructure, Kind, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
+};
+
+/// Name of the [`snapshot::Settings`] in every snapshot.
+const SETTINGS: &str = "settings";
+
+/// The input, indexed, and the output under construction.
+pub(crate) struct Context<'a> {
+    /// Every object.
+    pub(crate) resources: &'a Resources,
+    /// What the operator decided.
+    pub(crate) settings: &'a Settings,
+    /// Services with their EndpointSlices.
+    pub(crate) services: Services<'a>,
+    /// The policies in force.
+    pub(crate) policies: Rc<Policies>,
+    /// See [`Translation::statuses`].
+    pub(crate) statuses: Statuses,
+    /// See [`Translation::infrastructure`].
+    pub(crate) infrastructure: BTreeMap<ObjectKey, Infrastructure>,
+    snapshots: BTreeMap<DataPlane, Snapshot>,
+    problems: BTreeSet<Problem>,
+    rejected: BTreeSet<(Kind, ObjectKey)>,
+    secrets: BTreeSet<ObjectKey>,
+    certificates: BTreeMap<ObjectKey, Rc<Lookup>>,
+}
+
+impl<'a> Context<'a> {
+    /// Nothing translated yet but policies; the shared data planes' snapshot is there.
+    pub(crate) fn new(resources: &'a Resources, settings: &'a Settings) -> Self {
+        let mut problems = Vec::new();
+        let mut rejected = BTreeSet::new();
+        let policies = Policies::new(resources, &mut problems, &mut rejected);
+        let mut context = Self {
+            resources,
+            settings,
+            services: Services::new(resources),
+            policies: Rc::new(policies),
+            statuses: Statuses::default(),
+            infrastructure: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            problems: problems.into_iter().collect(),
+            rejected,
+            secrets: BTreeSet::new(),
+            certificates: BTreeMap::new(),
+        };
+        context.snapshot(&DataPlane::Shared);
+        context
+    }
+
+    /// What was translated, with the statuses of policies: their ancestors are whoever uses their targets.
+    pub(crate) fn finish(mut self) -> Translation {
+        self.statuses.policies = policy::statuses(&self.policies, self.resources, self.settings, &self.statuses);
+        Translation {
+            snapshots: self.snapshots,
+            statuses: self.statuses,
+            problems: self.problems.into_iter().collect(),
+            rejected: self.rejected,
+            infrastructure: self.infrastructure,
+            secrets: self.secrets,
+        }
+    }
+
+    /// The snapshot of a data plane; a new one holds the settings.
+    pub(crate) fn snapshot(&mut self, plane: &DataPlane) -> &mut Snapshot {
+        let settings = self.settings;
+        self.snapshots.entry(plane.clone()).or_insert_with(|| {
+            let mut snapshot = Snapshot::default();
+            snapshot.insert(SETTINGS, Resource::Settings(of_data_plane(settings)));
+            snapshot
+        })
+    }
+
+    /// Adds a resource that is not there yet; `resource` is called only then.
+    pub(crate) fn insert_once(
+        &mut self,
+        plane: &DataPlane,
+        kind: snapshot::Kind,
+        name: &str,
+        resource: impl FnOnce() -> Resource,
+    ) {
+        if !self.contains(plane, kind, name) {
+            self.snapshot(plane).insert(name, resource());
+        }
+    }
+
+    /// Whether a data plane's snapshot holds this resource.
+    pub(crate) fn contains(&self, plane: &DataPlane, kind: snapshot::Kind, name: &str) -> bool {
+        self.snapshots.get(plane).is_some_and(|snapshot| snapshot.get(&ResourceId::new(kind, name)).is_some())
+    }
+
+    /// Reports something that keeps traffic from being served as asked for.
+    pub(crate) fn warn(
+        &mut self,
+        kind: Kind,
+        object: &ObjectKey,
+        field: impl Into<String>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        self.report(kind, object, field.into(), reason, message.into(), Severity::Warning);
+    }
+
+    /// Reports something worth knowing.
+    pub(crate) fn notice(
+        &mut self,
+        kind: Kind,
+        object: &ObjectKey,
+        field: impl Into<String>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        self.report(kind, object, field.into(), reason, message.into(), Severity::Notice);
+    }
+
+    fn report(
+        &mut self,
+        kind: Kind,
+        object: &ObjectKey,
+        field: String,
+        reason: &'static str,
+        message: String,
+        severity: Severity,
+    ) {
+        self.problems.insert(Problem { kind, object: object.clone(), field, reason, message, severity });
+    }
+
+    /// The current version of this object is not used; its last good one, if any, stays.
+    pub(crate) fn reject(&mut self, kind: Kind, object: &ObjectKey) {
+        self.rejected.insert((kind, object.clone()));
+    }
+
+    /// The certificate in a Secret. Notes that the Secret is referred to, and reports and rejects a broken one;
+    /// that something refers to it in vain is for the caller to report.
+    pub(crate) fn certificate(&mut self, secret: &ObjectKey) -> Rc<Lookup> {
+        if let Some(known) = self.certificates.get(secret) {
+            return known.clone();
+        }
+        self.secrets.insert(secret.clone());
+        let lookup = Rc::new(certificates::look_up(self.resources, secret));
+        if let Some(error) = lookup.error.as_ref().filter(|error| error.is_in_secret()) {
+            self.reject(Kind::Secret, secret);
+            let consequence = match lookup.usable {
+                Some(_) => "the last good version stays in use",
+                None => "it is not used",
+            };
+            self.warn(Kind::Secret, secret, error.field(), error.reason(), format!("{error}; {consequence}"));
+        }
+        self.certificates.insert(secret.clone(), lookup.clone());
+        lookup
+    }
+}
+
+fn of_data_plane(settings: &Settings) -> snapshot::Settings {
+    snapshot::Settings {
+        cookie_key: settings.cookie_key.clone(),
+        ticket_keys: settings.ticket_keys.clone(),
+        trusted_proxies: settings.trusted_proxies.clone(),
+        access_log: settings.access_log,
+    }
+}
