@@ -1,0 +1,12 @@
+//! Choosing an endpoint.
+
+mod endpoint;
+mod health;
+mod picker;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use endpoint::renew;
+pub use endpoint::{Endpoint, Outcome, Picked};
+pub(crate) use health::judge;
+pub(crate) use picker::{Usable, pick};

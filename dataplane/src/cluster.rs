@@ -1,0 +1,246 @@
+//! Clusters: the handles that routes hold. Configuration and endpoints swap inside, so that endpoint churn touches no
+//! route and what is known about an endpoint outlives every push.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderValue};
+use snapshot::{Endpoints, Hash, Kind, Resource, ResourceId, Settings, Snapshot};
+
+use crate::balance::{self, Endpoint, Outcome, Picked};
+use crate::compile::Rejection;
+use crate::persistence::{CookieKey, Cookies};
+use crate::random;
+use crate::tick::Tick;
+
+/// A backend's endpoints and how they are used. Shared by all workers, without locks.
+#[derive(Debug)]
+pub struct Cluster {
+    name: String,
+    state: ArcSwap<State>,
+    /// Whose turn it is (round robin); starts anywhere, so that replicas do not march in step.
+    turn: AtomicUsize,
+}
+
+/// What swaps inside of a [`Cluster`].
+#[derive(Debug)]
+struct State {
+    config: Arc<ClusterConfig>,
+    source: Arc<Endpoints>,
+    endpoints: Arc<[Arc<Endpoint>]>,
+    key: Arc<CookieKey>,
+    cookies: Option<Cookies>,
+}
+
+/// How a backend is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The content's hash; equal hashes mean equal configuration, so connection pools and TLS settings may be kept by it.
+    pub hash: Hash,
+    /// The configuration.
+    pub cluster: snapshot::Cluster,
+}
+
+/// What choosing an endpoint depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// The request's headers as the client sent them, for its persistence cookie.
+    pub headers: &'a HeaderMap,
+    /// Endpoints that this request has tried already.
+    pub tried: &'a [SocketAddr],
+    /// The present.
+    pub now: Tick,
+}
+
+impl Cluster {
+    /// The name, unique among clusters.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The current configuration.
+    pub fn config(&self) -> Arc<ClusterConfig> {
+        self.state.load().config.clone()
+    }
+
+    /// The current endpoints.
+    pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        self.state.load().endpoints.clone()
+    }
+
+    /// An endpoint for a request, or `None` when every one was tried or there is none.
+    ///
+    /// Where the cluster has persistence the request's cookie decides; where it cannot (none, nonsense, its endpoint is
+    /// gone) the balancer does and [`Picked::cookie`] holds the new value. An ejected endpoint is chosen only when
+    /// nothing else is left.
+    pub fn pick(&self, selection: &Selection<'_>) -> Option<Picked> {
+        let state = self.state.load();
+        let usable = balance::Usable { endpoints: &state.endpoints, tried: selection.tried, now: selection.now };
+        let balanced = || balance::pick(state.config.cluster.balancer, &usable, &self.turn);
+        match &state.cookies {
+            Some(cookies) => cookies.pick(selection.headers, &usable, balanced),
+            None => balanced().map(Picked::new),
+        }
+    }
+
+    /// Takes note of how an attempt at an endpoint ended.
+    pub fn report(&self, endpoint: &Endpoint, outcome: Outcome, now: Tick) {
+        endpoint.observe(outcome, now);
+        let state = self.state.load();
+        if let Some(health) = &state.config.cluster.passive_health {
+            balance::judge(endpoint, outcome, health, &state.endpoints, now);
+        }
+    }
+
+    /// The `Set-Cookie` header for an endpoint that was newly chosen, or `None` when the client needs no new cookie.
+    ///
+    /// `matched_path` is the cookie's path unless the configuration has one; `unix_now` is in seconds since 1970.
+    pub fn set_cookie(&self, picked: &Picked, matched_path: &str, https: bool, unix_now: i64) -> Option<HeaderValue> {
+        let state = self.state.load();
+        let persistence = state.config.cluster.persistence.as_ref()?;
+        crate::persistence::set_cookie(persistence, picked.cookie()?, matched_path, https, unix_now)
+    }
+
+    /// The name and port to resolve for this cluster's endpoints; `None` when its addresses are known.
+    pub fn dns(&self) -> Option<(String, u16)> {
+        match &*self.state.load().source {
+            Endpoints::Dns { name, port } => Some((name.clone(), *port)),
+            Endpoints::Addresses(_) => None,
+        }
+    }
+
+    /// Replaces the endpoints of a cluster with a name by what the name was resolved to. Nothing happens to a cluster
+    /// whose source is no longer this name.
+    pub fn set_resolved(&self, source: &(String, u16), addresses: &[SocketAddr]) {
+        let mut addresses = addresses.to_vec();
+        addresses.sort_unstable();
+        addresses.dedup();
+        self.state.rcu(|state| match &*state.source {
+            Endpoints::Dns { name, port } if *name == source.0 && *port == source.1 => {
+                Arc::new(state.with_addresses(&addresses))
+            }
+            _ => state.clone(),
+        });
+    }
+}
+
+impl State {
+    fn with_addresses(&self, addresses: &[SocketAddr]) -> Self {
+        let endpoints = balance::renew(&self.endpoints, addresses);
+        Self::new(self.config.clone(), self.source.clone(), endpoints, self.key.clone())
+    }
+
+    fn new(
+        config: Arc<ClusterConfig>,
+        source: Arc<Endpoints>,
+        endpoints: Arc<[Arc<Endpoint>]>,
+        key: Arc<CookieKey>,
+    ) -> Self {
+        let cookies =
+            config.cluster.persistence.as_ref().map(|persistence| Cookies::new(persistence, &key, &endpoints));
+        Self { config, source, endpoints, key, cookies }
+    }
+}
+
+/// All clusters by name. Only the compiler changes it.
+#[derive(Debug, Default)]
+pub struct ClusterRegistry {
+    clusters: HashMap<String, Entry>,
+    key: Option<Arc<CookieKey>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    cluster: Arc<Cluster>,
+    /// Hash of the endpoints resource that was applied last.
+    endpoints: Hash,
+}
+
+impl ClusterRegistry {
+    /// The cluster of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name).map(|entry| &entry.cluster)
+    }
+
+    /// All clusters, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.values().map(|entry| &entry.cluster)
+    }
+
+    /// Makes the clusters those of the snapshot. Changes take effect at once, on requests under way too. A cluster whose
+    /// endpoints resource is missing is rejected and keeps what it had.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        let key = self.current_key(snapshot);
+        for (id, hashed) in snapshot.iter() {
+            let Resource::Cluster(source) = hashed.resource().as_ref() else { continue };
+            let endpoints = snapshot.get(&ResourceId::new(Kind::Endpoints, &source.endpoints));
+            let Some((Resource::Endpoints(addresses), of_endpoints)) =
+                endpoints.map(|endpoints| (endpoints.resource().as_ref(), endpoints.hash()))
+            else {
+                let reason = format!("the endpoints {:?} do not exist", source.endpoints);
+                rejections.push(Rejection { id: id.clone(), reason });
+                continue;
+            };
+            match self.clusters.get_mut(&id.name) {
+                Some(entry) => {
+                    let state = entry.cluster.state.load();
+                    let same = state.config.hash == hashed.hash() && Arc::ptr_eq(&state.key, &key);
+                    if same && entry.endpoints == of_endpoints {
+                        continue;
+                    }
+                    entry.endpoints = of_endpoints;
+                    let config = Arc::new(ClusterConfig { hash: hashed.hash(), cluster: source.clone() });
+                    entry.cluster.state.rcu(|state| Arc::new(state.updated(&config, addresses, &key)));
+                }
+                None => {
+                    let config = Arc::new(ClusterConfig { hash: hashed.hash(), cluster: source.clone() });
+                    let empty = Arc::new(Endpoints::Addresses(Vec::new()));
+                    let state = State::new(config.clone(), empty, Arc::default(), key.clone());
+                    let cluster = Arc::new(Cluster {
+                        name: id.name.clone(),
+                        state: ArcSwap::from_pointee(state.updated(&config, addresses, &key)),
+                        turn: AtomicUsize::new(random::bits() as usize),
+                    });
+                    self.clusters.insert(id.name.clone(), Entry { cluster, endpoints: of_endpoints });
+                }
+            }
+        }
+        self.clusters.retain(|name, _| snapshot.get(&ResourceId::new(Kind::Cluster, name)).is_some());
+        rejections
+    }
+
+    /// The key for cookies; the one before while it says the same.
+    fn current_key(&mut self, snapshot: &Snapshot) -> Arc<CookieKey> {
+        let settings = snapshot.get(&ResourceId::new(Kind::Settings, "settings"));
+        let new = match settings.map(|settings| settings.resource().as_ref()) {
+            Some(Resource::Settings(Settings { cookie_key, .. })) => CookieKey::new(cookie_key.expose()),
+            _ => CookieKey::new(&[]),
+        };
+        match &self.key {
+            Some(key) if **key == new => key.clone(),
+            _ => self.key.insert(Arc::new(new)).clone(),
+        }
+    }
+}
+
+impl State {
+    fn updated(&self, config: &Arc<ClusterConfig>, source: &Endpoints, key: &Arc<CookieKey>) -> Self {
+        let endpoints = match source {
+            Endpoints::Addresses(addresses) => {
+                let addresses: Vec<_> = addresses.iter().map(|endpoint| endpoint.address).collect();
+                balance::renew(&self.endpoints, &addresses)
+            }
+            // What was resolved stays until the name is resolved again; another name's addresses do not.
+            Endpoints::Dns { .. } if *self.source == *source => self.endpoints.clone(),
+            Endpoints::Dns { .. } => Arc::default(),
+        };
+        Self::new(config.clone(), Arc::new(source.clone()), endpoints, key.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

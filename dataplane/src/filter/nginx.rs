@@ -1,0 +1,69 @@
+//! What ingress-nginx does to every request of an Ingress.
+
+use http::header::SERVER;
+use http::{HeaderMap, HeaderName, StatusCode};
+use snapshot::{HttpsRedirect, Scheme};
+
+use super::Context;
+use super::redirect::{redirect_to, requested_host, status};
+use super::rewrite::{escaped_path, with_query};
+use crate::reason::{Answer, Reason};
+use crate::route::PathMatched;
+
+const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
+const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
+const X_ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
+
+/// Certificates must be obtainable before there is one.
+const ACME: &str = "/.well-known/acme-challenge";
+
+/// Sends plain requests to HTTPS.
+pub(super) fn https_redirect(redirect: &HttpsRedirect, context: &Context<'_>) -> Result<(), Answer> {
+    if context.forwarded.scheme == Scheme::Https || context.target.path().starts_with(ACME) {
+        return Ok(());
+    }
+    let host = requested_host(context);
+    if host.is_empty() {
+        return Err(Answer::from(Reason::BadHost));
+    }
+    let status = status(redirect.status).map_err(|_| Answer::from(Reason::Internal))?;
+    let target = context.target.raw().as_str();
+    // The end of the whole target, query included, is what loses its slash.
+    let target = target.strip_suffix('/').unwrap_or(target);
+    Err(redirect_to(status, Scheme::Https, host, redirect.port, target))
+}
+
+/// Sends `/a` to `/a/` when the rule's path was written so.
+pub(super) fn trailing_slash_redirect(context: &Context<'_>) -> Result<(), Answer> {
+    let path = context.target.path();
+    let whole = match context.matched {
+        PathMatched::Prefix(length) => length == path.len(),
+        PathMatched::Exact => true,
+        PathMatched::Regex => false,
+    };
+    if !whole || path.ends_with('/') {
+        return Ok(());
+    }
+    let path = format!("{}/", escaped_path(context.target));
+    let target = with_query(&path, context.target.query());
+    Err(redirect_to(StatusCode::MOVED_PERMANENTLY, context.listener_scheme, context.target.host(), None, &target))
+}
+
+/// The headers that ingress-nginx sends besides ours, without those whose name holds an underscore.
+pub(super) fn request_headers(context: &Context<'_>, headers: &mut HeaderMap) {
+    let dropped: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+    headers.insert(X_FORWARDED_SCHEME, context.forwarded.proto.clone());
+    headers.insert(X_SCHEME, context.forwarded.proto.clone());
+    match &context.forwarded.original_for {
+        Some(original) => drop(headers.insert(X_ORIGINAL_FORWARDED_FOR, original.clone())),
+        None => drop(headers.remove(X_ORIGINAL_FORWARDED_FOR)),
+    }
+}
+
+/// Hides what the backend is.
+pub(super) fn response_headers(headers: &mut HeaderMap) {
+    headers.remove(SERVER);
+}

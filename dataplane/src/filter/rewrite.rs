@@ -1,0 +1,99 @@
+//! Changes of path and host.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+use snapshot::PathRewrite;
+
+use super::{Context, Outgoing};
+use crate::check::Target;
+use crate::route::PathMatched;
+
+/// A compiled [`snapshot::Rewrite`].
+#[derive(Debug)]
+pub struct Rewrite {
+    host: Option<HeaderValue>,
+    path: Option<PathRewrite>,
+}
+
+impl Rewrite {
+    pub(super) fn compile(source: &snapshot::Rewrite) -> Result<Self, String> {
+        let host = source.hostname.as_ref().map(|name| match crate::normalise::host(name) {
+            Ok(_) => HeaderValue::from_str(name).map_err(|_| format!("invalid host {name:?}")),
+            Err(_) => Err(format!("invalid host {name:?}")),
+        });
+        Ok(Self { host: host.transpose()?, path: source.path.as_ref().map(valid).transpose()? })
+    }
+
+    pub(super) fn apply(&self, context: &Context<'_>, request: &mut Outgoing) {
+        if let Some(host) = &self.host {
+            request.host = Some(host.clone());
+        }
+        let path = self.path.as_ref().map(|rewrite| with_query(&rewritten(rewrite, context), request.path.query()));
+        // A path that was checked when it was compiled, beside one that came with the request: always valid.
+        if let Some(path) = path.and_then(|path| PathAndQuery::from_maybe_shared(bytes::Bytes::from(path)).ok()) {
+            request.path = path;
+        }
+    }
+}
+
+/// The rewrite, checked to give valid paths.
+pub(super) fn valid(rewrite: &PathRewrite) -> Result<PathRewrite, String> {
+    let (PathRewrite::Full(path) | PathRewrite::Prefix(path)) = rewrite;
+    let begins = path.starts_with('/') || (path.is_empty() && matches!(rewrite, PathRewrite::Prefix(_)));
+    let parsed = PathAndQuery::try_from(if path.is_empty() { "/" } else { path });
+    match parsed {
+        Ok(parsed) if begins && parsed.query().is_none() => Ok(rewrite.clone()),
+        _ => Err(format!("invalid path {path:?}")),
+    }
+}
+
+/// The path as the rewrite makes it, without query.
+pub(super) fn rewritten<'a>(rewrite: &'a PathRewrite, context: &Context<'a>) -> Cow<'a, str> {
+    let replacement = match rewrite {
+        PathRewrite::Full(path) => return Cow::Borrowed(path),
+        PathRewrite::Prefix(replacement) => replacement,
+    };
+    let matched = match context.matched {
+        PathMatched::Prefix(length) => length,
+        PathMatched::Exact => context.target.path().len(),
+        // The specification knows no prefix of an expression.
+        PathMatched::Regex => return escaped_path(context.target),
+    };
+    let rest = context.target.path().get(matched..).unwrap_or_default();
+    let rest = if context.target.is_normal() { Cow::Borrowed(rest) } else { Cow::Owned(escape(rest)) };
+    match (replacement.as_str(), &*rest) {
+        ("" | "/", "") => Cow::Borrowed("/"),
+        (replacement, "") => Cow::Borrowed(replacement),
+        (replacement, rest) => Cow::Owned(format!("{}{rest}", replacement.trim_end_matches('/'))),
+    }
+}
+
+/// The path in normal form, fit to be sent.
+pub(super) fn escaped_path(target: &Target) -> Cow<'_, str> {
+    if target.is_normal() { Cow::Borrowed(target.path()) } else { Cow::Owned(escape(target.path())) }
+}
+
+/// Path and query together.
+pub(super) fn with_query(path: &str, query: Option<&str>) -> String {
+    match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    }
+}
+
+/// Percent-encodes what cannot stand in a path (RFC 3986 `pchar` and the slash can).
+fn escape(path: &str) -> String {
+    let mut escaped = String::with_capacity(path.len() + 8);
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}

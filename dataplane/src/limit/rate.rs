@@ -1,0 +1,131 @@
+//! Token buckets by key (GCRA) in memory that a flood of keys cannot grow.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::Key;
+use crate::tick::Tick;
+
+/// Buckets in a set; a key may be in any of them.
+const WAYS: usize = 8;
+/// Sets: 8,192 buckets of 16 bytes, 128 KiB for a limiter once it is used.
+const SETS: usize = 1024;
+
+/// The buckets of one limiter.
+///
+/// A bucket is the key's hash and the theoretical arrival time (GCRA): the moment when the bucket is full again. A key
+/// that finds its set full takes the place of the bucket that is full soonest. Keys that came once are forgotten before
+/// keys that press against the limit, so a flood of keys frees nobody who is limited.
+///
+/// Without locks. Two threads that put a key in the same place at the same moment can lose one request of a count,
+/// never more.
+#[derive(Debug)]
+pub struct RateBuckets {
+    interval: u64,
+    sets: OnceLock<Box<[[Bucket; WAYS]]>>,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    /// 0 when the bucket was never used.
+    key: AtomicU64,
+    full_at: AtomicU64,
+}
+
+impl RateBuckets {
+    /// Buckets that are filled with `requests` in `per`.
+    pub fn new(requests: u32, per: Duration) -> Self {
+        let per = u64::try_from(per.as_nanos()).unwrap_or(u64::MAX);
+        Self { interval: (per / u64::from(requests.max(1))).max(1), sets: OnceLock::new() }
+    }
+
+    /// Takes one request from the bucket of `key`, which may be `burst` requests ahead of the rate.
+    ///
+    /// # Errors
+    /// How long until the next request would pass. Nothing was taken.
+    pub fn take(&self, key: Key, burst: u32, now: Tick) -> Result<(), Duration> {
+        let now = now.nanos();
+        let tolerance = self.interval.saturating_mul(u64::from(burst));
+        let bucket = self.bucket(key);
+        let taken = bucket.full_at.try_update(Relaxed, Relaxed, |full_at| {
+            let full_at = full_at.max(now);
+            (full_at - now <= tolerance).then(|| full_at.saturating_add(self.interval))
+        });
+        taken.map(drop).map_err(|full_at| Duration::from_nanos(full_at.saturating_sub(tolerance).saturating_sub(now)))
+    }
+
+    fn bucket(&self, key: Key) -> &Bucket {
+        let sets = self.sets.get_or_init(|| std::iter::repeat_with(Default::default).take(SETS).collect());
+        let set = &sets[key.0 as usize % SETS];
+        // Whoever loses a race for a place looks again; after a few losses any place will do.
+        let mut place = &set[0];
+        for _ in 0..WAYS {
+            if let Some(own) = set.iter().find(|bucket| bucket.key.load(Relaxed) == key.0) {
+                return own;
+            }
+            place = set.iter().min_by_key(|bucket| bucket.full_at.load(Relaxed)).unwrap_or(place);
+            let before = place.key.load(Relaxed);
+            if place.key.compare_exchange(before, key.0, Relaxed, Relaxed).is_ok() {
+                place.full_at.store(0, Relaxed);
+                break;
+            }
+        }
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    fn client(number: u32) -> Key {
+        Key::of_address(IpAddr::V4(Ipv4Addr::from_bits(number)))
+    }
+
+    fn at(millis: u64) -> Tick {
+        Tick::at(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn an_idle_key_may_send_its_burst_and_one_more() {
+        let buckets = RateBuckets::new(1, Duration::from_secs(1));
+        let passed = (0..10).filter(|_| buckets.take(client(1), 5, at(10_000)).is_ok()).count();
+        assert_eq!(passed, 6);
+        assert_eq!(buckets.take(client(1), 5, at(10_400)), Err(Duration::from_millis(600)));
+        assert_eq!(buckets.take(client(1), 5, at(11_000)), Ok(()));
+        assert_eq!(buckets.take(client(2), 5, at(11_000)), Ok(()), "another client has its own bucket");
+    }
+
+    #[test]
+    fn over_time_the_rate_holds() {
+        let buckets = RateBuckets::new(100, Duration::from_secs(1));
+        let passed = (0..10_000).filter(|&millis| buckets.take(client(1), 0, at(1000 + millis)).is_ok()).count();
+        assert_eq!(passed, 1000);
+    }
+
+    #[test]
+    fn a_flood_of_keys_frees_nobody_who_is_limited() {
+        let buckets = RateBuckets::new(1, Duration::from_secs(60));
+        while buckets.take(client(0), 3, at(1000)).is_ok() {}
+        for number in 1..200_000 {
+            assert!(buckets.take(client(number), 3, at(1001)).is_ok());
+        }
+        assert!(buckets.take(client(0), 3, at(1002)).is_err());
+    }
+
+    #[test]
+    fn threads_together_take_no_more_than_the_burst() {
+        let buckets = RateBuckets::new(1, Duration::from_secs(3600));
+        let key = client(7);
+        buckets.take(key, 99, at(1000)).unwrap();
+        let passed: usize = std::thread::scope(|scope| {
+            let worker = || (0..1000).filter(|_| buckets.take(key, 99, at(1000)).is_ok()).count();
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert_eq!(passed, 99);
+    }
+}

@@ -1,0 +1,275 @@
+//! Why the data plane answered by itself, and that answer.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+/// The header that carries the [`Reason`] of an answer of our own.
+pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-sluice-reason");
+
+/// Why a request did not get a backend's answer. Closed: a label in metrics and logs, and the `x-sluice-reason` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// No rule matches host, path and conditions.
+    NoRoute,
+    /// The rule's backend is missing or invalid (Gateway API: 500).
+    InvalidBackend,
+    /// The rule carries something that this data plane does not know.
+    Unsupported,
+    /// The Service does not exist or a setting of the route cannot be honoured.
+    Unavailable,
+    /// The backend has no endpoint to try.
+    NoEndpoints,
+    /// No endpoint accepted a connection.
+    ConnectFailed,
+    /// No endpoint accepted a connection in time.
+    ConnectTimeout,
+    /// The endpoint's TLS failed or its certificate does not count.
+    UpstreamTls,
+    /// The endpoint closed the connection before its answer was complete.
+    UpstreamReset,
+    /// The endpoint's answer is not valid HTTP.
+    BadResponse,
+    /// The endpoint sent nothing for too long.
+    ReadTimeout,
+    /// The endpoint took nothing for too long.
+    SendTimeout,
+    /// The exchange took longer than its rule allows.
+    RequestTimeout,
+    /// More requests than the rule's rate.
+    RateLimited,
+    /// More requests at once than the rule allows to one client.
+    ConnectionLimited,
+    /// The request body is larger than the rule allows.
+    BodyTooLarge,
+    /// The request is not valid HTTP.
+    BadRequest,
+    /// The length of the request body is ambiguous.
+    BadFraming,
+    /// The host is missing, repeated, contradictory or not a host name.
+    BadHost,
+    /// The path holds a broken percent sequence, a NUL, or climbs above the root.
+    BadPath,
+    /// A method that a gateway does not serve (CONNECT).
+    BadMethod,
+    /// The request line is too long.
+    UriTooLong,
+    /// The headers are too many or too large.
+    HeadersTooLarge,
+    /// The request's headers or body did not arrive in time.
+    ClientTimeout,
+    /// The host belongs to another listener than the one whose certificate was asked for.
+    Misdirected,
+    /// The data plane is at its limits.
+    Overloaded,
+    /// The client left before its answer; only logged.
+    ClientGone,
+    /// A rule redirects; nothing is wrong.
+    Redirect,
+    /// A defect of ours.
+    Internal,
+}
+
+impl Reason {
+    /// All of them, for metrics.
+    pub const ALL: [Reason; 29] = [
+        Reason::NoRoute,
+        Reason::InvalidBackend,
+        Reason::Unsupported,
+        Reason::Unavailable,
+        Reason::NoEndpoints,
+        Reason::ConnectFailed,
+        Reason::ConnectTimeout,
+        Reason::UpstreamTls,
+        Reason::UpstreamReset,
+        Reason::BadResponse,
+        Reason::ReadTimeout,
+        Reason::SendTimeout,
+        Reason::RequestTimeout,
+        Reason::RateLimited,
+        Reason::ConnectionLimited,
+        Reason::BodyTooLarge,
+        Reason::BadRequest,
+        Reason::BadFraming,
+        Reason::BadHost,
+        Reason::BadPath,
+        Reason::BadMethod,
+        Reason::UriTooLong,
+        Reason::HeadersTooLarge,
+        Reason::ClientTimeout,
+        Reason::Misdirected,
+        Reason::Overloaded,
+        Reason::ClientGone,
+        Reason::Redirect,
+        Reason::Internal,
+    ];
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        self.text().0
+    }
+
+    /// The status with which this reason is answered unless a rule names another.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Reason::BadRequest | Reason::BadFraming | Reason::BadHost | Reason::BadPath => StatusCode::BAD_REQUEST,
+            Reason::NoRoute => StatusCode::NOT_FOUND,
+            Reason::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Reason::UriTooLong => StatusCode::URI_TOO_LONG,
+            Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Reason::RateLimited | Reason::ConnectionLimited => StatusCode::TOO_MANY_REQUESTS,
+            Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Reason::ClientGone => CLIENT_GONE,
+            Reason::InvalidBackend | Reason::Unsupported | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Reason::ConnectFailed | Reason::UpstreamTls | Reason::UpstreamReset | Reason::BadResponse => {
+                StatusCode::BAD_GATEWAY
+            }
+            Reason::Unavailable | Reason::NoEndpoints | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::ConnectTimeout | Reason::ReadTimeout | Reason::SendTimeout | Reason::RequestTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Reason::Redirect => StatusCode::FOUND,
+        }
+    }
+
+    /// Whether the connection must end because what follows on it cannot be trusted.
+    pub const fn closes(self) -> bool {
+        matches!(
+            self,
+            Reason::BadRequest
+                | Reason::BadFraming
+                | Reason::BadHost
+                | Reason::BadMethod
+                | Reason::BodyTooLarge
+                | Reason::UriTooLong
+                | Reason::HeadersTooLarge
+                | Reason::ClientTimeout
+        )
+    }
+
+    /// The label, and the answer's body.
+    const fn text(self) -> (&'static str, &'static str) {
+        match self {
+            Reason::NoRoute => ("no_route", "No route matches this request.\n"),
+            Reason::InvalidBackend => ("invalid_backend", "The backend of this route is invalid.\n"),
+            Reason::Unsupported => ("unsupported", "This route needs something that is not supported here.\n"),
+            Reason::Unavailable => ("unavailable", "The service is not available.\n"),
+            Reason::NoEndpoints => ("no_endpoints", "The service has no endpoints.\n"),
+            Reason::ConnectFailed => ("connect_failed", "The backend could not be reached.\n"),
+            Reason::ConnectTimeout => ("connect_timeout", "The backend could not be reached in time.\n"),
+            Reason::UpstreamTls => ("upstream_tls", "The backend could not be reached securely.\n"),
+            Reason::UpstreamReset => ("upstream_reset", "The backend closed the connection.\n"),
+            Reason::BadResponse => ("bad_response", "The backend's answer is invalid.\n"),
+            Reason::ReadTimeout => ("read_timeout", "The backend did not answer in time.\n"),
+            Reason::SendTimeout => ("send_timeout", "The backend did not take the request in time.\n"),
+            Reason::RequestTimeout => ("request_timeout", "The request took too long.\n"),
+            Reason::RateLimited => ("rate_limited", "Too many requests.\n"),
+            Reason::ConnectionLimited => ("connection_limited", "Too many requests at once.\n"),
+            Reason::BodyTooLarge => ("body_too_large", "The request body is too large.\n"),
+            Reason::BadRequest => ("bad_request", "The request is invalid.\n"),
+            Reason::BadFraming => ("bad_framing", "The length of the request is ambiguous.\n"),
+            Reason::BadHost => ("bad_host", "The host is missing or invalid.\n"),
+            Reason::BadPath => ("bad_path", "The path is invalid.\n"),
+            Reason::BadMethod => ("bad_method", "The method is not supported.\n"),
+            Reason::UriTooLong => ("uri_too_long", "The request line is too long.\n"),
+            Reason::HeadersTooLarge => ("headers_too_large", "The request headers are too large.\n"),
+            Reason::ClientTimeout => ("client_timeout", "The request did not arrive in time.\n"),
+            Reason::Misdirected => ("misdirected", "This host is not served on this connection.\n"),
+            Reason::Overloaded => ("overloaded", "Too busy, try again later.\n"),
+            Reason::ClientGone => ("client_gone", ""),
+            Reason::Redirect => ("redirect", ""),
+            Reason::Internal => ("internal", "Something went wrong.\n"),
+        }
+    }
+}
+
+/// nginx's 499, which logs and dashboards know.
+const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
+
+/// An answer of the data plane itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Why.
+    pub reason: Reason,
+    /// The status, as the reason or the rule has it.
+    pub status: StatusCode,
+    /// `Retry-After` in seconds.
+    pub retry_after: Option<u32>,
+    /// `Location` of a redirect.
+    pub location: Option<HeaderValue>,
+}
+
+impl Answer {
+    /// A redirect with this status.
+    pub fn redirect(status: StatusCode, location: HeaderValue) -> Self {
+        Self { reason: Reason::Redirect, status, retry_after: None, location: Some(location) }
+    }
+
+    /// The response: a short plain body, and for errors the reason in a header.
+    pub fn into_response(self) -> Response<Bytes> {
+        let (label, text) = self.reason.text();
+        let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        if !text.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        }
+        if self.reason != Reason::Redirect {
+            headers.insert(REASON_HEADER, HeaderValue::from_static(label));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(location) = self.location {
+            headers.insert(LOCATION, location);
+        }
+        response
+    }
+}
+
+impl From<Reason> for Answer {
+    fn from(reason: Reason) -> Self {
+        Self { reason, status: reason.status(), retry_after: None, location: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct_and_every_reason_is_listed_once() {
+        let labels: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(labels.len(), Reason::ALL.len());
+        assert_eq!(Reason::ALL.len(), Reason::Internal as usize + 1);
+    }
+
+    #[test]
+    fn an_answer_carries_status_reason_and_retry_after() {
+        let answer = Answer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: Some(3),
+            ..Answer::from(Reason::RateLimited)
+        };
+        let response = answer.into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[REASON_HEADER], "rate_limited");
+        assert_eq!(response.headers()[RETRY_AFTER], "3");
+        assert_eq!(response.body(), "Too many requests.\n");
+    }
+
+    #[test]
+    fn a_redirect_is_no_error() {
+        let response = Answer::redirect(StatusCode::FOUND, HeaderValue::from_static("/x")).into_response();
+        assert_eq!(response.headers()[LOCATION], "/x");
+        assert!(!response.headers().contains_key(REASON_HEADER));
+        assert_eq!(Reason::ClientGone.status().as_u16(), 499);
+    }
+}

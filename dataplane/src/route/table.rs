@@ -1,0 +1,73 @@
+//! The routing table: port, listener, host, path.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use snapshot::{Hash, ResourceId};
+
+use super::build::Route;
+use super::host::HostMap;
+use super::path::PathMap;
+use super::{Found, RequestView};
+use crate::reason::Reason;
+
+/// Everything that routing needs, immutable. A request loads the current table once and lives on it.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    pub(super) ports: BTreeMap<u16, Port>,
+    pub(super) routes: HashMap<String, Arc<Route>>,
+    /// The listeners and routes that the table was compiled from.
+    pub(super) sources: Vec<(ResourceId, Hash)>,
+}
+
+/// The listeners that share a port.
+#[derive(Debug, Default)]
+pub(super) struct Port {
+    pub(super) tls: bool,
+    pub(super) listeners: HostMap<Arc<Listener>>,
+}
+
+/// The hosts of all listeners with the same port and host name.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    pub(super) hosts: HostMap<Arc<Host>>,
+}
+
+/// The rules for one host pattern of one listener.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) paths: PathMap,
+    /// The routes that it is made of: equal ones make an equal host.
+    pub(super) routes: Vec<Arc<Route>>,
+}
+
+impl RouteTable {
+    /// The rule for a request that arrived on this port.
+    ///
+    /// # Errors
+    /// [`Reason::NoRoute`].
+    pub fn find(&self, port: u16, request: &RequestView<'_>) -> Result<Found<'_>, Reason> {
+        let listener = self.listener(port, request.host).ok_or(Reason::NoRoute)?;
+        // A more specific host whose rules do not match gives way to a less specific one (Gateway API).
+        listener.hosts.matching(request.host).find_map(|host| host.paths.find(request)).ok_or(Reason::NoRoute)
+    }
+
+    /// Whether a request for `host` must be refused with 421 on a connection whose client asked for the certificate of
+    /// `server_name` (empty when it sent none): the host is served here, but by another listener.
+    pub fn misdirected(&self, port: u16, server_name: &str, host: &str) -> bool {
+        match (self.listener(port, server_name), self.listener(port, host)) {
+            (Some(connected), Some(addressed)) => !Arc::ptr_eq(connected, addressed),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        }
+    }
+
+    /// The ports to listen on, in order, each with whether TLS is spoken there.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, bool)> {
+        self.ports.iter().map(|(&port, listeners)| (port, listeners.tls))
+    }
+
+    fn listener(&self, port: u16, host: &str) -> Option<&Arc<Listener>> {
+        self.ports.get(&port)?.listeners.matching(host).next()
+    }
+}
