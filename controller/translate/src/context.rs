@@ -22,7 +22,7 @@ pub(crate) struct Context<'a> {
     /// What the operator decided.
     pub(crate) settings: &'a Settings,
     /// Services with their EndpointSlices.
-    pub(crate) services: Services<'a>,
+    pub(crate) services: Rc<Services<'a>>,
     /// The policies in force.
     pub(crate) policies: Rc<Policies>,
     /// See [`Translation::statuses`].
@@ -45,7 +45,7 @@ impl<'a> Context<'a> {
         let mut context = Self {
             resources,
             settings,
-            services: Services::new(resources),
+            services: Rc::new(Services::new(resources)),
             policies: Rc::new(policies),
             statuses: Statuses::default(),
             infrastructure: BTreeMap::new(),

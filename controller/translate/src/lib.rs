@@ -18,6 +18,7 @@ mod settings;
 mod status;
 mod translation;
 
+pub use gateway::infrastructure_name;
 pub use problem::{Problem, Severity};
 pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored};
 pub use settings::{PortMap, Settings};

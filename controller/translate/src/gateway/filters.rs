@@ -1,0 +1,145 @@
+//! Filters of an HTTPRoute.
+
+use crds::gateway::{
+    HTTPHeader, HTTPHeaderFilter, HTTPPathModifier, HTTPRequestRedirectFilter, HTTPRouteFilter, HTTPURLRewriteFilter,
+};
+use http::{HeaderName, HeaderValue};
+use snapshot::{Filter, HeaderEdit, HostPattern, Match, PathMatch, PathRewrite, Redirect, Rewrite, Scheme};
+
+use super::hostname;
+use super::rules::Unusable;
+
+/// The filters of a rule or of a backend whose rule has `matches`, in their order.
+///
+/// A filter that is not supported is never skipped: it makes the rule [unusable](Unusable).
+pub(super) fn parse(filters: &[HTTPRouteFilter], matches: &[Match]) -> Result<Vec<Filter>, Unusable> {
+    let parse = |(index, filter): (usize, &HTTPRouteFilter)| {
+        one_filter(filter, matches).map_err(|unusable| unusable.within(format_args!("filters[{index}]")))
+    };
+    let filters: Vec<Filter> = filters.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    let holds = |wanted: fn(&Filter) -> bool| filters.iter().any(wanted);
+    if holds(|filter| matches!(filter, Filter::Redirect(_))) && holds(|filter| matches!(filter, Filter::Rewrite(_))) {
+        let message = "RequestRedirect and URLRewrite exclude each other: remove one of the two";
+        return Err(Unusable { reason: "IncompatibleFilters", ..Unusable::new("filters", message) });
+    }
+    Ok(filters)
+}
+
+fn one_filter(filter: &HTTPRouteFilter, matches: &[Match]) -> Result<Filter, Unusable> {
+    let missing = |field: &'static str| Unusable::new(field, format!("type {} needs this field", filter.type_));
+    match filter.type_.as_str() {
+        "RequestHeaderModifier" => {
+            let field = "requestHeaderModifier";
+            let edit = filter.request_header_modifier.as_ref().ok_or_else(|| missing(field))?;
+            header_edit(edit).map(Filter::RequestHeaders).map_err(|unusable| unusable.within(field))
+        }
+        "ResponseHeaderModifier" => {
+            let field = "responseHeaderModifier";
+            let edit = filter.response_header_modifier.as_ref().ok_or_else(|| missing(field))?;
+            header_edit(edit).map(Filter::ResponseHeaders).map_err(|unusable| unusable.within(field))
+        }
+        "RequestRedirect" => {
+            let field = "requestRedirect";
+            let value = filter.request_redirect.as_ref().ok_or_else(|| missing(field))?;
+            redirect(value, matches).map(Filter::Redirect).map_err(|unusable| unusable.within(field))
+        }
+        "URLRewrite" => {
+            let field = "urlRewrite";
+            let value = filter.url_rewrite.as_ref().ok_or_else(|| missing(field))?;
+            rewrite(value, matches).map(Filter::Rewrite).map_err(|unusable| unusable.within(field))
+        }
+        other => Err(Unusable::new("type", format!("filter {other:?} is not supported: remove it"))),
+    }
+}
+
+fn header_edit(filter: &HTTPHeaderFilter) -> Result<HeaderEdit, Unusable> {
+    let headers = |headers: &Option<Vec<HTTPHeader>>, field: &'static str| {
+        let parse = |(index, header): (usize, &HTTPHeader)| {
+            let name = name(&header.name).ok_or_else(|| not_a_name(&header.name));
+            // The value stays out of the message: it may be a credential.
+            let value = HeaderValue::from_str(&header.value)
+                .map_err(|_| Unusable::new("value", "a header's value holds no control characters such as line ends"));
+            let pair = name.and_then(|name| value.map(|_| (name, header.value.clone())));
+            pair.map_err(|unusable| unusable.within(format_args!("{field}[{index}]")))
+        };
+        headers.iter().flatten().enumerate().map(parse).collect::<Result<Vec<_>, _>>()
+    };
+    let remove = |(index, header): (usize, &String)| {
+        name(header).ok_or_else(|| not_a_name(header).within(format_args!("remove[{index}]")))
+    };
+    Ok(HeaderEdit {
+        set: headers(&filter.set, "set")?,
+        add: headers(&filter.add, "add")?,
+        remove: filter.remove.iter().flatten().enumerate().map(remove).collect::<Result<_, _>>()?,
+    })
+}
+
+fn name(name: &str) -> Option<String> {
+    HeaderName::try_from(name).ok().map(|name| name.as_str().into())
+}
+
+fn not_a_name(name: &str) -> Unusable {
+    Unusable::new("name", format!("{name:?} is not the name of a header"))
+}
+
+fn redirect(filter: &HTTPRequestRedirectFilter, matches: &[Match]) -> Result<Redirect, Unusable> {
+    let scheme = match filter.scheme.as_deref() {
+        None => None,
+        Some("http") => Some(Scheme::Http),
+        Some("https") => Some(Scheme::Https),
+        Some(other) => return Err(Unusable::new("scheme", format!("{other:?} is not supported: use http or https"))),
+    };
+    let port = match filter.port.map(u16::try_from) {
+        None => None,
+        Some(Ok(port)) if port > 0 => Some(port),
+        Some(_) => return Err(Unusable::new("port", "a port is a number from 1 to 65535")),
+    };
+    let status = match filter.status_code.unwrap_or(302) {
+        status @ (301 | 302 | 303 | 307 | 308) => status as u16,
+        other => return Err(Unusable::new("statusCode", format!("{other} is not 301, 302, 303, 307 or 308"))),
+    };
+    let hostname = host(filter.hostname.as_deref())?;
+    Ok(Redirect { scheme, hostname, port, path: path(filter.path.as_ref(), matches)?, status })
+}
+
+fn rewrite(filter: &HTTPURLRewriteFilter, matches: &[Match]) -> Result<Rewrite, Unusable> {
+    Ok(Rewrite { hostname: host(filter.hostname.as_deref())?, path: path(filter.path.as_ref(), matches)? })
+}
+
+fn host(hostname: Option<&str>) -> Result<Option<String>, Unusable> {
+    let precise = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    match hostname.map(|hostname| (hostname, hostname::pattern(Some(hostname)))) {
+        None => Ok(None),
+        Some((_, HostPattern::Exact(name))) if name.bytes().all(precise) => Ok(Some(name)),
+        Some((other, _)) => Err(Unusable::new("hostname", format!("{other:?} is not a host name without wildcard"))),
+    }
+}
+
+fn path(modifier: Option<&HTTPPathModifier>, matches: &[Match]) -> Result<Option<PathRewrite>, Unusable> {
+    let Some(modifier) = modifier else { return Ok(None) };
+    let text = |value: &Option<String>, field: &'static str| {
+        let value = value.as_deref().unwrap_or_default();
+        match value.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte)) {
+            true => Ok(value.to_owned()),
+            false => Err(Unusable::new(field, format!("{value:?} is not a path")).within("path")),
+        }
+    };
+    match modifier.type_.as_str() {
+        "ReplaceFullPath" => match text(&modifier.replace_full_path, "replaceFullPath")? {
+            full if full.starts_with('/') => Ok(Some(PathRewrite::Full(full))),
+            relative => Ok(Some(PathRewrite::Full(format!("/{relative}")))),
+        },
+        "ReplacePrefixMatch" if matches.iter().all(|one| matches!(one.path, PathMatch::Prefix(_))) => {
+            Ok(Some(PathRewrite::Prefix(text(&modifier.replace_prefix_match, "replacePrefixMatch")?)))
+        }
+        "ReplacePrefixMatch" => {
+            let message =
+                "ReplacePrefixMatch needs matches of type PathPrefix: change the matches, or use ReplaceFullPath";
+            Err(Unusable::new("path.type", message))
+        }
+        other => {
+            let message = format!("{other:?} is not supported: use ReplaceFullPath or ReplacePrefixMatch");
+            Err(Unusable::new("path.type", message))
+        }
+    }
+}

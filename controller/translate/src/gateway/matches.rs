@@ -1,0 +1,124 @@
+//! Matches of an HTTPRoute, with their precedence.
+
+use crds::gateway::{HTTPRoute, HTTPRouteMatch, HTTPValueMatch};
+use regex::RegexBuilder;
+use snapshot::{Match, PathMatch, Rank, ValueMatch, ValuePattern};
+
+use super::rules::Unusable;
+use crate::ObjectKey;
+
+/// The largest compiled expression in bytes.
+const REGEX_SIZE: usize = 1 << 20;
+
+/// The matches of rule `rule`; without any, everything matches.
+pub(super) fn parse(route: &HTTPRoute, rule: usize, matches: &[HTTPRouteMatch]) -> Result<Vec<Match>, Unusable> {
+    let everything = [HTTPRouteMatch::default()];
+    let matches = if matches.is_empty() { &everything } else { matches };
+    let parse = |(index, one): (usize, &HTTPRouteMatch)| {
+        one_match(route, rule, one).map_err(|unusable| unusable.within(format_args!("matches[{index}]")))
+    };
+    matches.iter().enumerate().map(parse).collect()
+}
+
+fn one_match(route: &HTTPRoute, rule: usize, one: &HTTPRouteMatch) -> Result<Match, Unusable> {
+    let path = path(one).map_err(|unusable| unusable.within("path"))?;
+    let headers = values(one.headers.as_deref().unwrap_or_default(), Name::Header)
+        .map_err(|unusable| unusable.within("headers"))?;
+    let query = values(one.query_params.as_deref().unwrap_or_default(), Name::Query)
+        .map_err(|unusable| unusable.within("queryParams"))?;
+    let rank = Rank {
+        specificity: specificity(one.method.is_some(), headers.len(), query.len()),
+        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()).unwrap_or_default(),
+        object: ObjectKey::of(&route.metadata).to_string(),
+        rule: u32::try_from(rule).unwrap_or(u32::MAX),
+    };
+    Ok(Match { path, method: one.method.clone(), headers, query, rank })
+}
+
+/// A method goes first, then most headers, then most query parameters; smaller is more specific.
+fn specificity(method: bool, headers: usize, query: usize) -> u32 {
+    let fewer = |count: usize| 255 - u32::try_from(count).unwrap_or(255).min(255);
+    u32::from(!method) << 16 | fewer(headers) << 8 | fewer(query)
+}
+
+fn path(one: &HTTPRouteMatch) -> Result<PathMatch, Unusable> {
+    let path = one.path.as_ref();
+    let value = path.and_then(|path| path.value.as_deref()).unwrap_or("/");
+    let absolute = || match value.starts_with('/') {
+        true => Ok(value),
+        false => Err(Unusable::new("value", format!("{value:?} does not start with /"))),
+    };
+    match path.and_then(|path| path.type_.as_deref()).unwrap_or("PathPrefix") {
+        "Exact" => Ok(PathMatch::Exact(absolute()?.into())),
+        "PathPrefix" => match absolute()?.trim_end_matches('/') {
+            "" => Ok(PathMatch::Prefix("/".into())),
+            prefix => Ok(PathMatch::Prefix(prefix.into())),
+        },
+        "RegularExpression" => Ok(PathMatch::Regex(expression(value)?)),
+        other => Err(Unusable::new(
+            "type",
+            format!("{other:?} is not supported: use Exact, PathPrefix or RegularExpression"),
+        )),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Header,
+    Query,
+}
+
+/// Of several conditions on the same name the first counts; header names are compared without case.
+fn values(conditions: &[HTTPValueMatch], kind: Name) -> Result<Vec<ValueMatch>, Unusable> {
+    let mut values: Vec<ValueMatch> = Vec::new();
+    for (index, condition) in conditions.iter().enumerate() {
+        let value = value(condition, kind).map_err(|unusable| unusable.within(format_args!("[{index}]")))?;
+        if values.iter().all(|earlier| earlier.name != value.name) {
+            values.push(value);
+        }
+    }
+    Ok(values)
+}
+
+fn value(condition: &HTTPValueMatch, kind: Name) -> Result<ValueMatch, Unusable> {
+    let name = match (kind, http::HeaderName::try_from(&condition.name)) {
+        (Name::Query, _) => condition.name.clone(),
+        (Name::Header, Ok(name)) => name.as_str().into(),
+        (Name::Header, Err(_)) => {
+            return Err(Unusable::new("name", format!("{:?} is not the name of a header", condition.name)));
+        }
+    };
+    let value = match condition.type_.as_deref().unwrap_or("Exact") {
+        "Exact" => ValuePattern::Exact(condition.value.clone()),
+        "RegularExpression" => ValuePattern::Regex(expression(&condition.value)?),
+        other => {
+            return Err(Unusable::new("type", format!("{other:?} is not supported: use Exact or RegularExpression")));
+        }
+    };
+    Ok(ValueMatch { name, value })
+}
+
+fn expression(text: &str) -> Result<String, Unusable> {
+    match RegexBuilder::new(&format!("^(?:{text})$")).size_limit(REGEX_SIZE).build() {
+        Ok(_) => Ok(text.into()),
+        Err(error) => {
+            let reason = error.to_string();
+            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            Err(Unusable::new("value", format!("the regular expression {text:?} does not compile ({reason})")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_outranks_headers_and_headers_outrank_parameters() {
+        let order =
+            [(true, 1, 0), (true, 0, 16), (false, 2, 0), (false, 1, 16), (false, 1, 0), (false, 0, 1), (false, 0, 0)];
+        let ranks: Vec<_> =
+            order.iter().map(|(method, headers, query)| specificity(*method, *headers, *query)).collect();
+        assert!(ranks.is_sorted(), "{ranks:?}");
+    }
+}

@@ -1,0 +1,101 @@
+//! The certificates of HTTPS listeners.
+
+use std::rc::Rc;
+
+use crds::gateway::{Listener as Written, SecretObjectReference};
+use snapshot::{HostPattern, Resource, ServerCertificate, Tls};
+
+use super::grants::Grants;
+use super::hostname;
+use crate::certificates::{Loaded, Lookup};
+use crate::context::Context;
+use crate::{DataPlane, Kind, ObjectKey};
+
+/// A reason of the condition `ResolvedRefs`, and a sentence.
+type Unresolved = (&'static str, String);
+
+/// How an HTTPS listener of `gateway` terminates TLS (`None` when no certificate can be used), and what is wrong with its
+/// references. The certificates go into the snapshot of `plane`, where there is one.
+pub(super) fn terminate(
+    context: &mut Context,
+    grants: &Grants,
+    gateway: &ObjectKey,
+    plane: Option<&DataPlane>,
+    listener: &Written,
+) -> (Option<Tls>, Option<Unresolved>) {
+    let references = listener.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
+    let mut unresolved = None;
+    let mut certificates: Vec<(String, Rc<Lookup>)> = Vec::new();
+    if references.is_empty() {
+        let message = "tls.certificateRefs is missing: name a Secret of type kubernetes.io/tls".into();
+        unresolved = Some(("InvalidCertificateRef", message));
+    }
+    for reference in references {
+        match secret(grants, gateway, reference) {
+            Err(error) => unresolved = unresolved.or(Some(error)),
+            Ok(secret) => {
+                let lookup = context.certificate(&secret);
+                if let Some(error) = &lookup.error {
+                    let consequence = match lookup.usable {
+                        Some(_) => "its last good version stays in use until the Secret is mended",
+                        None => "correct the Secret or tls.certificateRefs",
+                    };
+                    let message = format!("Secret {secret}: {error}; {consequence}");
+                    unresolved = unresolved.or(Some(("InvalidCertificateRef", message)));
+                }
+                if lookup.usable.is_some() {
+                    certificates.push((secret.to_string(), lookup));
+                }
+            }
+        }
+    }
+    let loaded: Vec<(&str, &Loaded)> =
+        certificates.iter().filter_map(|(name, lookup)| Some((name.as_str(), lookup.usable.as_ref()?))).collect();
+    if let Some(plane) = plane {
+        for (name, loaded) in &loaded {
+            let resource = || Resource::Certificate(loaded.certificate.clone());
+            context.insert_once(plane, snapshot::Kind::Certificate, name, resource);
+        }
+    }
+    (by_name(&hostname::pattern(listener.hostname.as_deref()), &loaded), unresolved)
+}
+
+fn secret(grants: &Grants, gateway: &ObjectKey, reference: &SecretObjectReference) -> Result<ObjectKey, Unresolved> {
+    let kind = reference.kind.as_deref().unwrap_or("Secret");
+    let group = reference.group.as_deref().unwrap_or_default();
+    let secret = ObjectKey::new(reference.namespace.as_deref().unwrap_or(&gateway.namespace), &reference.name);
+    if !group.is_empty() || kind != "Secret" {
+        let message = format!("tls.certificateRefs names a {kind} of group {group:?}: refer to a Secret");
+        return Err(("InvalidCertificateRef", message));
+    }
+    // Asked before existence, so that nobody can probe other namespaces for names.
+    if !grants.allow(Kind::Gateway, &gateway.namespace, Kind::Secret, &secret.namespace, &secret.name) {
+        let message = format!(
+            "no ReferenceGrant in namespace {} lets Gateways of namespace {} refer to Secret {}: create one",
+            secret.namespace, gateway.namespace, secret.name
+        );
+        return Err(("RefNotPermitted", message));
+    }
+    Ok(secret)
+}
+
+/// Each certificate for those of its names that the listener answers for; the first for all others of the listener.
+fn by_name(listener: &HostPattern, loaded: &[(&str, &Loaded)]) -> Option<Tls> {
+    let (first, _) = loaded.first()?;
+    let mut certificates: Vec<ServerCertificate> = Vec::new();
+    for (name, certificate) in loaded {
+        let mut hosts = certificate.names.clone();
+        hosts.retain(|host| hostname::intersection(listener, host).as_ref() == Some(host));
+        if name == first
+            && *listener != HostPattern::Any
+            && !loaded.iter().any(|(_, other)| other.names.contains(listener))
+        {
+            hosts.push(listener.clone());
+        }
+        if !hosts.is_empty() {
+            certificates.push(ServerCertificate { hosts, certificate: (*name).into() });
+        }
+    }
+    let default_certificate = (*listener == HostPattern::Any).then(|| (*first).to_owned());
+    Some(Tls { certificates, default_certificate })
+}

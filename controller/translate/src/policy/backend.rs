@@ -1,0 +1,115 @@
+//! `BackendPolicy` as the parts of a cluster.
+
+use std::time::Duration;
+
+use crds::policy::{BackendPolicySpec, CookiePersistence, PassiveHealthCheck};
+use snapshot::{Balancer, CookieSecure, PassiveHealth, Persistence, PersistenceMode, SameSite};
+
+use super::Invalid;
+use crate::duration;
+
+const LONGEST_EJECTION: Duration = Duration::from_secs(3600);
+
+/// What BackendPolicies say about a Service's port. What is `None` they leave open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BackendSettings {
+    /// How an endpoint is chosen.
+    pub balancer: Option<Balancer>,
+    /// How a client stays on one.
+    pub persistence: Option<Persistence>,
+    /// When one is left out.
+    pub passive_health: Option<PassiveHealth>,
+}
+
+impl BackendSettings {
+    /// These settings, with those of `other` where these say nothing.
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            balancer: self.balancer.or(other.balancer),
+            persistence: self.persistence.clone().or_else(|| other.persistence.clone()),
+            passive_health: self.passive_health.clone().or_else(|| other.passive_health.clone()),
+        }
+    }
+}
+
+/// The settings of a policy.
+pub(super) fn parse(spec: &BackendPolicySpec) -> Result<BackendSettings, Vec<Invalid>> {
+    let mut errors = Vec::new();
+    let mut settings = BackendSettings::default();
+    if let Some(name) = spec.load_balancer.as_deref() {
+        settings.balancer = take(balancer(name), "spec.loadBalancer", &mut errors);
+    }
+    if let Some(cookie) = &spec.session_persistence {
+        settings.persistence = take(persistence(cookie), "spec.sessionPersistence", &mut errors);
+    }
+    if let Some(check) = &spec.passive_health {
+        settings.passive_health = take(passive_health(check), "spec.passiveHealth", &mut errors);
+    }
+    if errors.is_empty() { Ok(settings) } else { Err(errors) }
+}
+
+fn take<T>(parsed: Result<T, (&str, String)>, parent: &str, errors: &mut Vec<Invalid>) -> Option<T> {
+    parsed.map_err(|(field, message)| errors.push(Invalid { field: format!("{parent}{field}"), message })).ok()
+}
+
+fn balancer(name: &str) -> Result<Balancer, (&'static str, String)> {
+    match name {
+        "RoundRobin" => Ok(Balancer::RoundRobin),
+        "LeastRequest" => Ok(Balancer::LeastRequest),
+        "PeakEWMA" => Ok(Balancer::PeakEwma),
+        other => Err(("", format!("{other:?} is not RoundRobin, LeastRequest or PeakEWMA"))),
+    }
+}
+
+fn persistence(cookie: &CookiePersistence) -> Result<Persistence, (&'static str, String)> {
+    let name = cookie.cookie_name.as_deref().unwrap_or("sluice");
+    // A cookie's name and a header's name are the same kind of token (RFC 6265, RFC 9110).
+    if http::HeaderName::try_from(name).is_err() {
+        return Err((".cookieName", format!("{name:?} is not a name for a cookie")));
+    }
+    if let Some(path) = &cookie.path
+        && !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';'))
+    {
+        return Err((".path", format!("{path:?} is not a path: it must start with / and hold no blank or semicolon")));
+    }
+    if let Some(age) = cookie.max_age_seconds
+        && age < 1
+    {
+        return Err((".maxAgeSeconds", format!("{age} is less than 1")));
+    }
+    let same_site = match cookie.same_site.as_deref() {
+        None => None,
+        Some("None") => Some(SameSite::None),
+        Some("Lax") => Some(SameSite::Lax),
+        Some("Strict") => Some(SameSite::Strict),
+        Some(other) => return Err((".sameSite", format!("{other:?} is not None, Lax or Strict"))),
+    };
+    Ok(Persistence {
+        cookie: name.into(),
+        mode: PersistenceMode::Persistent,
+        path: cookie.path.clone(),
+        domain: None,
+        expires: None,
+        max_age: cookie.max_age_seconds,
+        same_site,
+        secure: CookieSecure::OnHttps,
+    })
+}
+
+fn passive_health(check: &PassiveHealthCheck) -> Result<PassiveHealth, (&'static str, String)> {
+    let within = |value: i64, most: u32| match u32::try_from(value) {
+        Ok(value) if (1..=most).contains(&value) => Ok(value),
+        _ => Err(format!("{value} is not between 1 and {most}")),
+    };
+    let failures = within(check.consecutive_failures.unwrap_or(5), 1000);
+    let percent = within(check.max_ejected_percent.unwrap_or(50), 100);
+    let time = check.ejection_time.as_deref().unwrap_or("10s");
+    let ejection_time = duration::parse(time)
+        .filter(|time| !time.is_zero() && *time <= LONGEST_EJECTION)
+        .ok_or_else(|| (".ejectionTime", format!("{time:?} is not a duration above 0s and up to 1h such as 30s")))?;
+    Ok(PassiveHealth {
+        consecutive_failures: failures.map_err(|message| (".consecutiveFailures", message))?,
+        ejection_time,
+        max_ejected_percent: percent.map_err(|message| (".maxEjectedPercent", message))?,
+    })
+}
