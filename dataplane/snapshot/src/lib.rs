@@ -12,8 +12,10 @@ mod delta;
 mod model;
 pub mod proto;
 mod secret;
+mod stream;
 
-pub use convert::{CAPABILITIES, DecodeError};
+pub use convert::DecodeError;
 pub use delta::{Batch, Hash, Hashed, Snapshot, VersionMismatch, diff, version};
 pub use model::*;
 pub use secret::Secret;
+pub use stream::{CAPABILITIES, MAX_MESSAGE, SERVER_NAME};

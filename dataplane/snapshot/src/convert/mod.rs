@@ -16,8 +16,6 @@ use prost::Message as _;
 
 use crate::{Resource, proto};
 
-pub use stream::CAPABILITIES;
-
 /// Bytes that are not a resource, or a value that the model does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]

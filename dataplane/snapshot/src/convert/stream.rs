@@ -3,20 +3,6 @@
 use super::{DecodeError, enumeration, list, required, same_variants};
 use crate::{Batch, Hash, Hashed, Kind, ResourceId, proto};
 
-/// The filters that this version knows, by their field names in the protocol; a data plane sends them in its Hello.
-pub const CAPABILITIES: &[&str] = &[
-    "request_headers",
-    "response_headers",
-    "redirect",
-    "rewrite",
-    "https_redirect",
-    "trailing_slash_redirect",
-    "nginx_headers",
-    "strict_transport_security",
-    "rate_limit",
-    "connection_limit",
-];
-
 same_variants!(Kind { Settings, Certificate, Listener, Endpoints, Cluster, Route });
 
 impl From<&ResourceId> for proto::ResourceName {

@@ -334,7 +334,7 @@ fn no_secret_is_shown() {
         format!("{:?}", proto::Settings::from(&settings)),
         format!("{:?}", proto::Certificate::from(&certificate)),
         format!("{message:?}"),
-        format!("{:?}", proto::State { resources: batch.upserts }),
+        format!("{:?}", proto::State { resources: batch.upserts, version: Vec::new() }),
         serde_json::to_string(&snapshot).unwrap(),
     ];
     let as_text = String::from_utf8(KEY.to_vec()).unwrap();

@@ -1,0 +1,146 @@
+//! The gRPC server: TLS, HTTP/2, authentication, and one [`Session`] per call.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use snapshot::MAX_MESSAGE;
+use snapshot::proto::{ClientMessage, ServerMessage};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tonic::codegen::Service as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::session::{Session, not_mapped};
+use super::{Authenticator, Publisher};
+use crate::ca::KeyPairPem;
+
+mod wire {
+    #![allow(missing_docs, clippy::all)]
+    tonic::include_proto!("sluice.v1");
+}
+
+use wire::stream_server::{Stream as StreamApi, StreamServer};
+
+/// So many connections are served at once; more wait unaccepted.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// A data plane opens one.
+const MAX_STREAMS: u32 = 4;
+
+/// A peer that is silent for so long is asked, and given up without an answer: it is noticed within 8 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Certificate or key are not PEM.
+    #[error("the stream's certificate cannot be read: {0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    /// Certificate and key do not fit.
+    #[error("the stream's certificate cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Serves the stream on `listener` until dropped, which ends all sessions; returns only when it cannot start.
+pub async fn serve(
+    listener: TcpListener,
+    identity: &KeyPairPem,
+    authenticator: Authenticator,
+    publisher: Publisher,
+) -> Result<std::convert::Infallible, ServeError> {
+    let acceptor = acceptor(identity)?;
+    let service = StreamServer::new(Service { authenticator, publisher })
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { continue };
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => {
+                    connections.spawn(connection(socket, acceptor.clone(), service.clone(), permit));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a data plane's connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => (),
+        }
+    }
+}
+
+fn acceptor(identity: &KeyPairPem) -> Result<TlsAcceptor, ServeError> {
+    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.expose())?;
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn connection(
+    socket: TcpStream,
+    acceptor: TlsAcceptor,
+    service: StreamServer<Service>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let _ = socket.set_nodelay(true); // without it an ack may wait 40 ms; a broken socket fails below
+    let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await else { return };
+    let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .serve_connection(TokioIo::new(tls), hyper::service::service_fn(move |request| service.clone().call(request)));
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a data plane's connection ended");
+    }
+}
+
+/// The implementation of the service.
+struct Service {
+    authenticator: Authenticator,
+    publisher: Publisher,
+}
+
+#[tonic::async_trait]
+impl StreamApi for Service {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<ServerMessage, Status>> + Send>>;
+
+    /// Answers only when something is published: a data plane chooses its feeder among those that answered.
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<ClientMessage>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let account = self.authenticator.account(request.metadata()).await?;
+        let mut published = self.publisher.watch();
+        let data_plane = match published.wait_for(Option::is_some).await {
+            Ok(published) => published.as_ref().and_then(|published| published.data_plane(&account).cloned()),
+            Err(_) => return Err(Status::unavailable("the controller stops")),
+        };
+        let data_plane = data_plane.ok_or_else(|| not_mapped(&account))?;
+        let session = Session::begin(account, data_plane, self.publisher.clone(), request.into_inner()).await?;
+        let messages = futures::stream::unfold(Some(session), |session| async {
+            let mut session = session?;
+            let message = session.next().await?;
+            let next = message.is_ok().then_some(session); // an error is the last message
+            Some((message, next))
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}

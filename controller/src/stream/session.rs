@@ -1,0 +1,216 @@
+//! One session: a state machine between what a data plane says and what is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
+use snapshot::{Batch, CAPABILITIES, Hash, ResourceId, diff};
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+use translate::DataPlane;
+
+use super::publisher::Published;
+use super::{Connected, Publisher, ServiceAccount};
+
+/// From the begin of a session to its Hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// So many rejections are kept of one data plane, each with so many bytes of its reason.
+const MAX_REJECTED: usize = 1000;
+const MAX_REASON: usize = 1000;
+
+/// Longer instance names are refused.
+const MAX_INSTANCE: usize = 253;
+
+pub(super) struct Session {
+    account: ServiceAccount,
+    data_plane: DataPlane,
+    publisher: Publisher,
+    published: watch::Receiver<Option<Arc<Published>>>,
+    inbound: Streaming<ClientMessage>,
+    number: u64,
+    instance: String,
+    /// What the data plane holds, when it is fed here.
+    feeding: Option<BTreeMap<ResourceId, Hash>>,
+    /// The batch that waits for its ack.
+    in_flight: Option<Batch>,
+    acknowledged: Option<Hash>,
+}
+
+impl Session {
+    /// Begins a session with its Hello.
+    pub(super) async fn begin(
+        account: ServiceAccount,
+        data_plane: DataPlane,
+        publisher: Publisher,
+        mut inbound: Streaming<ClientMessage>,
+    ) -> Result<Self, Status> {
+        let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no Hello came in time"))??;
+        let Some(client_message::Message::Hello(hello)) = first.and_then(|message| message.message) else {
+            return Err(Status::invalid_argument("the first message must be a Hello"));
+        };
+        if hello.instance.is_empty() || hello.instance.len() > MAX_INSTANCE {
+            return Err(Status::invalid_argument("the Hello must name the instance"));
+        }
+        let mut session = Self {
+            number: publisher.next_session(),
+            published: publisher.watch(),
+            account,
+            data_plane,
+            publisher,
+            inbound,
+            instance: hello.instance.clone(),
+            feeding: None,
+            in_flight: None,
+            acknowledged: None,
+        };
+        session.introduce(&hello);
+        session.greet(hello)?;
+        Ok(session)
+    }
+
+    /// The next message for the data plane; `None` when it ended the session. Loses nothing when dropped and called again.
+    pub(super) async fn next(&mut self) -> Option<Result<ServerMessage, Status>> {
+        loop {
+            match self.batch() {
+                Ok(Some(message)) => return Some(Ok(message)),
+                Ok(None) => (),
+                Err(status) => return Some(Err(status)),
+            }
+            let heard = tokio::select! {
+                message = self.inbound.message() => match message {
+                    Ok(Some(message)) => self.hear(message),
+                    Ok(None) => return None,
+                    Err(status) => {
+                        tracing::info!(data_plane = %self.data_plane, instance = %self.instance, %status, "a session broke");
+                        return None;
+                    }
+                },
+                changed = self.published.changed() => changed.map_err(|_| Status::unavailable("the controller stops")),
+            };
+            if let Err(status) = heard {
+                return Some(Err(status));
+            }
+        }
+    }
+
+    /// The batch that is due, if one is.
+    fn batch(&mut self) -> Result<Option<ServerMessage>, Status> {
+        let published = self.published.borrow_and_update().clone();
+        let Some(published) = published else { return Ok(None) };
+        if published.data_plane(&self.account) != Some(&self.data_plane) {
+            return Err(not_mapped(&self.account));
+        }
+        let (Some(held), None) = (&self.feeding, &self.in_flight) else { return Ok(None) };
+        let Some(offer) = published.offer(&self.data_plane) else { return Ok(None) };
+        if self.acknowledged == Some(offer.version) {
+            return Ok(None);
+        }
+        let batch = diff(held, &offer.snapshot);
+        tracing::debug!(
+            data_plane = %self.data_plane, instance = %self.instance, version = %batch.version,
+            upserts = batch.upserts.len(), removals = batch.removals.len(), "sends a batch"
+        );
+        let message = server_message::Message::Batch(proto::Batch::from(&batch));
+        self.in_flight = Some(batch);
+        Ok(Some(ServerMessage { message: Some(message) }))
+    }
+
+    fn hear(&mut self, message: ClientMessage) -> Result<(), Status> {
+        match message.message {
+            Some(client_message::Message::Hello(hello)) => self.greet(hello),
+            Some(client_message::Message::Ack(ack)) => self.acknowledge(ack),
+            // From a newer data plane, which must do without an answer.
+            None => Ok(()),
+        }
+    }
+
+    /// A Hello begins anew: whatever was in flight is not waited for.
+    fn greet(&mut self, hello: proto::Hello) -> Result<(), Status> {
+        self.in_flight = None;
+        self.feeding = None;
+        if !hello.feed {
+            return Ok(());
+        }
+        let mut held = BTreeMap::new();
+        let said = hello.held.len();
+        for item in hello.held {
+            let hash = Hash::try_from(item.hash.as_slice())
+                .map_err(|error| Status::invalid_argument(format!("a held hash {error}")))?;
+            if let Some(Ok(id)) = item.name.map(ResourceId::try_from) {
+                held.insert(id, hash);
+            }
+        }
+        // Who holds nothing has not acknowledged the empty snapshot. Who holds more than is known here (of a newer controller) is
+        // sent a batch in any case: it will not lead to the version it promises, and the data plane asks for everything.
+        let comparable = !held.is_empty() && held.len() == said;
+        self.acknowledged = comparable.then(|| version(&held));
+        self.feeding = Some(held);
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, ack: proto::Ack) -> Result<(), Status> {
+        self.acknowledged = match ack.version.as_slice() {
+            [] => None,
+            version => {
+                Some(Hash::try_from(version).map_err(|error| Status::invalid_argument(format!("version {error}")))?)
+            }
+        };
+        if let (Some(held), Some(batch)) = (&mut self.feeding, &self.in_flight)
+            && self.acknowledged == Some(batch.version)
+        {
+            for id in &batch.removals {
+                held.remove(id);
+            }
+            held.extend(batch.upserts.iter().map(|(id, resource)| (id.clone(), resource.hash())));
+            self.in_flight = None;
+        }
+        let mut state = Connected::new(self.number);
+        state.version = self.acknowledged;
+        state.ready = ack.ready;
+        state.rejected = ack.rejected.into_iter().take(MAX_REJECTED).filter_map(rejection).collect();
+        for (id, reason) in &state.rejected {
+            tracing::warn!(data_plane = %self.data_plane, instance = %self.instance, resource = %id, reason, "rejected");
+        }
+        self.publisher.update_acks(|acks| acks.heard(&self.data_plane, &self.instance, state));
+        Ok(())
+    }
+
+    fn introduce(&self, hello: &proto::Hello) {
+        let known: BTreeSet<&str> = hello.capabilities.iter().map(String::as_str).collect();
+        let missing: Vec<&str> = CAPABILITIES.iter().filter(|name| !known.contains(*name)).copied().collect();
+        let (data_plane, instance) = (&self.data_plane, self.instance.as_str());
+        tracing::info!(%data_plane, instance, version = %hello.version, account = %self.account, "a data plane connected");
+        if !missing.is_empty() {
+            tracing::warn!(%data_plane, instance, ?missing, "it is older and will answer 500 where these filters are used");
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.publisher.update_acks(|acks| acks.ended(&self.data_plane, &self.instance, self.number));
+    }
+}
+
+/// The answer to an account that speaks for no data plane.
+pub(super) fn not_mapped(account: &ServiceAccount) -> Status {
+    Status::permission_denied(format!(
+        "the ServiceAccount {account} does not belong to a data plane of this installation"
+    ))
+}
+
+fn version(held: &BTreeMap<ResourceId, Hash>) -> Hash {
+    snapshot::version(held.iter().map(|(id, hash)| (proto::Kind::from(id.kind).into(), id.name.as_str(), *hash)))
+}
+
+fn rejection(rejected: proto::Rejected) -> Option<(ResourceId, String)> {
+    // A kind that is not known here was not sent from here.
+    let id = ResourceId::try_from(rejected.name?).ok()?;
+    let mut reason = rejected.reason;
+    reason.truncate(reason.floor_char_boundary(MAX_REASON));
+    Some((id, reason))
+}

@@ -1,0 +1,409 @@
+//! The real server over TLS on loopback, spoken to by the data plane's own client, or message by message.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::source;
+use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
+use snapshot::{Endpoints, Hash, Kind, MAX_MESSAGE, Resource, ResourceId, SERVER_NAME, Snapshot};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+use translate::DataPlane;
+
+use super::{Authenticator, Publisher, ServiceAccount, serve};
+use crate::ca::InstallationSecret;
+
+const TOKEN: &str = "token-of-the-proxy";
+const STRANGER: &str = "token-of-a-stranger";
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn account(name: &str) -> ServiceAccount {
+    ServiceAccount { namespace: "sluice".into(), name: name.into() }
+}
+
+/// A snapshot of these endpoints, each by name and port.
+fn snapshot(ports: &[(&str, u16)]) -> Arc<Snapshot> {
+    let mut snapshot = Snapshot::default();
+    for (name, port) in ports {
+        let endpoints = Endpoints::Dns { name: "shop.example".into(), port: *port };
+        snapshot.insert(*name, Resource::Endpoints(endpoints));
+    }
+    Arc::new(snapshot)
+}
+
+fn publish(publisher: &Publisher, snapshot: &Arc<Snapshot>) -> u64 {
+    publisher.publish(
+        BTreeMap::from([(DataPlane::Shared, snapshot.clone())]),
+        BTreeMap::from([(account("proxy"), DataPlane::Shared)]),
+    )
+}
+
+/// A controller replica; dropping it kills it.
+struct Controller {
+    address: SocketAddr,
+    publisher: Publisher,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Controller {
+    async fn start(secret: &InstallationSecret) -> Self {
+        Self::start_at(secret, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    async fn start_at(secret: &InstallationSecret, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let identity = secret.issue_server().unwrap();
+        let accounts = BTreeMap::from([(TOKEN.into(), account("proxy")), (STRANGER.into(), account("stranger"))]);
+        let publisher = Publisher::new();
+        let served = publisher.clone();
+        let task = tokio::spawn(async move {
+            serve(listener, &identity, Authenticator::Static(accounts), served).await.unwrap();
+        });
+        Self { address, publisher, task }
+    }
+
+    /// Waits until the one connected data plane runs this version, and returns what it rejects.
+    async fn wait_for_ack(&self, version: Hash) -> BTreeMap<ResourceId, String> {
+        let mut acks = self.publisher.acks();
+        let wait =
+            acks.wait_for(|acks| acks.connected(&DataPlane::Shared).any(|(_, state)| state.version == Some(version)));
+        let acks = tokio::time::timeout(PATIENCE, wait).await.unwrap().unwrap();
+        let (_, state) = acks.connected(&DataPlane::Shared).next().unwrap();
+        state.rejected.clone()
+    }
+}
+
+/// A data plane's source; dropping it kills it.
+struct Proxy {
+    task: JoinHandle<()>,
+    applied: watch::Receiver<Vec<Snapshot>>,
+    ready: watch::Sender<bool>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Proxy {
+    /// Takes everything except resources with the name `bad`.
+    fn start(directory: &Path, secret: &InstallationSecret, controllers: &[&Controller]) -> Self {
+        std::fs::write(directory.join("token"), format!("{TOKEN}\n")).unwrap();
+        std::fs::write(directory.join("ca.crt"), &secret.authority.certificate).unwrap();
+        let config = source::Config {
+            controllers: controllers.iter().map(|controller| controller.address.to_string()).collect(),
+            token_file: directory.join("token"),
+            ca_file: directory.join("ca.crt"),
+            state_dir: Some(directory.to_owned()),
+        };
+        let (sender, applied) = watch::channel(Vec::new());
+        let apply = move |snapshot: Snapshot| {
+            let bad = snapshot.iter().filter(|(id, _)| id.name == "bad");
+            let rejected = bad.map(|(id, _)| (id.clone(), "it is bad".to_owned())).collect();
+            sender.send_modify(|applied: &mut Vec<Snapshot>| applied.push(snapshot));
+            rejected
+        };
+        let (ready, is_ready) = watch::channel(true);
+        let task = tokio::spawn(async move {
+            source::run(config, is_ready, apply).await.unwrap();
+        });
+        Self { task, applied, ready }
+    }
+
+    /// Waits until the newest applied snapshot is this one.
+    async fn wait_for(&mut self, snapshot: &Snapshot) {
+        let wait = self.applied.wait_for(|applied| applied.last() == Some(snapshot));
+        tokio::time::timeout(PATIENCE, wait).await.unwrap().unwrap();
+    }
+}
+
+/// One session, message by message.
+struct Raw {
+    outbound: mpsc::Sender<ClientMessage>,
+    inbound: Streaming<ServerMessage>,
+}
+
+impl Raw {
+    /// Says Hello and an ack, and waits for the answer.
+    async fn open(
+        secret: &InstallationSecret,
+        address: SocketAddr,
+        token: &str,
+        held: Option<&Snapshot>,
+    ) -> Result<Self, Status> {
+        let authority = Certificate::from_pem(&secret.authority.certificate);
+        let tls = ClientTlsConfig::new().ca_certificate(authority).domain_name(SERVER_NAME);
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
+        let channel = endpoint.connect().await.map_err(|_| Status::unavailable("cannot connect"))?;
+        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        client.ready().await.unwrap();
+
+        let (outbound, outbox) = mpsc::channel(8);
+        let messages = futures::stream::unfold(outbox, |mut outbox| async { Some((outbox.recv().await?, outbox)) });
+        let mut request = Request::new(messages);
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let held_names = held.map(|held| {
+            let held =
+                held.iter().map(|(id, resource)| proto::Held { name: Some(id.into()), hash: resource.hash().into() });
+            held.collect()
+        });
+        let hello = proto::Hello {
+            instance: "raw".into(),
+            held: held_names.unwrap_or_default(),
+            feed: true,
+            ..Default::default()
+        };
+        outbound.send(message(client_message::Message::Hello(hello))).await.unwrap();
+        let path = http::uri::PathAndQuery::from_static("/sluice.v1.Stream/Subscribe");
+        let codec = tonic_prost::ProstCodec::<ClientMessage, ServerMessage>::default();
+        let inbound = client.streaming(request, path, codec).await?.into_inner();
+        let raw = Self { outbound, inbound };
+        raw.ack(held.map(Snapshot::version)).await;
+        Ok(raw)
+    }
+
+    async fn ack(&self, version: Option<Hash>) {
+        let version = version.map(Into::into).unwrap_or_default();
+        let ack = proto::Ack { version, rejected: Vec::new(), ready: true };
+        self.outbound.send(message(client_message::Message::Ack(ack))).await.unwrap();
+    }
+
+    async fn batch(&mut self) -> Result<proto::Batch, Status> {
+        let message = tokio::time::timeout(PATIENCE, self.inbound.message()).await.unwrap()?;
+        let Some(server_message::Message::Batch(batch)) = message.unwrap().message else { panic!("not a batch") };
+        Ok(batch)
+    }
+}
+
+fn message(message: client_message::Message) -> ClientMessage {
+    ClientMessage { message: Some(message) }
+}
+
+/// What a batch does: the names of its upserts, of its removals, and the version it leads to.
+fn effect(batch: &proto::Batch) -> (Vec<&str>, Vec<&str>, Hash) {
+    (
+        batch.upserts.iter().map(|upsert| upsert.name.as_ref().unwrap().name.as_str()).collect(),
+        batch.removals.iter().map(|name| name.name.as_str()).collect(),
+        Hash::try_from(batch.version.as_slice()).unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn only_differences_are_sent_and_only_when_there_are_any() {
+    let secret = InstallationSecret::generate().unwrap();
+    let controller = Controller::start(&secret).await;
+    let first = snapshot(&[("a", 1), ("b", 1)]);
+    publish(&controller.publisher, &first);
+    let mut raw = Raw::open(&secret, controller.address, TOKEN, None).await.unwrap();
+    assert_eq!(effect(&raw.batch().await.unwrap()), (vec!["a", "b"], vec![], first.version()));
+    raw.ack(Some(first.version())).await;
+    controller.wait_for_ack(first.version()).await;
+
+    publish(&controller.publisher, &snapshot(&[("a", 1), ("b", 1)])); // the same again
+    let second = snapshot(&[("b", 2), ("c", 2)]);
+    publish(&controller.publisher, &second);
+    assert_eq!(effect(&raw.batch().await.unwrap()), (vec!["b", "c"], vec!["a"], second.version()));
+}
+
+#[tokio::test]
+async fn a_slow_data_plane_skips_what_lies_between() {
+    let secret = InstallationSecret::generate().unwrap();
+    let controller = Controller::start(&secret).await;
+    let first = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &first);
+    let mut raw = Raw::open(&secret, controller.address, TOKEN, None).await.unwrap();
+    raw.batch().await.unwrap();
+
+    publish(&controller.publisher, &snapshot(&[("a", 1), ("b", 2)]));
+    let last = snapshot(&[("a", 1), ("c", 3)]);
+    let publication = publish(&controller.publisher, &last);
+    raw.ack(None).await; // a change of readiness is no answer to the batch
+    raw.ack(Some(first.version())).await;
+    assert_eq!(effect(&raw.batch().await.unwrap()), (vec!["c"], vec![], last.version()));
+    assert!(!controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+    raw.ack(Some(last.version())).await;
+    controller.wait_for_ack(last.version()).await;
+    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+}
+
+#[tokio::test]
+async fn a_reconnect_that_finds_nothing_new_is_sent_nothing() {
+    let secret = InstallationSecret::generate().unwrap();
+    let controller = Controller::start(&secret).await;
+    let held = snapshot(&[("a", 1), ("b", 1)]);
+    publish(&controller.publisher, &held);
+    let mut raw = Raw::open(&secret, controller.address, TOKEN, Some(&held)).await.unwrap();
+    controller.wait_for_ack(held.version()).await;
+    let next = snapshot(&[("a", 1), ("b", 2)]);
+    publish(&controller.publisher, &next);
+    assert_eq!(effect(&raw.batch().await.unwrap()), (vec!["b"], vec![], next.version()));
+}
+
+#[tokio::test]
+async fn nobody_is_answered_before_the_first_publication() {
+    let secret = InstallationSecret::generate().unwrap();
+    let controller = Controller::start(&secret).await;
+    let first = snapshot(&[("a", 1)]);
+    let address = controller.address;
+    let mut opening = Box::pin(Raw::open(&secret, address, TOKEN, None));
+    tokio::select! {
+        biased;
+        _ = &mut opening => panic!("answered"),
+        // Another client's refusal shows that the server is at work.
+        refused = Raw::open(&secret, address, "nonsense", None) => assert!(refused.is_err()),
+    }
+    publish(&controller.publisher, &first);
+    let mut raw = opening.await.unwrap();
+    assert_eq!(effect(&raw.batch().await.unwrap()).2, first.version());
+}
+
+#[tokio::test]
+async fn only_the_accounts_of_data_planes_get_anything() {
+    let secret = InstallationSecret::generate().unwrap();
+    let controller = Controller::start(&secret).await;
+    publish(&controller.publisher, &snapshot(&[("a", 1)]));
+    let refusal = async |token: &str| match Raw::open(&secret, controller.address, token, None).await {
+        Ok(_) => panic!("{token:?} was let in"),
+        Err(status) => status,
+    };
+    assert_eq!(refusal("nonsense").await.code(), Code::Unauthenticated);
+    assert_eq!(refusal("").await.code(), Code::Unauthenticated);
+    let stranger = refusal(STRANGER).await;
+    assert_eq!(stranger.code(), Code::PermissionDenied);
+    assert!(stranger.message().contains("sluice/stranger"), "{stranger}");
+
+    // A controller of another installation is not believed.
+    let other = InstallationSecret::generate().unwrap();
+    assert!(Raw::open(&other, controller.address, TOKEN, None).await.is_err());
+
+    // An account that loses its data plane loses its session.
+    let mut raw = Raw::open(&secret, controller.address, TOKEN, None).await.unwrap();
+    raw.batch().await.unwrap();
+    controller.publisher.publish(BTreeMap::from([(DataPlane::Shared, snapshot(&[("a", 2)]))]), BTreeMap::new());
+    assert_eq!(raw.batch().await.unwrap_err().code(), Code::PermissionDenied);
+    let mut acks = controller.publisher.acks();
+    let gone = acks.wait_for(|acks| acks.connected(&DataPlane::Shared).next().is_none());
+    tokio::time::timeout(PATIENCE, gone).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_source_applies_what_comes_and_rejects_single_resources() {
+    let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
+    let controller = Controller::start(&secret).await;
+    let first = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &first);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[&controller]);
+    proxy.wait_for(&first).await;
+    assert!(controller.wait_for_ack(first.version()).await.is_empty());
+
+    let second = snapshot(&[("a", 2), ("bad", 2)]);
+    let publication = publish(&controller.publisher, &second);
+    proxy.wait_for(&second).await;
+    let rejected = controller.wait_for_ack(second.version()).await;
+    assert_eq!(rejected, BTreeMap::from([(ResourceId::new(Kind::Endpoints, "bad"), "it is bad".to_owned())]));
+    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+
+    proxy.ready.send_replace(false);
+    let mut acks = controller.publisher.acks();
+    let unready = acks.wait_for(|acks| !acks.programmed(&DataPlane::Shared, publication));
+    tokio::time::timeout(PATIENCE, unready).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn another_replica_takes_over_and_all_hear_the_acks() {
+    let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
+    let one = Controller::start(&secret).await;
+    let other = Controller::start(&secret).await;
+    let publish_at = |controllers: &[&Controller], snapshot: &Arc<Snapshot>| {
+        for controller in controllers {
+            publish(&controller.publisher, snapshot);
+        }
+    };
+    let first = snapshot(&[("a", 1)]);
+    publish_at(&[&one, &other], &first);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[&one, &other]);
+    one.wait_for_ack(first.version()).await;
+    other.wait_for_ack(first.version()).await;
+
+    // Whichever feeds, one of the two that die below was the feeder.
+    let address = one.address;
+    drop(one);
+    let second = snapshot(&[("a", 2)]);
+    publish_at(&[&other], &second);
+    proxy.wait_for(&second).await;
+
+    let one = Controller::start_at(&secret, address).await;
+    publish_at(&[&one], &second);
+    one.wait_for_ack(second.version()).await;
+    drop(other);
+    let third = snapshot(&[("a", 3)]);
+    publish_at(&[&one], &third);
+    proxy.wait_for(&third).await;
+    one.wait_for_ack(third.version()).await;
+    assert_eq!(proxy.applied.borrow().len(), 3, "nothing was sent twice");
+}
+
+#[tokio::test]
+async fn a_restarted_data_plane_serves_its_last_good_snapshot_without_controllers() {
+    let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
+    let controller = Controller::start(&secret).await;
+    let address = controller.address;
+    let (first, good) = (snapshot(&[("a", 1), ("bad", 1)]), snapshot(&[("a", 1)]));
+    publish(&controller.publisher, &first);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[&controller]);
+    proxy.wait_for(&first).await;
+    let file = directory.path().join("snapshot.pb");
+    tokio::time::timeout(PATIENCE, async {
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(proxy);
+    controller.task.abort();
+
+    let mut proxy = Proxy::start(directory.path(), &secret, &[&controller]);
+    proxy.wait_for(&good).await;
+    drop(controller);
+
+    // A controller that comes back sends only what is missing.
+    let controller = Controller::start_at(&secret, address).await;
+    publish(&controller.publisher, &good);
+    controller.wait_for_ack(good.version()).await;
+    let next = snapshot(&[("a", 2)]);
+    publish(&controller.publisher, &next);
+    proxy.wait_for(&next).await;
+    assert_eq!(*proxy.applied.borrow(), [good.as_ref().clone(), next.as_ref().clone()]);
+}
+
+#[tokio::test]
+async fn a_damaged_state_file_is_ignored() {
+    let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
+    std::fs::write(directory.path().join("snapshot.pb"), b"nonsense").unwrap();
+    let controller = Controller::start(&secret).await;
+    let first = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &first);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[&controller]);
+    proxy.wait_for(&first).await;
+    assert_eq!(proxy.applied.borrow().len(), 1);
+}

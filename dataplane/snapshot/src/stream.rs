@@ -1,0 +1,22 @@
+//! What the two ends of the stream agree on besides the messages.
+
+/// The name in the server's certificate, whatever address the data plane connects to.
+pub const SERVER_NAME: &str = "sluice-controller";
+
+/// The largest message that either end takes, in bytes. A first batch holds everything: this is room for about
+/// 50,000 routes or 10,000 certificates.
+pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// The filters that this version knows, by their field names in the protocol; a data plane sends them in its Hello.
+pub const CAPABILITIES: &[&str] = &[
+    "request_headers",
+    "response_headers",
+    "redirect",
+    "rewrite",
+    "https_redirect",
+    "trailing_slash_redirect",
+    "nginx_headers",
+    "strict_transport_security",
+    "rate_limit",
+    "connection_limit",
+];
