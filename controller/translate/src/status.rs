@@ -10,7 +10,8 @@ use crate::{DataPlane, Kind, ObjectKey};
 
 /// The statuses that objects of ours should have, as if every data plane had acknowledged the snapshot.
 ///
-/// Conditions carry no transition times: the writer keeps the stored time of a condition whose status did not change.
+/// The transition time of every condition is 1970, a placeholder: the writer keeps the stored time of a condition whose
+/// status did not change, and puts the current time elsewhere.
 /// An object that is ours but absent here needs nothing written; an empty list removes our entries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statuses {

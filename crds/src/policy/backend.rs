@@ -6,6 +6,7 @@ use super::shared::{DISTINCT, DURATION, TOKEN};
 use super::{PolicyStatus, PolicyTargetReference};
 
 /// How a Service's endpoints are chosen, kept and left out.
+#[allow(clippy::duplicated_attributes)] // each printer column has a type
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[kube(
     group = "sluice.dev",

@@ -9,6 +9,7 @@ const TARGETS: &str = "self.all(t, t.group == 'gateway.networking.k8s.io' ? t.ki
     : t.group == 'networking.k8s.io' && t.kind == 'Ingress')";
 
 /// Limits on the traffic of a Gateway or one listener of it, an HTTPRoute or one rule of it, or an Ingress.
+#[allow(clippy::duplicated_attributes)] // each printer column has a type
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[kube(
     group = "sluice.dev",

@@ -21,6 +21,9 @@ pub(super) struct Candidate<'a> {
     pub hostnames: &'a [HostPattern],
 }
 
+/// Listeners by index, each with the host names of the route there.
+pub(super) type Attached = Vec<(usize, Vec<HostPattern>)>;
+
 /// The listeners (by index) that a parent reference finds, each with the host names of the route there; or why there are
 /// none: the reason and the message of `Accepted`.
 pub(super) fn attach(
@@ -28,7 +31,7 @@ pub(super) fn attach(
     listeners: &[Listener],
     parent: &ParentReference,
     route: &Candidate,
-) -> Result<Vec<(usize, Vec<HostPattern>)>, (&'static str, String)> {
+) -> Result<Attached, (&'static str, String)> {
     let named = |listener: &Listener| {
         parent.section_name.as_ref().is_none_or(|name| *name == listener.spec.name)
             && parent.port.is_none_or(|port| port == listener.spec.port)

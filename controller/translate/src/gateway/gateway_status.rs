@@ -65,7 +65,7 @@ fn accepted(view: &View) -> Condition {
     let broken: Vec<_> = view.listeners.iter().filter(|listener| listener.serves().is_none()).collect();
     let names: Vec<_> = broken.iter().map(|listener| listener.spec.name.as_str()).collect();
     match &view.refusal {
-        Some((reason, message)) => condition(metadata, "Accepted", false, reason, message),
+        Some(refusal) => condition(metadata, "Accepted", false, refusal.reason, &refusal.message),
         None if broken.is_empty() && !view.listeners.is_empty() => {
             condition(metadata, "Accepted", true, "Accepted", "The Gateway is accepted.")
         }

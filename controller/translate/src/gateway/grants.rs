@@ -26,7 +26,7 @@ impl<'a> Grants<'a> {
     /// of `target_namespace`. Within a namespace always; else a grant there must name the origin and the target.
     pub fn allow(&self, from: Kind, namespace: &str, to: Kind, target_namespace: &str, name: &str) -> bool {
         let grants = self.by_namespace.get(target_namespace).into_iter().flatten();
-        let allows = |grant: &&ReferenceGrantSpec| {
+        let allows = |grant: &ReferenceGrantSpec| {
             let origin = |origin: &crds::gateway::ReferenceGrantFrom| {
                 origin.group == GROUP && origin.kind == from.name() && origin.namespace == namespace
             };
@@ -36,6 +36,6 @@ impl<'a> Grants<'a> {
             };
             grant.from.iter().any(origin) && grant.to.iter().any(target)
         };
-        namespace == target_namespace || grants.into_iter().any(|grant| allows(&grant))
+        namespace == target_namespace || grants.into_iter().any(allows)
     }
 }

@@ -37,10 +37,17 @@ struct View<'a> {
     key: ObjectKey,
     object: &'a Arc<Gateway>,
     listeners: Vec<Listener<'a>>,
-    /// Why the Gateway as a whole is not accepted: a reason and a sentence.
-    refusal: Option<(&'static str, String)>,
+    /// Why the Gateway as a whole is not accepted.
+    refusal: Option<Refusal>,
     /// Its data planes, where it has any.
     plane: Option<DataPlane>,
+}
+
+/// Why a Gateway as a whole is not accepted.
+struct Refusal {
+    field: &'static str,
+    reason: &'static str,
+    message: String,
 }
 
 /// Translates everything of the Gateway API.
@@ -51,15 +58,18 @@ pub(crate) fn translate(context: &mut Context) {
     for (key, entry) in &context.resources.gateways {
         let Some(class_accepted) = classes.get(&entry.current.spec.gateway_class_name) else { continue };
         let refusal = refusal(&entry.current, *class_accepted);
-        if let Some((reason, message)) = &refusal {
+        if let Some(Refusal { field, reason, message }) = &refusal {
             context.reject(Kind::Gateway, key);
-            context.warn(Kind::Gateway, key, "spec", reason, message);
+            context.warn(Kind::Gateway, key, *field, reason, message);
         }
         // What was accepted before stays in service: a bad edit must not take the data planes away.
         let serves = refusal.is_none() || entry.last_good.is_some();
         let plane = serves.then(|| DataPlane::Gateway(key.clone()));
         let mut listeners = listeners::judge(&entry.current, context.settings.ports);
-        for listener in listeners.iter_mut().filter(|listener| listener.protocol == Some(listeners::Protocol::Https)) {
+        let https = |listener: &&mut Listener| {
+            listener.protocol == Some(listeners::Protocol::Https) && listener.unusable.is_none()
+        };
+        for listener in listeners.iter_mut().filter(https) {
             (listener.tls, listener.unresolved) =
                 tls::terminate(context, &backends.grants, key, plane.as_ref(), listener.spec);
         }
@@ -75,21 +85,20 @@ pub(crate) fn translate(context: &mut Context) {
     }
 }
 
-/// Why a Gateway cannot be accepted, whatever its listeners.
-fn refusal(gateway: &Gateway, class_accepted: bool) -> Option<(&'static str, String)> {
+/// Looks for what makes a Gateway unacceptable, whatever its listeners.
+fn refusal(gateway: &Gateway, class_accepted: bool) -> Option<Refusal> {
     let spec = &gateway.spec;
-    if !class_accepted {
-        let message = format!("GatewayClass {} is not accepted: see its status.", spec.gateway_class_name);
-        return Some(("Invalid", message));
-    }
-    if spec.infrastructure.as_ref().is_some_and(|infrastructure| infrastructure.parameters_ref.is_some()) {
-        let message = "spec.infrastructure.parametersRef is not supported: remove it.";
-        return Some(("InvalidParameters", message.into()));
-    }
     let known = |kind: &str| matches!(kind, "IPAddress" | "Hostname");
     let mut kinds = spec.addresses.iter().flatten().filter_map(|address| address.type_.as_deref());
-    kinds.find(|kind| !known(kind)).map(|kind| {
-        let message = format!("spec.addresses: type {kind:?} is not supported: use IPAddress or Hostname.");
-        ("UnsupportedAddress", message)
-    })
+    if !class_accepted {
+        let message = format!("GatewayClass {} is not accepted: see its status.", spec.gateway_class_name);
+        Some(Refusal { field: "spec.gatewayClassName", reason: "Invalid", message })
+    } else if spec.infrastructure.as_ref().is_some_and(|infrastructure| infrastructure.parameters_ref.is_some()) {
+        let message = "spec.infrastructure.parametersRef is not supported: remove it.".into();
+        Some(Refusal { field: "spec.infrastructure.parametersRef", reason: "InvalidParameters", message })
+    } else {
+        let unknown = kinds.find(|kind| !known(kind))?;
+        let message = format!("spec.addresses: type {unknown:?} is not supported: use IPAddress or Hostname.");
+        Some(Refusal { field: "spec.addresses", reason: "UnsupportedAddress", message })
+    }
 }

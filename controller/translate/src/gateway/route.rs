@@ -1,7 +1,6 @@
 //! HTTPRoutes: what each means to the Gateways it names as parents, and its status.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crds::gateway::{GROUP, HTTPRoute, ParentReference, RouteParentStatus};
 use k8s_openapi::api::core::v1::Namespace;
@@ -101,36 +100,47 @@ struct Verdict<'a> {
 
 impl<'a> Verdict<'a> {
     fn of(context: &mut Context, backends: &Backends<'a>, key: &ObjectKey, entry: &Entry<HTTPRoute>) -> Self {
-        let mut rules = rules::parse(key, &entry.current, backends);
-        let (mut fatal, mut partial) = (None, None);
-        if let Some(first) = rules.unusable.first().cloned() {
-            context.reject(Kind::HTTPRoute, key);
-            let all: Vec<_> = rules.unusable.iter().map(ToString::to_string).collect();
-            let all = all.join("; ");
-            let last_good = entry.last_good.as_ref().filter(|good| !Arc::ptr_eq(good, &entry.current));
-            let consequence = match last_good.map(|good| rules::parse(key, good, backends)) {
-                Some(good) if good.unusable.is_empty() => {
-                    partial = Some(format!("Fall Back to the last valid rules: {all}"));
-                    let broken = std::mem::replace(&mut rules, good).unusable;
-                    rules.unusable = broken;
-                    "the last valid rules stay in use"
-                }
-                _ if rules.good == 0 => {
-                    fatal = Some(first);
-                    "the route is not used"
-                }
-                _ => {
-                    partial = Some(format!("Dropped Rule: {all}"));
-                    "the rule is not used"
-                }
+        let rules = rules::parse(key, &entry.current, backends);
+        let mut verdict = match rules.unusable.is_empty() {
+            true => Self { rules, fatal: None, partial: None, unresolved: None },
+            false => Self::of_broken(context, backends, key, entry, rules),
+        };
+        verdict.unresolved = unresolved(context, key, &verdict.rules);
+        verdict
+    }
+
+    fn of_broken(
+        context: &mut Context,
+        backends: &Backends<'a>,
+        key: &ObjectKey,
+        entry: &Entry<HTTPRoute>,
+        rules: Rules<'a>,
+    ) -> Self {
+        context.reject(Kind::HTTPRoute, key);
+        let good = entry.last_good.as_ref().map(|good| rules::parse(key, good, backends));
+        let good = good.filter(|good| good.unusable.is_empty());
+        let refused = |unusable: &Unusable| {
+            let mut refused = rules.rules.iter().filter(|rule| rule.work.is_none());
+            refused.any(|rule| unusable.field.starts_with(&rule.place))
+        };
+        for unusable in &rules.unusable {
+            let consequence = match &good {
+                Some(_) => "the last valid rules stay in use",
+                None if rules.good == 0 => "the route is not used",
+                None if refused(unusable) => "requests to the rule are answered with 500",
+                None => "the rule is dropped",
             };
-            for unusable in &rules.unusable {
-                let message = format!("{}; {consequence}", unusable.message);
-                context.warn(Kind::HTTPRoute, key, &unusable.field, unusable.reason, message);
-            }
+            let message = format!("{}; {consequence}", unusable.message);
+            context.warn(Kind::HTTPRoute, key, &unusable.field, unusable.reason, message);
         }
-        let unresolved = unresolved(context, key, &rules);
-        Self { rules, fatal, partial, unresolved }
+        let all: Vec<_> = rules.unusable.iter().map(ToString::to_string).collect();
+        let all = all.join("; ");
+        let (fatal, partial) = match &good {
+            Some(_) => (None, Some(format!("Fall Back to the last valid rules: {all}"))),
+            None if rules.good == 0 => (rules.unusable.first().cloned(), None),
+            None => (None, Some(format!("Dropped Rule: {all}"))),
+        };
+        Self { rules: good.unwrap_or(rules), fatal, partial, unresolved: None }
     }
 }
 

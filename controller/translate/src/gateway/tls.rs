@@ -40,7 +40,10 @@ pub(super) fn terminate(
                         Some(_) => "its last good version stays in use until the Secret is mended",
                         None => "correct the Secret or tls.certificateRefs",
                     };
-                    let message = format!("Secret {secret}: {error}; {consequence}");
+                    let message = match error.is_in_secret() {
+                        true => format!("Secret {secret}: {error}; {consequence}"),
+                        false => format!("{error}; {consequence}"),
+                    };
                     unresolved = unresolved.or(Some(("InvalidCertificateRef", message)));
                 }
                 if lookup.usable.is_some() {
@@ -79,23 +82,27 @@ fn secret(grants: &Grants, gateway: &ObjectKey, reference: &SecretObjectReferenc
     Ok(secret)
 }
 
-/// Each certificate for those of its names that the listener answers for; the first for all others of the listener.
+/// Each certificate for those of its names that the listener answers for. The first that is valid for the listener's own
+/// name, or else the first of all, answers for the rest.
 fn by_name(listener: &HostPattern, loaded: &[(&str, &Loaded)]) -> Option<Tls> {
     let (first, _) = loaded.first()?;
+    let one_label = match listener {
+        HostPattern::AnyLabels(suffix) => HostPattern::OneLabel(suffix.clone()),
+        other => other.clone(),
+    };
+    let fitting = loaded.iter().find(|(_, certificate)| certificate.covers(&one_label));
+    let rest = fitting.map_or(*first, |(name, _)| name);
     let mut certificates: Vec<ServerCertificate> = Vec::new();
     for (name, certificate) in loaded {
         let mut hosts = certificate.names.clone();
         hosts.retain(|host| hostname::intersection(listener, host).as_ref() == Some(host));
-        if name == first
-            && *listener != HostPattern::Any
-            && !loaded.iter().any(|(_, other)| other.names.contains(listener))
-        {
+        if *name == rest && *listener != HostPattern::Any && !hosts.contains(listener) {
             hosts.push(listener.clone());
         }
         if !hosts.is_empty() {
             certificates.push(ServerCertificate { hosts, certificate: (*name).into() });
         }
     }
-    let default_certificate = (*listener == HostPattern::Any).then(|| (*first).to_owned());
+    let default_certificate = (*listener == HostPattern::Any).then(|| rest.to_owned());
     Some(Tls { certificates, default_certificate })
 }

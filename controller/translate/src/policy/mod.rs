@@ -11,6 +11,7 @@ mod traffic;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crds::gateway::ParentReference;
 use crds::policy::{BackendPolicy, PolicyTargetReference, TrafficPolicy};
 use kube_core::ObjectMeta;
 
@@ -41,6 +42,8 @@ struct Judged {
     key: ObjectKey,
     metadata: ObjectMeta,
     targets: Vec<(Target, Verdict)>,
+    /// The first reference, where none names a possible target.
+    astray: Option<ParentReference>,
     invalid: Option<String>,
 }
 
@@ -193,12 +196,21 @@ fn judge<P: Stored, T>(
             targets.into_iter().map(verdict).collect()
         });
         // Without a valid version the targets of the broken one still tell under which ancestors to report.
-        let targets = verdicts.unwrap_or_else(|| {
+        let targets: Vec<_> = verdicts.unwrap_or_else(|| {
             let (targets, _) = targets(references(&entry.current), &key.namespace, kinds);
             targets.into_iter().map(|target| (target, Verdict::InForce)).collect()
         });
         let metadata = entry.current.metadata().clone();
-        judged.push(Judged { kind: P::KIND, key: key.clone(), metadata, targets, invalid });
+        let first = references(&entry.current).first().filter(|_| targets.is_empty());
+        let astray = first.map(|reference| ParentReference {
+            group: Some(reference.group.clone()),
+            kind: Some(reference.kind.clone()),
+            namespace: Some(key.namespace.clone()),
+            name: reference.name.clone(),
+            section_name: reference.section_name.clone(),
+            port: None,
+        });
+        judged.push(Judged { kind: P::KIND, key: key.clone(), metadata, targets, astray, invalid });
     }
     (claims, judged)
 }

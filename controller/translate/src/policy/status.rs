@@ -37,6 +37,8 @@ pub(crate) fn statuses(
                 ancestors.entry(ancestor).or_default().push(verdict);
             }
         }
+        // A policy that names nothing possible has nobody else to be reported under.
+        ancestors.extend(policy.astray.iter().map(|reference| (reference.clone(), Vec::new())));
         let entries = ancestors.into_iter().take(MOST_ANCESTORS);
         let entries = entries.map(|(ancestor, verdicts)| entry(policy, settings, ancestor, &verdicts)).collect();
         ((policy.kind, policy.key.clone()), entries)
