@@ -83,7 +83,7 @@ impl Acks {
     }
 
     /// Forgets an instance, unless a newer session of it came meanwhile.
-    pub(super) fn ended(&mut self, data_plane: &DataPlane, instance: &str, session: u64) {
+    pub(crate) fn ended(&mut self, data_plane: &DataPlane, instance: &str, session: u64) {
         if let Some(group) = self.groups.get_mut(data_plane)
             && group.connected.get(instance).is_some_and(|known| known.session == session)
         {

@@ -173,7 +173,7 @@ impl Session {
         state.ready = ack.ready;
         state.rejected = ack.rejected.into_iter().take(MAX_REJECTED).filter_map(rejection).collect();
         for (id, reason) in &state.rejected {
-            tracing::warn!(data_plane = %self.data_plane, instance = %self.instance, resource = %id, reason, "rejected");
+            tracing::debug!(data_plane = %self.data_plane, instance = %self.instance, resource = %id, reason, "rejected");
         }
         self.publisher.update_acks(|acks| acks.heard(&self.data_plane, &self.instance, state));
         Ok(())

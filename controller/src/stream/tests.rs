@@ -11,7 +11,7 @@ use dataplane::source;
 use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
 use snapshot::{Endpoints, Hash, Kind, MAX_MESSAGE, Resource, ResourceId, SERVER_NAME, Snapshot};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
@@ -105,11 +105,11 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// Takes everything except resources with the name `bad`.
-    fn start(directory: &Path, secret: &InstallationSecret, controllers: &[&Controller]) -> Self {
+    fn start(directory: &Path, secret: &InstallationSecret, controllers: &[SocketAddr]) -> Self {
         std::fs::write(directory.join("token"), format!("{TOKEN}\n")).unwrap();
         std::fs::write(directory.join("ca.crt"), &secret.authority.certificate).unwrap();
         let config = source::Config {
-            controllers: controllers.iter().map(|controller| controller.address.to_string()).collect(),
+            controllers: controllers.iter().map(ToString::to_string).collect(),
             token_file: directory.join("token"),
             ca_file: directory.join("ca.crt"),
             state_dir: Some(directory.to_owned()),
@@ -310,7 +310,7 @@ async fn a_source_applies_what_comes_and_rejects_single_resources() {
     let controller = Controller::start(&secret).await;
     let first = snapshot(&[("a", 1)]);
     publish(&controller.publisher, &first);
-    let mut proxy = Proxy::start(directory.path(), &secret, &[&controller]);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[controller.address]);
     proxy.wait_for(&first).await;
     assert!(controller.wait_for_ack(first.version()).await.is_empty());
 
@@ -339,7 +339,7 @@ async fn another_replica_takes_over_and_all_hear_the_acks() {
     };
     let first = snapshot(&[("a", 1)]);
     publish_at(&[&one, &other], &first);
-    let mut proxy = Proxy::start(directory.path(), &secret, &[&one, &other]);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[one.address, other.address]);
     one.wait_for_ack(first.version()).await;
     other.wait_for_ack(first.version()).await;
 
@@ -361,6 +361,48 @@ async fn another_replica_takes_over_and_all_hear_the_acks() {
     assert_eq!(proxy.applied.borrow().len(), 3, "nothing was sent twice");
 }
 
+/// Passes bytes on until told to stop, and then leaves both connections open, as a node does that loses its power.
+async fn relay(to: SocketAddr, frozen: watch::Receiver<bool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = TcpStream::connect(to).await.unwrap();
+            let mut frozen = frozen.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => (),
+                    () = async { drop(frozen.wait_for(|frozen| *frozen).await) } => std::future::pending().await,
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_replica_that_falls_silent_is_replaced_and_a_silent_data_plane_forgotten() {
+    let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
+    let silent = Controller::start(&secret).await;
+    let other = Controller::start(&secret).await;
+    let (freeze, frozen) = watch::channel(false);
+    let relayed = relay(silent.address, frozen).await;
+    let first = snapshot(&[("a", 1)]);
+    publish(&silent.publisher, &first);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[relayed, other.address]);
+    silent.wait_for_ack(first.version()).await; // it feeds: the other has published nothing
+    publish(&other.publisher, &first);
+    other.wait_for_ack(first.version()).await;
+
+    freeze.send_replace(true);
+    let second = snapshot(&[("a", 2)]);
+    publish(&other.publisher, &second);
+    proxy.wait_for(&second).await;
+    let mut acks = silent.publisher.acks();
+    let gone = acks.wait_for(|acks| acks.connected(&DataPlane::Shared).next().is_none());
+    tokio::time::timeout(PATIENCE, gone).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_restarted_data_plane_serves_its_last_good_snapshot_without_controllers() {
     let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
@@ -368,7 +410,7 @@ async fn a_restarted_data_plane_serves_its_last_good_snapshot_without_controller
     let address = controller.address;
     let (first, good) = (snapshot(&[("a", 1), ("bad", 1)]), snapshot(&[("a", 1)]));
     publish(&controller.publisher, &first);
-    let mut proxy = Proxy::start(directory.path(), &secret, &[&controller]);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[controller.address]);
     proxy.wait_for(&first).await;
     let file = directory.path().join("snapshot.pb");
     tokio::time::timeout(PATIENCE, async {
@@ -380,11 +422,10 @@ async fn a_restarted_data_plane_serves_its_last_good_snapshot_without_controller
     .unwrap();
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     drop(proxy);
-    controller.task.abort();
-
-    let mut proxy = Proxy::start(directory.path(), &secret, &[&controller]);
-    proxy.wait_for(&good).await;
     drop(controller);
+
+    let mut proxy = Proxy::start(directory.path(), &secret, &[address]);
+    proxy.wait_for(&good).await;
 
     // A controller that comes back sends only what is missing.
     let controller = Controller::start_at(&secret, address).await;
@@ -403,7 +444,7 @@ async fn a_damaged_state_file_is_ignored() {
     let controller = Controller::start(&secret).await;
     let first = snapshot(&[("a", 1)]);
     publish(&controller.publisher, &first);
-    let mut proxy = Proxy::start(directory.path(), &secret, &[&controller]);
+    let mut proxy = Proxy::start(directory.path(), &secret, &[controller.address]);
     proxy.wait_for(&first).await;
     assert_eq!(proxy.applied.borrow().len(), 1);
 }

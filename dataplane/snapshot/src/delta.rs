@@ -67,10 +67,10 @@ impl Hashed {
     }
 }
 
-/// Everything one data plane needs to serve.
+/// Everything one data plane needs to serve. Cheap to clone; the first change of a clone copies the names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    resources: BTreeMap<ResourceId, Hashed>,
+    resources: Arc<BTreeMap<ResourceId, Hashed>>,
 }
 
 impl Snapshot {
@@ -82,12 +82,12 @@ impl Snapshot {
 
     /// Adds or replaces a resource whose hash is known.
     pub fn insert_hashed(&mut self, id: ResourceId, resource: Hashed) {
-        self.resources.insert(id, resource);
+        Arc::make_mut(&mut self.resources).insert(id, resource);
     }
 
     /// Removes a resource.
     pub fn remove(&mut self, id: &ResourceId) -> Option<Hashed> {
-        self.resources.remove(id)
+        Arc::make_mut(&mut self.resources).remove(id)
     }
 
     /// The resource of this id.
@@ -124,10 +124,10 @@ impl Snapshot {
     pub fn apply(&mut self, batch: &Batch) -> Result<(), VersionMismatch> {
         let mut next = self.clone();
         for id in &batch.removals {
-            next.resources.remove(id);
+            next.remove(id);
         }
         for (id, resource) in &batch.upserts {
-            next.resources.insert(id.clone(), resource.clone());
+            next.insert_hashed(id.clone(), resource.clone());
         }
         let version = next.version();
         if version != batch.version {

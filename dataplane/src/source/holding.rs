@@ -48,6 +48,7 @@ impl Holding {
     /// Takes a batch in. Then [`Holding::snapshot`] must be applied. After an error nothing of it is applied, and nothing counts as
     /// held, so that the next batch brings everything; what is run stays as it is.
     pub(super) fn receive(&mut self, batch: proto::Batch) -> Result<(), BatchError> {
+        let starts_over = self.names.is_empty();
         let result = self.enter(&batch);
         if result.is_err() {
             self.names.clear();
@@ -66,14 +67,16 @@ impl Holding {
                 }
             }
         }
-        // Not `batch.removals`: after starting over, what is gone was not removed by name.
-        let gone: Vec<ResourceId> = self
-            .newest
-            .iter()
-            .filter(|(id, _)| !self.names.contains_key(&wire_name((*id).into())))
-            .map(|(id, _)| id.clone())
-            .collect();
-        gone.iter().for_each(|id| drop(self.newest.remove(id)));
+        let gone: Vec<ResourceId> = if starts_over {
+            // What is gone since was never removed by name.
+            let held = |id: &ResourceId| self.names.contains_key(&wire_name(id.into()));
+            self.newest.iter().map(|(id, _)| id).filter(|id| !held(id)).cloned().collect()
+        } else {
+            batch.removals.into_iter().filter_map(|name| ResourceId::try_from(name).ok()).collect()
+        };
+        for id in gone {
+            self.newest.remove(&id);
+        }
         self.unreadable.retain(|name, _| self.names.contains_key(name));
         Ok(())
     }
