@@ -50,10 +50,7 @@ impl Target {
             None => Host::None,
         };
         let raw = request.uri.path_and_query().cloned().ok_or(Reason::BadPath)?;
-        let path = match normalise::path(raw.path())? {
-            std::borrow::Cow::Borrowed(_) => None,
-            std::borrow::Cow::Owned(path) => Some(path.into()),
-        };
+        let path = Some(normalise::path(raw.path())?).filter(|path| path != raw.path()).map(Into::into);
         Ok(Self { authority, host, raw, path })
     }
 

@@ -122,7 +122,7 @@ fn text(value: &Value) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
-/// The `Set-Cookie` header; `None` when path or domain cannot stand in one.
+/// The `Set-Cookie` header; `None` when the domain cannot stand in one. The path is `/` where the matched one cannot.
 pub(crate) fn set_cookie(
     persistence: &Persistence,
     value: &str,
@@ -131,7 +131,9 @@ pub(crate) fn set_cookie(
     unix_now: i64,
 ) -> Option<HeaderValue> {
     let path = persistence.path.as_deref().unwrap_or(matched_path);
-    let mut cookie = format!("{}={value}; Path={}", persistence.cookie, if path.is_empty() { "/" } else { path });
+    // A path that could end the attribute, or that no header can hold, would say something else.
+    let fits = path.starts_with('/') && path.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b';');
+    let mut cookie = format!("{}={value}; Path={}", persistence.cookie, if fits { path } else { "/" });
     if let Some(domain) = &persistence.domain {
         cookie.push_str(&format!("; Domain={domain}"));
     }
@@ -291,5 +293,7 @@ mod tests {
         );
         let secure = set_cookie(&persistence(PersistenceMode::Balanced), "v", "", true, 0).unwrap();
         assert_eq!(secure, "stick=v; Path=/; Secure; HttpOnly");
+        let forged = set_cookie(&persistence(PersistenceMode::Balanced), "v", "/a; Domain=example", true, 0).unwrap();
+        assert_eq!(forged, "stick=v; Path=/; Secure; HttpOnly");
     }
 }

@@ -113,11 +113,9 @@ impl Picked {
     }
 
     /// With a new value for the client's persistence cookie.
-    pub(crate) fn with_cookie(self, cookie: Option<String>) -> Self {
-        // A struct with Drop cannot be taken apart; replace the field instead.
-        let mut picked = self;
-        picked.cookie = cookie;
-        picked
+    pub(crate) fn with_cookie(mut self, cookie: Option<String>) -> Self {
+        self.cookie = cookie;
+        self
     }
 
     /// The endpoint.

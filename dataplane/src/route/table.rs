@@ -55,6 +55,9 @@ impl RouteTable {
     /// Whether a request for `host` must be refused with 421 on a connection whose client asked for the certificate of
     /// `server_name` (empty when it sent none): the host is served here, but by another listener.
     pub fn misdirected(&self, port: u16, server_name: &str, host: &str) -> bool {
+        if server_name == host {
+            return false;
+        }
         match (self.listener(port, server_name), self.listener(port, host)) {
             (Some(connected), Some(addressed)) => !Arc::ptr_eq(connected, addressed),
             (None, Some(_)) => true,
