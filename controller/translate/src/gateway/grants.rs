@@ -25,7 +25,7 @@ impl<'a> Grants<'a> {
     /// Whether an object of `from`, a kind of the Gateway API, in `namespace` may refer to the Service or Secret `name`
     /// of `target_namespace`. Within a namespace always; else a grant there must name the origin and the target.
     pub fn allow(&self, from: Kind, namespace: &str, to: Kind, target_namespace: &str, name: &str) -> bool {
-        let grants = self.by_namespace.get(target_namespace).into_iter().flatten();
+        let mut grants = self.by_namespace.get(target_namespace).into_iter().flatten().copied();
         let allows = |grant: &ReferenceGrantSpec| {
             let origin = |origin: &crds::gateway::ReferenceGrantFrom| {
                 origin.group == GROUP && origin.kind == from.name() && origin.namespace == namespace
@@ -36,6 +36,6 @@ impl<'a> Grants<'a> {
             };
             grant.from.iter().any(origin) && grant.to.iter().any(target)
         };
-        namespace == target_namespace || grants.into_iter().any(allows)
+        namespace == target_namespace || grants.any(allows)
     }
 }
