@@ -1,1 +1,48 @@
-//! x
+//! The proxy: takes a [`snapshot::Snapshot`] and serves it. It knows the snapshot and nothing of Kubernetes.
+//!
+//! [`Proxy::start`] starts one worker per core, [`Proxy::apply`] publishes a snapshot, [`Proxy::drain`] ends without
+//! failing a request.
+
+mod admin;
+mod attempt;
+mod background;
+pub mod balance;
+mod body;
+mod certificates;
+pub mod check;
+mod clock;
+pub mod cluster;
+pub mod compile;
+mod connection;
+mod dns;
+mod exchange;
+mod exposition;
+pub mod filter;
+pub mod forwarded;
+pub mod hop_by_hop;
+mod http;
+pub mod limit;
+mod listen;
+mod local;
+mod log;
+mod metrics;
+pub mod normalise;
+mod persistence;
+mod proxy;
+pub mod random;
+pub mod reason;
+pub mod route;
+mod shared;
+pub mod source;
+pub mod tick;
+mod tickets;
+mod tls;
+mod transport;
+mod tunnel;
+mod upstream;
+mod watch;
+mod worker;
+
+pub use compile::Rejection;
+pub use proxy::{Drained, Options, Proxy, StartError};
+pub use reason::Reason;

@@ -64,6 +64,11 @@ impl Watch {
         }
     }
 
+    /// Whether it is HTTP/2.
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed
+    }
+
     /// A request begins.
     pub fn request_begins(&self) {
         self.active.store(self.active.load(Relaxed) + 1, Relaxed);

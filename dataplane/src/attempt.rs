@@ -1,0 +1,260 @@
+//! Getting an answer for a request: an endpoint, a connection, a try, and where it is safe another one.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Method, Request, Uri, Version};
+use snapshot::Timeouts;
+use tokio::time::Instant;
+
+use crate::balance::{Outcome, Picked};
+use crate::body::{RequestBody, Upload, UploadState};
+use crate::clock::{Alarm, within};
+use crate::cluster::{Cluster, Selection};
+use crate::exchange::Exchange;
+use crate::reason::Reason;
+use crate::tick::Tick;
+use crate::upstream::{Connection, Connector, Entry, SendError, Sent};
+
+/// Most attempts for one request (ingress-nginx `proxy-next-upstream-tries`).
+const ATTEMPTS: usize = 3;
+/// Endpoints that failed a moment ago are passed over so often.
+const PASSED_OVER: usize = 4;
+
+/// An endpoint's answer.
+pub struct Answered {
+    /// What it sent, and what carries the rest.
+    pub sent: Sent,
+    /// The choice that led to it.
+    pub picked: Picked,
+    /// When the rest must be there, and the reason when it is not.
+    pub until: Option<(Instant, Reason)>,
+}
+
+/// Sends a request to an endpoint of `cluster` and waits for the head of its answer.
+///
+/// # Errors
+/// Why there is none.
+pub async fn send(
+    exchange: &mut Exchange,
+    cluster: &Cluster,
+    timeouts: &Timeouts,
+    mut request: Request<RequestBody>,
+) -> Result<Answered, Reason> {
+    let worker = exchange.client.worker.clone();
+    let connector = worker.connector(cluster)?;
+    let whole = timeouts.request.map(|limit| (exchange.start + limit, Reason::RequestTimeout));
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut failure = Reason::NoEndpoints;
+    worker.retries.earn();
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 && !worker.retries.spend() {
+            worker.stats.retries_refused.add(1);
+            break;
+        }
+        let Some((picked, entry)) = choose(exchange, cluster, &connector, &request, &tried) else { break };
+        worker.stats.retries.add(u64::from(attempt > 0));
+        let address = picked.endpoint().address();
+        exchange.endpoint = Some(address);
+        let began = Instant::now();
+        let until = earliest(whole, timeouts.backend_request.map(|limit| (began + limit, Reason::RequestTimeout)));
+        let connection = match within(until.map(|(at, _)| at), entry.checkout(timeouts.connect)).await {
+            Some(Ok(connection)) => connection,
+            Some(Err(error)) => {
+                tracing::debug!(endpoint = %address, %error, "no connection to an endpoint");
+                cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
+                failure = error.reason();
+                tried.push(address);
+                continue;
+            }
+            None => return Err(until.map_or(Reason::RequestTimeout, |(_, reason)| reason)),
+        };
+        let reused = connection.is_reused();
+        let mut limits = Limits::new(exchange, timeouts, until, began);
+        address_request(&mut request, &connector);
+        let replay = is_replayable(&request).then(|| request_clone(&request));
+        let (error, unsent) = match deliver(connection, request, &mut limits).await {
+            Ok(Ok(sent)) => {
+                let took = began.elapsed();
+                exchange.upstream_took = Some(took);
+                cluster.report(picked.endpoint(), Outcome::Answered(sent.status(), took), Tick::now());
+                return Ok(Answered { sent, picked, until });
+            }
+            Ok(Err(SendError { error, unsent })) => (error, unsent),
+            Err(reason) => {
+                if matches!(reason, Reason::ReadTimeout | Reason::SendTimeout) {
+                    cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
+                }
+                return Err(reason);
+            }
+        };
+        if let Some(reason) = limits.of_client() {
+            return Err(reason);
+        }
+        tracing::debug!(endpoint = %address, %error, reused, "an attempt failed");
+        failure = if error.is_parse() { Reason::BadResponse } else { Reason::UpstreamReset };
+        if reused {
+            // The endpoint closes its idle connections, perhaps because it is restarting: the others will be no better.
+            entry.forget_idle();
+        } else {
+            cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
+            tried.push(address);
+        }
+        match unsent.or(replay) {
+            Some(again) => request = again,
+            None => return Err(failure),
+        }
+    }
+    Err(failure)
+}
+
+/// An endpoint that was not tried, and rather one that did not fail a moment ago.
+fn choose(
+    exchange: &Exchange,
+    cluster: &Cluster,
+    connector: &Arc<Connector>,
+    request: &Request<RequestBody>,
+    tried: &[SocketAddr],
+) -> Option<(Picked, Rc<Entry>)> {
+    let pool = &exchange.client.worker.pool;
+    let pick = |tried: &[SocketAddr]| {
+        let picked = cluster.pick(&Selection { headers: request.headers(), tried, now: Tick::now() })?;
+        let entry = pool.entry(picked.endpoint(), connector);
+        Some((picked, entry))
+    };
+    let first = pick(tried)?;
+    if !first.1.is_cooling_down() {
+        return Some(first);
+    }
+    let mut skipped = tried.to_vec();
+    skipped.push(first.0.endpoint().address());
+    for _ in 0..PASSED_OVER {
+        match pick(&skipped) {
+            Some(other) if !other.1.is_cooling_down() => return Some(other),
+            Some(other) => skipped.push(other.0.endpoint().address()),
+            None => break,
+        }
+    }
+    Some(first)
+}
+
+async fn deliver(
+    connection: Connection,
+    request: Request<RequestBody>,
+    limits: &mut Limits,
+) -> Result<Result<Sent, SendError>, Reason> {
+    let upload = limits.upload.clone();
+    match connection {
+        Connection::Http1(connection) => {
+            let done = || upload.as_ref().is_none_or(|upload| upload.state() == UploadState::Done);
+            connection.send(request, |cx| limits.poll(cx), done).await
+        }
+        Connection::Http2(connection) => connection.send(request, |cx| limits.poll(cx)).await,
+    }
+}
+
+/// Puts the target into the form that the connection's protocol wants.
+fn address_request(request: &mut Request<RequestBody>, connector: &Connector) {
+    if connector.speaks_http2() {
+        *request.version_mut() = Version::HTTP_2;
+        // Upgrades do not exist in HTTP/2 (RFC 9113, 8.6).
+        request.headers_mut().remove(http::header::CONNECTION);
+        request.headers_mut().remove(http::header::UPGRADE);
+        let Some(host) = request.headers_mut().remove(http::header::HOST) else { return };
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(if connector.is_tls() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+        parts.authority = http::uri::Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok();
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        return;
+    }
+    *request.version_mut() = Version::HTTP_11;
+    request.headers_mut().remove(http::header::TE);
+}
+
+/// RFC 9110, 9.2.2: without a body and idempotent, so a second delivery changes nothing.
+fn is_replayable(request: &Request<RequestBody>) -> bool {
+    let idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    idempotent && matches!(request.body(), RequestBody::Empty)
+}
+
+fn request_clone(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+fn earliest(one: Option<(Instant, Reason)>, other: Option<(Instant, Reason)>) -> Option<(Instant, Reason)> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(if other.0 < one.0 { other } else { one }),
+        (one, other) => one.or(other),
+    }
+}
+
+/// How long an attempt may take until the head of its answer.
+struct Limits {
+    alarm: Alarm,
+    until: Option<(Instant, Reason)>,
+    read: Option<Duration>,
+    send: Option<Duration>,
+    body: Duration,
+    upload: Option<Rc<Upload>>,
+    began: Instant,
+}
+
+impl Limits {
+    fn new(exchange: &Exchange, timeouts: &Timeouts, until: Option<(Instant, Reason)>, began: Instant) -> Self {
+        Self {
+            alarm: Alarm::default(),
+            until,
+            read: timeouts.read,
+            send: timeouts.send,
+            body: exchange.client.worker.body_timeout(),
+            upload: exchange.upload.clone(),
+            began,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        loop {
+            let next = self.next();
+            self.alarm.set(next.map(|(at, _)| at));
+            ready!(self.alarm.poll(cx));
+            // The upload may have moved while the alarm was set for an earlier state of it.
+            if let Some((_, reason)) = self.next().filter(|(at, _)| *at <= Instant::now()) {
+                return Poll::Ready(reason);
+            }
+        }
+    }
+
+    fn next(&self) -> Option<(Instant, Reason)> {
+        let (since, limit, reason) = match &self.upload {
+            None => (self.began, self.read, Reason::ReadTimeout),
+            Some(upload) => match upload.state() {
+                UploadState::AwaitsClient => (upload.moved(), Some(self.body), Reason::ClientTimeout),
+                UploadState::AwaitsBackend => (upload.moved(), self.send, Reason::SendTimeout),
+                UploadState::Done | UploadState::TooLarge | UploadState::ClientGone => {
+                    (upload.moved(), self.read, Reason::ReadTimeout)
+                }
+            },
+        };
+        earliest(self.until, limit.map(|limit| (since + limit, reason)))
+    }
+
+    /// The reason when it was the client's body that ended the attempt.
+    fn of_client(&self) -> Option<Reason> {
+        match self.upload.as_ref()?.state() {
+            UploadState::TooLarge => Some(Reason::BodyTooLarge),
+            UploadState::ClientGone => Some(Reason::ClientGone),
+            _ => None,
+        }
+    }
+}

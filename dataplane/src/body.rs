@@ -1,0 +1,325 @@
+//! Bodies in both directions: streamed frame by frame, counted, limited, never collected.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::clock::Alarm;
+use crate::exchange::Exchange;
+use crate::reason::Reason;
+use crate::upstream::Lease;
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client broke off or sent something invalid.
+    #[error("the client's body broke off: {0}")]
+    Client(hyper::Error),
+    /// The backend broke off or sent something invalid.
+    #[error("the backend's body broke off: {0}")]
+    Backend(hyper::Error),
+    /// The rule's limit.
+    #[error("the body is larger than the rule allows")]
+    TooLarge,
+    /// A timeout of the rule.
+    #[error("the backend took too long")]
+    TooSlow,
+}
+
+/// Who has to move for an upload to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadState {
+    /// The client has to send.
+    AwaitsClient,
+    /// The backend has to take what is there.
+    AwaitsBackend,
+    /// Everything was passed on.
+    Done,
+    /// It is larger than the rule allows.
+    TooLarge,
+    /// The client broke off.
+    ClientGone,
+}
+
+/// The progress of a request's body, seen from outside of it.
+#[derive(Debug)]
+pub struct Upload {
+    state: Cell<UploadState>,
+    moved: Cell<Instant>,
+    bytes: Cell<u64>,
+}
+
+impl Upload {
+    /// An upload that is about to begin.
+    pub fn new(now: Instant) -> Self {
+        Self { state: Cell::new(UploadState::AwaitsBackend), moved: Cell::new(now), bytes: Cell::new(0) }
+    }
+
+    /// Who has to move.
+    pub fn state(&self) -> UploadState {
+        self.state.get()
+    }
+
+    /// When it last moved.
+    pub fn moved(&self) -> Instant {
+        self.moved.get()
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    fn moves(&self, state: UploadState) {
+        self.state.set(state);
+        self.moved.set(Instant::now());
+    }
+}
+
+/// A request's body on its way to the backend.
+#[derive(Debug, Default)]
+pub enum RequestBody {
+    /// None.
+    #[default]
+    Empty,
+    /// From the client.
+    Streamed {
+        /// Where it comes from.
+        incoming: Incoming,
+        /// How many bytes may still come.
+        left: u64,
+        /// What others see of it.
+        upload: Rc<Upload>,
+    },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let RequestBody::Streamed { incoming, left, upload } = self.get_mut() else { return Poll::Ready(None) };
+        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                if upload.state() != UploadState::AwaitsClient {
+                    upload.moves(UploadState::AwaitsClient);
+                }
+                return Poll::Pending;
+            }
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                upload.bytes.set(upload.bytes() + length);
+                let Some(rest) = left.checked_sub(length) else {
+                    upload.moves(UploadState::TooLarge);
+                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                };
+                *left = rest;
+                let done = incoming.is_end_stream();
+                upload.moves(if done { UploadState::Done } else { UploadState::AwaitsBackend });
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                upload.moves(UploadState::ClientGone);
+                Poll::Ready(Some(Err(BodyError::Client(error))))
+            }
+            None => {
+                upload.moves(UploadState::Done);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Empty => true,
+            RequestBody::Streamed { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Streamed { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+/// A response's body on its way to the client. Dropping it ends the exchange.
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    /// None once it belongs to a tunnel.
+    exchange: Option<Exchange>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Own(Bytes),
+    Backend(Box<Download>),
+    Done,
+}
+
+/// A backend's body with the connection it comes from.
+#[derive(Debug)]
+pub struct Download {
+    incoming: Incoming,
+    lease: Lease,
+    alarm: Alarm,
+    read: Option<Duration>,
+    until: Option<(Instant, Reason)>,
+    waiting: bool,
+}
+
+impl Download {
+    /// A body that must keep moving within `read`, and end by `until`.
+    pub fn new(incoming: Incoming, lease: Lease, read: Option<Duration>, until: Option<(Instant, Reason)>) -> Self {
+        Self { incoming, lease, alarm: Alarm::default(), read, until, waiting: false }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if polled.is_pending() && self.lease.drive(cx) {
+            polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        if polled.is_ready() {
+            self.waiting = false;
+        }
+        polled.map_err(BodyError::Backend)
+    }
+
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        if self.read.is_none() && self.until.is_none() {
+            return Poll::Pending;
+        }
+        if !self.waiting {
+            self.waiting = true;
+            let read = self.read.map(|read| Instant::now() + read);
+            self.alarm.set(earliest(read, self.until.map(|(at, _)| at)));
+        }
+        ready!(self.alarm.poll(cx));
+        Poll::Ready(match self.until {
+            Some((at, reason)) if at <= Instant::now() => reason,
+            _ => Reason::ReadTimeout,
+        })
+    }
+}
+
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+impl ResponseBody {
+    /// A body of our own.
+    pub fn own(bytes: Bytes, exchange: Exchange) -> Self {
+        let source = if bytes.is_empty() { Source::Done } else { Source::Own(bytes) };
+        Self { source, exchange: Some(exchange) }
+    }
+
+    /// No body, of an answer that a tunnel follows.
+    pub fn none() -> Self {
+        Self { source: Source::Done, exchange: None }
+    }
+
+    /// A backend's body.
+    pub fn backend(download: Download, exchange: Exchange) -> Self {
+        if download.incoming.is_end_stream() {
+            download.lease.finish();
+            return Self { source: Source::Done, exchange: Some(exchange) };
+        }
+        Self { source: Source::Backend(Box::new(download)), exchange: Some(exchange) }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.sent(bytes);
+        }
+    }
+
+    fn failed(&mut self, reason: Reason) {
+        self.source = Source::Done;
+        if let Some(exchange) = &mut self.exchange {
+            exchange.failed(reason);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Source::Backend(download) = std::mem::replace(&mut self.source, Source::Done) {
+            download.lease.finish();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let download = match &mut this.source {
+            Source::Backend(download) => download,
+            Source::Own(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.source = Source::Done;
+                this.sent(bytes.len());
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            Source::Done => return Poll::Ready(None),
+        };
+        let Poll::Ready(frame) = download.poll_frame(cx) else {
+            let reason = ready!(download.poll_timeout(cx));
+            this.failed(reason);
+            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                let complete = download.incoming.is_end_stream() || frame.is_trailers();
+                this.sent(frame.data_ref().map_or(0, Bytes::len));
+                if complete {
+                    this.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                this.failed(Reason::UpstreamReset);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                this.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.source, Source::Done)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Backend(download) => download.incoming.size_hint(),
+            Source::Done => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if !matches!(self.source, Source::Done) {
+            self.failed(Reason::ClientGone);
+        }
+    }
+}

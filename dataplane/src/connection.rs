@@ -1,0 +1,223 @@
+//! One client connection, from accept to its end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use snapshot::Scheme;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use crate::clock::within;
+use crate::forwarded::Origin;
+use crate::reason::Reason;
+use crate::transport::{ClientStream, Transport};
+use crate::watch::{Signal, Watch};
+use crate::worker::Worker;
+
+/// What every HTTP/2 connection begins with (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A TLS handshake takes a few milliseconds; this is for slow links.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What the requests of a connection have in common.
+pub struct Client {
+    /// The worker that serves it.
+    pub worker: Rc<Worker>,
+    /// Where it comes from, and to where.
+    pub origin: Origin,
+    /// The server name that it asked for, in lower case; `None` without TLS. Empty when it sent none.
+    pub server_name: Option<Box<str>>,
+    /// Whether it speaks HTTP/2.
+    pub http2: bool,
+    /// What the worker's sweep sees of it.
+    pub watch: Arc<Watch>,
+}
+
+impl Client {
+    /// Whether it came over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.server_name.is_some()
+    }
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: u16, tls: Option<TlsAcceptor>) {
+    let opened = match tls {
+        Some(acceptor) => handshake(&worker, stream, acceptor).await,
+        None => peek(&worker, stream, port).await,
+    };
+    let Some(opened) = opened else { return };
+    let watch = opened.watch.unwrap_or_else(|| Arc::new(Watch::new(port, opened.http2)));
+    let _registered = worker.register(&watch);
+    let stream = TokioIo::new(ClientStream::new(opened.transport, opened.first_bytes, watch.clone()));
+    let scheme = if opened.server_name.is_some() { Scheme::Https } else { Scheme::Http };
+    let client = Rc::new(Client {
+        worker: worker.clone(),
+        origin: Origin::new(peer.ip(), scheme, port),
+        server_name: opened.server_name,
+        http2: opened.http2,
+        watch: watch.clone(),
+    });
+    let service = service_fn(move |request| {
+        let client = client.clone();
+        async move { Ok::<_, Infallible>(crate::http::serve(client, request).await) }
+    });
+    if opened.http2 {
+        let mut connection = std::pin::pin!(worker.http2.serve_connection(stream, service));
+        drive(
+            &watch,
+            &mut connection,
+            |connection| connection.as_mut().graceful_shutdown(),
+            |connection, cx| {
+                connection
+                    .as_mut()
+                    .poll(cx)
+                    .map(|ended| ended.map_err(|error| tracing::debug!(%error, "connection ended")))
+            },
+        )
+        .await;
+    } else {
+        let mut connection = std::pin::pin!(worker.http1.serve_connection(stream, service).with_upgrades());
+        drive(
+            &watch,
+            &mut connection,
+            |connection| connection.as_mut().graceful_shutdown(),
+            |connection, cx| {
+                connection.as_mut().poll(cx).map(|ended| ended.map_err(|error| count_refusal(&worker, &error)))
+            },
+        )
+        .await;
+    }
+}
+
+/// Polls a connection and does what its watch asks for.
+async fn drive<C>(
+    watch: &Watch,
+    connection: &mut C,
+    mut finish: impl FnMut(&mut C),
+    mut poll: impl FnMut(&mut C, &mut Context<'_>) -> Poll<Result<(), ()>>,
+) {
+    let mut registered = false;
+    let mut finishing = false;
+    std::future::poll_fn(|cx| {
+        // A task's waker stays the same as long as it lives.
+        if !registered {
+            registered = true;
+            watch.register(cx.waker());
+        }
+        match watch.asked() {
+            Signal::None => {}
+            Signal::Finish if finishing => {}
+            Signal::Finish => {
+                finishing = true;
+                finish(connection);
+            }
+            Signal::Cut => return Poll::Ready(()),
+        }
+        poll(connection, cx).map(|_| ())
+    })
+    .await;
+}
+
+/// hyper answers what it cannot parse by itself; here it is counted.
+fn count_refusal(worker: &Worker, error: &hyper::Error) {
+    let reason = if error.is_parse_too_large() {
+        Reason::HeadersTooLarge
+    } else if error.is_parse() {
+        Reason::BadRequest
+    } else {
+        tracing::debug!(%error, "connection ended");
+        return;
+    };
+    worker.stats.unrouted.count(reason.status(), Some(reason), Duration::ZERO, 0, 0);
+}
+
+struct Opened {
+    transport: Transport,
+    first_bytes: Vec<u8>,
+    server_name: Option<Box<str>>,
+    http2: bool,
+    watch: Option<Arc<Watch>>,
+}
+
+async fn handshake(worker: &Worker, stream: TcpStream, acceptor: TlsAcceptor) -> Option<Opened> {
+    let deadline = Some(Instant::now() + HANDSHAKE);
+    let stream = match within(deadline, acceptor.accept(stream)).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            worker.stats.handshake_failures.add(1);
+            return None;
+        }
+        None => {
+            worker.stats.handshake_failures.add(1);
+            return None;
+        }
+    };
+    let session = stream.get_ref().1;
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let server_name = session.server_name().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase().into();
+    Some(Opened {
+        transport: Transport::Tls(Box::new(TlsStream::Server(stream))),
+        first_bytes: Vec::new(),
+        server_name: Some(server_name),
+        http2,
+        watch: None,
+    })
+}
+
+/// Reads until it is clear whether the client begins with the preface of HTTP/2. Nothing else of a connection exists
+/// until its first byte, so one that sends nothing costs next to nothing.
+async fn peek(worker: &Worker, stream: TcpStream, port: u16) -> Option<Opened> {
+    let watch = Arc::new(Watch::new(port, false));
+    let registered = worker.register(&watch);
+    let mut first_bytes = Vec::new();
+    let http2 = {
+        let mut reading = std::pin::pin!(read_preface(&stream, &mut first_bytes, &watch));
+        std::future::poll_fn(|cx| {
+            watch.register(cx.waker());
+            match watch.asked() {
+                Signal::None => Future::poll(reading.as_mut(), cx),
+                Signal::Finish | Signal::Cut => Poll::Ready(None),
+            }
+        })
+        .await?
+    };
+    drop(registered);
+    let transport = Transport::Plain(stream);
+    let watch = (!http2).then_some(watch);
+    Some(Opened { transport, first_bytes, server_name: None, http2, watch })
+}
+
+async fn read_preface(stream: &TcpStream, first_bytes: &mut Vec<u8>, watch: &Watch) -> Option<bool> {
+    let mut buf = [0; PREFACE.len()];
+    loop {
+        stream.ready(Interest::READABLE).await.ok()?;
+        match stream.try_read(&mut buf[first_bytes.len()..]) {
+            Ok(0) => return None,
+            Ok(read) => {
+                watch.bytes_came();
+                let start = first_bytes.len();
+                first_bytes.extend_from_slice(&buf[start..start + read]);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(_) => return None,
+        }
+        if !PREFACE.starts_with(first_bytes) {
+            return Some(false);
+        }
+        if first_bytes.len() == PREFACE.len() {
+            return Some(true);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The counters as Prometheus reads them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::metrics::{BUCKETS, Counter, RuleTotals, WorkerStats, rule_totals};
+use crate::reason::Reason;
+use crate::shared::{Shared, State};
+
+/// The page for a scraper, in the OpenMetrics text format.
+///
+/// # Errors
+/// Formatting failed.
+pub fn text(shared: &Shared, stats: &Arc<[Arc<WorkerStats>]>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("sluice");
+    registry.register_collector(Box::new(Scrape { state: shared.state.load_full(), stats: stats.clone() }));
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry)?;
+    Ok(page)
+}
+
+#[derive(Debug)]
+struct Scrape {
+    state: Arc<State>,
+    stats: Arc<[Arc<WorkerStats>]>,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let sum =
+            |counter: fn(&WorkerStats) -> &Counter| self.stats.iter().map(|stats| counter(stats).get()).sum::<u64>();
+        let counters: [(&str, &str, u64); 6] = [
+            ("connections_accepted", "Client connections accepted", sum(|stats| &stats.accepted)),
+            ("connections_overdue", "Client connections closed for a time limit", sum(|stats| &stats.overdue)),
+            ("tls_handshake_failures", "TLS handshakes that failed", sum(|stats| &stats.handshake_failures)),
+            ("upstream_retries", "Attempts at backends beyond the first", sum(|stats| &stats.retries)),
+            ("upstream_retries_refused", "Retries that the budget refused", sum(|stats| &stats.retries_refused)),
+            ("access_log_dropped", "Access log lines that nobody took in time", sum(|stats| &stats.log_dropped)),
+        ];
+        for (name, help, value) in counters {
+            ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let gauges: [(&str, &str, u64); 2] = [
+            ("connections_open", "Client connections open", sum(|stats| &stats.open)),
+            ("requests_in_flight", "Requests being served", sum(|stats| &stats.in_flight)),
+        ];
+        for (name, help, value) in gauges {
+            ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        self.encode_snapshot(&mut encoder)?;
+        self.encode_rules(&mut encoder)
+    }
+}
+
+impl Scrape {
+    fn encode_snapshot(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Some(version) = self.state.version else { return Ok(()) };
+        let labels = [("version", version.to_string())];
+        let help = "The snapshot that is served";
+        let mut info = encoder.encode_descriptor("snapshot", help, None, MetricType::Info)?;
+        info.encode_info(&labels)?;
+        let age = SystemTime::now().duration_since(self.state.applied).unwrap_or_default();
+        let help = "Since the snapshot was applied";
+        let gauge = encoder.encode_descriptor("snapshot_age_seconds", help, None, MetricType::Gauge)?;
+        ConstGauge::new(age.as_secs_f64()).encode(gauge)
+    }
+
+    fn encode_rules(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let totals = rule_totals(&self.stats);
+        let help = "Requests by rule and class of status; without a rule where none matched";
+        let mut family = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
+        for (rule, totals) in &totals {
+            for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(totals.classes).filter(|(_, n)| *n > 0)
+            {
+                let labels = [("rule", rule.as_ref()), ("code", class)];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+            }
+        }
+        let help = "Requests that the data plane answered or ended by itself, by rule and reason";
+        let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
+        for (rule, totals) in &totals {
+            for (reason, count) in Reason::ALL.iter().zip(&totals.reasons).filter(|(_, count)| **count > 0) {
+                let labels = [("rule", rule.as_ref()), ("reason", reason.as_str())];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(count, None)?;
+            }
+        }
+        let help = "From a request's head to the end of its answer, by rule";
+        let mut family = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
+        for (rule, totals) in &totals {
+            let labels = [("rule", rule.as_ref())];
+            let buckets = buckets(totals);
+            let count = totals.buckets.iter().sum();
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(totals.seconds, count, &buckets, None)?;
+        }
+        self.encode_bytes(encoder, "request_bytes", "Bytes of request bodies by rule", |totals| totals.bytes_in)?;
+        self.encode_bytes(encoder, "response_bytes", "Bytes of response bodies by rule", |totals| totals.bytes_out)
+    }
+
+    fn encode_bytes(
+        &self,
+        encoder: &mut DescriptorEncoder,
+        name: &str,
+        help: &str,
+        bytes: impl Fn(&RuleTotals) -> u64,
+    ) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (rule, totals) in &rule_totals(&self.stats) {
+            let labels = [("rule", rule.as_ref())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&bytes(totals), None)?;
+        }
+        Ok(())
+    }
+}
+
+/// Upper bound and count; the encoder adds them up.
+fn buckets(totals: &RuleTotals) -> Vec<(f64, u64)> {
+    BUCKETS.iter().copied().chain([f64::MAX]).zip(totals.buckets).collect()
+}

@@ -1,0 +1,258 @@
+//! One request, step by step.
+
+use std::rc::Rc;
+
+use http::header::{CONNECTION, EXPECT, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+use crate::attempt;
+use crate::body::{Download, RequestBody, ResponseBody, Upload};
+use crate::check::Target;
+use crate::connection::Client;
+use crate::exchange::Exchange;
+use crate::filter::{self, Outgoing};
+use crate::forwarded::{self, Forwarded};
+use crate::hop_by_hop;
+use crate::reason::{Answer, Reason};
+use crate::route::{self, PathMatched, RequestView};
+use crate::shared::State;
+use crate::tick::Tick;
+use crate::tunnel;
+use crate::upstream::{Sent, Upgraded};
+use crate::watch::Signal;
+
+/// Serves one request.
+pub async fn serve(client: Rc<Client>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    let upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let mut exchange = Exchange::begin(client, &parts);
+    let state = exchange.client.worker.state();
+    match forward(&mut exchange, &state, parts, body, upgrade.is_some()).await {
+        Ok(Reply::Stream(response, download)) => {
+            finish(exchange, response, |exchange| ResponseBody::backend(download, exchange))
+        }
+        Ok(Reply::Switched(response, backend)) => switch(exchange, response, upgrade, backend),
+        Err(answer) => refuse(exchange, answer),
+    }
+}
+
+/// A backend's answer.
+enum Reply {
+    Stream(Response<()>, Download),
+    Switched(Response<()>, Upgraded),
+}
+
+/// All steps up to the head of the backend's answer.
+async fn forward(
+    exchange: &mut Exchange,
+    state: &State,
+    mut parts: Parts,
+    body: Incoming,
+    upgrade: bool,
+) -> Result<Reply, Answer> {
+    let target = Target::of(&parts)?;
+    exchange.host = target.authority().cloned();
+    let client = exchange.client.clone();
+    let origin = &client.origin;
+    let forwarded = Forwarded::of(origin, &parts.headers, target.authority(), &state.trusted_proxies);
+    exchange.address = forwarded.client;
+    if let Some(server_name) = &client.server_name
+        && state.table.misdirected(origin.port(), server_name, target.host())
+    {
+        return Err(Reason::Misdirected.into());
+    }
+    let view = RequestView {
+        host: target.host(),
+        path: target.path(),
+        query: target.query(),
+        method: &parts.method,
+        headers: &parts.headers,
+    };
+    let found = state.table.find(origin.port(), &view)?;
+    let rule = found.rule.clone();
+    exchange.rule = Some(rule.clone());
+
+    let now = Tick::now();
+    let context = filter::Context {
+        target: &target,
+        forwarded: &forwarded,
+        listener_scheme: origin.scheme(),
+        matched: found.path,
+        now,
+    };
+    let protocol = parts.headers.get(UPGRADE).filter(|_| upgrade).cloned();
+    let mut headers = std::mem::take(&mut parts.headers);
+    clean(&mut headers);
+    forwarded.write(&mut headers);
+    exchange.request_id = Some(forwarded::request_id(&mut headers));
+    let mut outgoing = Outgoing { headers, path: target.raw().clone(), host: target.authority().cloned() };
+    filter::on_request(&rule.filters, &context, &mut outgoing, &mut exchange.guards)?;
+
+    let backend = match &rule.action {
+        route::Action::Forward(backends) => backends.choose()?,
+        route::Action::Refuse(reason) => return Err((*reason).into()),
+    };
+    let cluster = match &backend.target {
+        route::Target::Cluster(cluster) => cluster,
+        route::Target::Refuse(reason) => return Err((*reason).into()),
+    };
+    filter::on_request(&backend.filters, &context, &mut outgoing, &mut exchange.guards)?;
+
+    let body = request_body(exchange, body, rule.max_body)?;
+    let request = request(parts.method, outgoing, protocol, body);
+    let answered = attempt::send(exchange, cluster, &rule.timeouts, request).await?;
+
+    let https = client.is_tls();
+    let cookie = || {
+        let unix_now = jiff::Timestamp::now().as_second();
+        cluster.set_cookie(&answered.picked, matched_path(&target, found.path), https, unix_now)
+    };
+    let cookie = answered.picked.cookie().and_then(|_| cookie());
+    let dress = |headers: &mut HeaderMap| {
+        hop_by_hop::strip(headers);
+        filter::on_response(&backend.filters, https, headers);
+        filter::on_response(&rule.filters, https, headers);
+        if let Some(cookie) = cookie {
+            headers.append(http::header::SET_COOKIE, cookie);
+        }
+    };
+    let reply = match answered.sent {
+        Sent::Answered(response, lease) => {
+            let (head, incoming) = response.into_parts();
+            let mut response = response_head(head.status, head.headers);
+            dress(response.headers_mut());
+            Reply::Stream(response, Download::new(incoming, lease, rule.timeouts.read, answered.until))
+        }
+        Sent::Switched(response, backend) => {
+            let (head, _) = response.into_parts();
+            let protocol = head.headers.get(UPGRADE).cloned();
+            let mut response = response_head(head.status, head.headers);
+            dress(response.headers_mut());
+            mark_upgrade(response.headers_mut(), protocol);
+            Reply::Switched(response, backend)
+        }
+    };
+    exchange.picked = Some(answered.picked);
+    Ok(reply)
+}
+
+fn wants_upgrade(request: &Request<Incoming>) -> bool {
+    let named = |value: &HeaderValue| {
+        value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    };
+    request.version() == Version::HTTP_11
+        && request.headers().contains_key(UPGRADE)
+        && request.headers().get_all(CONNECTION).iter().any(named)
+}
+
+/// What a backend never sees of a client's headers.
+fn clean(headers: &mut HeaderMap) {
+    hop_by_hop::strip(headers);
+    headers.remove(http::header::HOST);
+    // Whoever expects a go-ahead gets it from here, when the backend takes the body.
+    headers.remove(EXPECT);
+}
+
+fn mark_upgrade(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
+    if let Some(protocol) = protocol {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+fn request_body(exchange: &mut Exchange, body: Incoming, max: Option<u64>) -> Result<RequestBody, Reason> {
+    if body.is_end_stream() {
+        return Ok(RequestBody::Empty);
+    }
+    let left = max.unwrap_or(u64::MAX);
+    if body.size_hint().lower() > left {
+        return Err(Reason::BodyTooLarge);
+    }
+    let upload = Rc::new(Upload::new(Instant::now()));
+    exchange.upload = Some(upload.clone());
+    Ok(RequestBody::Streamed { incoming: body, left, upload })
+}
+
+fn request(
+    method: Method,
+    outgoing: Outgoing,
+    protocol: Option<HeaderValue>,
+    body: RequestBody,
+) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = outgoing.path.into();
+    *request.headers_mut() = outgoing.headers;
+    mark_upgrade(request.headers_mut(), protocol);
+    if let Some(host) = outgoing.host {
+        request.headers_mut().insert(http::header::HOST, host);
+    }
+    request
+}
+
+fn response_head(status: StatusCode, headers: HeaderMap) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The part of the path that the rule's condition named: where a cookie belongs that names no path of its own.
+fn matched_path(target: &Target, matched: PathMatched) -> &str {
+    match matched {
+        PathMatched::Prefix(0) | PathMatched::Regex => "/",
+        PathMatched::Prefix(length) => target.path().get(..length).unwrap_or("/"),
+        PathMatched::Exact => target.path(),
+    }
+}
+
+/// The answer leaves, with its body.
+fn finish(
+    mut exchange: Exchange,
+    response: Response<()>,
+    body: impl FnOnce(Exchange) -> ResponseBody,
+) -> Response<ResponseBody> {
+    exchange.status = Some(response.status());
+    let mut response = response;
+    let client = &exchange.client;
+    let closes = exchange.reason.is_some_and(Reason::closes);
+    if !client.http2 && (closes || client.worker.is_draining() || client.watch.asked() != Signal::None) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|()| body(exchange))
+}
+
+/// The data plane's own answer.
+fn refuse(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
+    exchange.failed(answer.reason);
+    let (head, mut body) = answer.into_response().into_parts();
+    let mut response = response_head(head.status, head.headers);
+    if let Some(rule) = &exchange.rule {
+        filter::on_answer(&rule.filters, exchange.client.is_tls(), response.headers_mut());
+    }
+    if exchange.method == Method::HEAD {
+        body.clear();
+    }
+    finish(exchange, response, |exchange| ResponseBody::own(body, exchange))
+}
+
+/// The connection leaves HTTP; it ends with its tunnel.
+fn switch(
+    mut exchange: Exchange,
+    response: Response<()>,
+    client: Option<OnUpgrade>,
+    backend: Upgraded,
+) -> Response<ResponseBody> {
+    let Some(client) = client else {
+        // A backend that switches without being asked to.
+        return refuse(exchange, Reason::BadResponse.into());
+    };
+    exchange.status = Some(response.status());
+    let idle = exchange.rule.as_ref().and_then(|rule| rule.timeouts.read);
+    tunnel::spawn(exchange, client, backend, idle);
+    response.map(|()| ResponseBody::none())
+}

@@ -1,0 +1,230 @@
+//! The access log: one JSON line per request, written in batches by a thread of its own.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use http::Version;
+
+use crate::exchange::Record;
+use crate::metrics::WorkerStats;
+
+/// A batch leaves its worker when it has grown to this, or at the next tick.
+const BATCH: usize = 32 * 1024;
+/// Batches that may wait for the writer, over all workers.
+const WAITING: usize = 64;
+
+/// The writer's end: batches of whole lines.
+pub struct LogWriter(Receiver<Vec<u8>>);
+
+/// The workers' end.
+#[derive(Clone, Debug)]
+pub struct LogSender(SyncSender<Vec<u8>>);
+
+/// The two ends of a log.
+pub fn channel() -> (LogSender, LogWriter) {
+    let (sender, receiver) = sync_channel(WAITING);
+    (LogSender(sender), LogWriter(receiver))
+}
+
+impl LogWriter {
+    /// Writes batches until all workers are gone. Blocks; runs on its own thread.
+    pub fn run(self, mut output: impl Write) {
+        for batch in self.0 {
+            // With standard output gone there is nobody to tell.
+            let _ = output.write_all(&batch).and_then(|()| output.flush());
+        }
+    }
+}
+
+/// A worker's lines that have not left yet.
+#[derive(Debug)]
+pub struct AccessLog {
+    lines: RefCell<Vec<u8>>,
+    clock: RefCell<Clock>,
+    sender: LogSender,
+}
+
+/// The time as text, formatted anew only when the second changes.
+#[derive(Debug, Default)]
+struct Clock {
+    second: i64,
+    text: String,
+}
+
+impl AccessLog {
+    /// A log without lines.
+    pub fn new(sender: LogSender) -> Self {
+        Self { lines: RefCell::default(), clock: RefCell::default(), sender }
+    }
+
+    /// Adds a line.
+    pub fn line(&self, record: &Record, took: Duration, stats: &WorkerStats) {
+        let mut lines = self.lines.borrow_mut();
+        if lines.capacity() == 0 {
+            lines.reserve(BATCH + 1024);
+        }
+        write_line(&mut lines, &mut self.clock.borrow_mut(), record, took);
+        if lines.len() >= BATCH {
+            self.send(&mut lines, stats);
+        }
+    }
+
+    /// Lets the lines leave. Called once per tick, and when the worker ends.
+    pub fn flush(&self, stats: &WorkerStats) {
+        self.send(&mut self.lines.borrow_mut(), stats);
+    }
+
+    fn send(&self, lines: &mut Vec<u8>, stats: &WorkerStats) {
+        if lines.is_empty() {
+            return;
+        }
+        if let Err(error) = self.sender.0.try_send(std::mem::take(lines)) {
+            let (std::sync::mpsc::TrySendError::Full(batch) | std::sync::mpsc::TrySendError::Disconnected(batch)) =
+                error;
+            stats.log_dropped.add(batch.iter().filter(|byte| **byte == b'\n').count() as u64);
+        }
+    }
+}
+
+fn write_line(out: &mut Vec<u8>, clock: &mut Clock, record: &Record, took: Duration) {
+    out.extend_from_slice(b"{\"time\":\"");
+    clock.write(out);
+    let mut fields = Fields(out);
+    fields.raw(b"\"");
+    fields.display("client", record.address);
+    fields.text("method", record.method.as_str().as_bytes());
+    fields.text("host", record.host.as_ref().map_or(b"", |host| host.as_bytes()));
+    fields.text("path", record.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes());
+    fields.text("protocol", protocol(record.version));
+    fields.number("status", record.status.map_or(0, |status| u64::from(status.as_u16())));
+    if let Some(reason) = record.reason {
+        fields.text("reason", reason.as_str().as_bytes());
+    }
+    if let Some(rule) = &record.rule {
+        fields.text("rule", rule.name.as_bytes());
+    }
+    if let Some(endpoint) = record.endpoint {
+        fields.display("endpoint", endpoint);
+    }
+    fields.number("bytes_in", record.upload.as_ref().map_or(0, |upload| upload.bytes()));
+    fields.number("bytes_out", record.bytes_out);
+    fields.seconds("duration", took);
+    if let Some(upstream) = record.upstream_took {
+        fields.seconds("upstream_duration", upstream);
+    }
+    if let Some(id) = &record.request_id {
+        fields.text("request_id", id.as_bytes());
+    }
+    fields.raw(b"}\n");
+}
+
+fn protocol(version: Version) -> &'static [u8] {
+    match version {
+        Version::HTTP_10 => b"HTTP/1.0",
+        Version::HTTP_2 => b"HTTP/2",
+        _ => b"HTTP/1.1",
+    }
+}
+
+impl Clock {
+    fn write(&mut self, out: &mut Vec<u8>) {
+        let now = jiff::Timestamp::now();
+        if now.as_second() != self.second || self.text.is_empty() {
+            self.second = now.as_second();
+            self.text = now.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        }
+        let millis = now.subsec_nanosecond() / 1_000_000;
+        out.extend_from_slice(self.text.as_bytes());
+        let _ = write!(out, ".{millis:03}Z");
+    }
+}
+
+struct Fields<'o>(&'o mut Vec<u8>);
+
+impl Fields<'_> {
+    fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn name(&mut self, name: &str) {
+        self.raw(b",\"");
+        self.raw(name.as_bytes());
+        self.raw(b"\":");
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        let _ = write!(self.0, "{value}");
+    }
+
+    fn seconds(&mut self, name: &str, value: Duration) {
+        self.name(name);
+        let _ = write!(self.0, "{}.{:06}", value.as_secs(), value.subsec_micros());
+    }
+
+    fn display(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.name(name);
+        let _ = write!(self.0, "\"{value}\"");
+    }
+
+    fn text(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        self.raw(b"\"");
+        escape(self.0, value);
+        self.raw(b"\"");
+    }
+}
+
+/// Whatever a client sends becomes one JSON string: control characters escaped, bytes that are not UTF-8 replaced.
+fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    for chunk in value.utf8_chunks() {
+        for byte in chunk.valid().bytes() {
+            match byte {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                0..0x20 | 0x7f => _ = write!(out, "\\u{byte:04x}"),
+                _ => out.push(byte),
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_client_sends_is_one_json_string() {
+        let mut out = b"{\"x\":\"".to_vec();
+        escape(&mut out, b"a\"b\\c\n\x1b\xff\xc3\xa9");
+        out.extend_from_slice(b"\"}");
+        let parsed: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(parsed["x"], "a\"b\\c\n\u{1b}\u{fffd}é");
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_drops_and_counts() {
+        let (sender, writer) = channel();
+        let log = AccessLog::new(sender);
+        let stats = WorkerStats::default();
+        for _ in 0..WAITING + 3 {
+            log.send(&mut b"line\n".to_vec(), &stats);
+        }
+        assert_eq!(stats.log_dropped.get(), 3);
+        drop(log);
+        let mut written = Vec::new();
+        writer.run(&mut written);
+        assert_eq!(written.len(), WAITING * 5);
+    }
+
+    #[test]
+    fn the_time_is_as_rfc_3339_wants_it() {
+        let mut out = Vec::new();
+        Clock::default().write(&mut out);
+        assert!(String::from_utf8(out).unwrap().parse::<jiff::Timestamp>().is_ok());
+    }
+}

@@ -1,0 +1,298 @@
+//! The control side: starts workers, publishes snapshots to them, ends them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use snapshot::{AccessLog, Kind, Resource, ResourceId, Snapshot};
+
+use crate::admin::{self, Sources};
+use crate::background::Background;
+use crate::certificates::Certificates;
+use crate::compile::{Compiler, Rejection};
+use crate::dns::Resolution;
+use crate::listen;
+use crate::metrics::WorkerStats;
+use crate::shared::{Limits, Phase, Port, Shared, State};
+use crate::watch::ConnectionTimeouts;
+use crate::worker::{Command, Handle};
+
+/// How a data plane is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The address on which listener ports are bound.
+    pub address: IpAddr,
+    /// Threads that serve requests; `None` is one per core that this process may use.
+    pub workers: Option<usize>,
+    /// Where health and metrics are served; `None` serves none.
+    pub admin: Option<SocketAddr>,
+    /// Client connections at once, over all workers.
+    pub max_connections: usize,
+    /// How long [`Proxy::drain`] keeps accepting, so that load balancers notice.
+    pub drain_delay: Duration,
+    /// How long a connection may be idle (default 75 s, as nginx).
+    pub idle_timeout: Duration,
+    /// How long the head of a request may take (default 60 s, as nginx).
+    pub header_timeout: Duration,
+    /// How long a client may take nothing of an answer, or send nothing of a body (default 60 s, as nginx).
+    pub transfer_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            address: IpAddr::from([0u16; 8]),
+            workers: None,
+            admin: None,
+            max_connections: 65_536,
+            drain_delay: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(75),
+            header_timeout: Duration::from_secs(60),
+            transfer_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a data plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A thread or its runtime cannot be made.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The admin address cannot be bound.
+    #[error("cannot serve health and metrics on {0}: {1}")]
+    Admin(SocketAddr, io::Error),
+}
+
+/// What [`Proxy::drain`] left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were still busy at the deadline and were cut.
+    pub cut: u64,
+}
+
+/// A running data plane. Dropping it ends it at once; see [`Proxy::drain`].
+pub struct Proxy {
+    workers: Vec<Handle>,
+    stats: Arc<[Arc<WorkerStats>]>,
+    shared: Arc<Shared>,
+    control: Mutex<Control>,
+    resolution: Resolution,
+    admin: Option<SocketAddr>,
+    drain_delay: Duration,
+    /// Ends last: workers may still be looked at while they end.
+    _background: Background,
+}
+
+/// What only the control side needs.
+#[derive(Default)]
+struct Control {
+    compiler: Compiler,
+    certificates: Certificates,
+    ports: BTreeMap<u16, Arc<Port>>,
+    /// States that were replaced, until the last request on them is over: they are dropped here, not by a worker.
+    retired: Vec<Arc<State>>,
+}
+
+impl Proxy {
+    /// Starts the workers. Nothing is listened on before the first [`Proxy::apply`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let count =
+            options.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+        let timeouts = ConnectionTimeouts {
+            idle: options.idle_timeout,
+            header: options.header_timeout,
+            write: options.transfer_timeout,
+        };
+        let connections_per_worker = options.max_connections.div_ceil(count).max(1) as u64;
+        let shared = Arc::new(Shared {
+            state: ArcSwap::default(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            address: options.address,
+            limits: Limits { connections_per_worker, timeouts, body: options.transfer_timeout },
+        });
+        let stats: Arc<[_]> = (0..count).map(|_| Arc::new(WorkerStats::default())).collect();
+        let (log, writer) = crate::log::channel();
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(|| writer.run(io::stdout()))
+            .map_err(StartError::Thread)?;
+        let workers = stats.iter().enumerate().map(|(index, stats)| {
+            Handle::start(index, shared.clone(), stats.clone(), log.clone()).map_err(StartError::Thread)
+        });
+        let workers: Vec<_> = workers.collect::<Result<_, _>>()?;
+        let background = Background::start().map_err(StartError::Thread)?;
+        let admin = match options.admin {
+            Some(address) => {
+                let sources = Sources { shared: shared.clone(), stats: stats.clone() };
+                let bound = admin::start(&background, address, sources);
+                Some(bound.map_err(|error| StartError::Admin(address, error))?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            workers,
+            stats,
+            shared,
+            control: Mutex::default(),
+            resolution: Resolution::start(&background),
+            admin,
+            drain_delay: options.drain_delay,
+            _background: background,
+        })
+    }
+
+    /// Compiles a snapshot and serves it: new requests see all of it or nothing of it. Returns what was rejected; a
+    /// rejected resource keeps its last good version, where there is one.
+    pub fn apply(&self, snapshot: Snapshot) -> Vec<Rejection> {
+        let mut control = self.control();
+        let (table, mut rejections) = control.compiler.compile(&snapshot);
+        rejections.extend(control.certificates.update(&snapshot));
+        let (access_log, trusted_proxies) = settings(&snapshot);
+        let state = Arc::new(State {
+            table,
+            trusted_proxies,
+            access_log,
+            version: Some(snapshot.version()),
+            applied: SystemTime::now(),
+        });
+        let wanted: BTreeSet<u16> = state.table.ports().map(|(port, _)| port).collect();
+        let opened = self.open_ports(&mut control, &wanted, &snapshot, &mut rejections);
+        let before = self.shared.state.swap(state);
+        control.retired.push(before);
+        control.retired.retain(|state| Arc::strong_count(state) > 1);
+        for (port, sockets) in opened {
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                worker.send(Command::Listen(port.clone(), socket));
+            }
+        }
+        self.close_ports(&mut control, &wanted);
+        self.retain_metrics(&snapshot);
+        self.resolution.follow(control.compiler.clusters());
+        let _ = self.shared.phase.compare_exchange(
+            Phase::Starting as u8,
+            Phase::Ready as u8,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        rejections
+    }
+
+    /// Whether it serves a snapshot and is not draining.
+    pub fn ready(&self) -> bool {
+        self.shared.phase.load(Ordering::Relaxed) == Phase::Ready as u8
+    }
+
+    /// Where health and metrics are served.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Ends without failing a request, within `deadline`: says that it is not ready, keeps accepting for a while as answers
+    /// ask clients to leave, stops accepting, lets what is under way finish, and cuts what is left at the deadline.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
+        let end = tokio::time::Instant::now() + deadline;
+        self.shared.phase.store(Phase::Draining as u8, Ordering::Relaxed);
+        self.tell(|| Command::Announce);
+        // Even a short deadline leaves most of its time to requests under way.
+        tokio::time::sleep(self.drain_delay.min(deadline / 3)).await;
+        self.tell(|| Command::Finish);
+        while self.open_connections() > 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let cut = self.open_connections();
+        self.tell(|| Command::Cut);
+        Drained { cut }
+    }
+
+    /// Client connections at present.
+    pub fn open_connections(&self) -> u64 {
+        self.stats.iter().map(|stats| stats.open.get()).sum()
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        self.workers.iter().for_each(|worker| worker.send(command()));
+    }
+
+    /// Binds what is new, for all workers. A port that cannot be bound is rejected with each of its listeners.
+    fn open_ports(
+        &self,
+        control: &mut Control,
+        wanted: &BTreeSet<u16>,
+        snapshot: &Snapshot,
+        rejections: &mut Vec<Rejection>,
+    ) -> Vec<(Arc<Port>, Vec<std::net::TcpListener>)> {
+        let mut opened = Vec::new();
+        for &number in wanted {
+            let tls = control.certificates.of_port(number);
+            if let Some(port) = control.ports.get(&number) {
+                port.tls.store(tls);
+                continue;
+            }
+            match listen::bind(self.shared.address, number, self.workers.len()) {
+                Ok(sockets) => {
+                    let port = Arc::new(Port { number, tls: ArcSwapOption::from(tls) });
+                    control.ports.insert(number, port.clone());
+                    opened.push((port, sockets));
+                }
+                Err(error) => {
+                    rejections.extend(listeners_of(snapshot, number).map(|id| Rejection {
+                        id: id.clone(),
+                        reason: format!("port {number} cannot be bound: {error}"),
+                    }))
+                }
+            }
+        }
+        opened
+    }
+
+    fn close_ports(&self, control: &mut Control, wanted: &BTreeSet<u16>) {
+        control.ports.retain(|number, _| {
+            let stays = wanted.contains(number);
+            if !stays {
+                self.tell(|| Command::Unlisten(*number));
+            }
+            stays
+        });
+    }
+
+    fn retain_metrics(&self, snapshot: &Snapshot) {
+        let rules: BTreeSet<&str> = snapshot
+            .iter()
+            .filter_map(|(_, hashed)| match hashed.resource().as_ref() {
+                Resource::Route(route) => Some(route.rules.iter().map(|rule| rule.name.as_str())),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        self.stats.iter().for_each(|stats| stats.retain(&rules));
+    }
+}
+
+fn listeners_of(snapshot: &Snapshot, port: u16) -> impl Iterator<Item = &ResourceId> {
+    snapshot.iter().filter_map(move |(id, hashed)| match hashed.resource().as_ref() {
+        Resource::Listener(listener) if listener.port == port => Some(id),
+        _ => None,
+    })
+}
+
+fn settings(snapshot: &Snapshot) -> (bool, Vec<ipnet::IpNet>) {
+    let settings = snapshot.get(&ResourceId::new(Kind::Settings, "settings"));
+    match settings.map(|settings| settings.resource().as_ref()) {
+        Some(Resource::Settings(settings)) => {
+            (settings.access_log == AccessLog::Json, settings.trusted_proxies.clone())
+        }
+        _ => (false, Vec::new()),
+    }
+}

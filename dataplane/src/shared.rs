@@ -1,0 +1,86 @@
+//! What the control thread publishes to the workers.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::time::SystemTime;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ipnet::IpNet;
+use rustls::ServerConfig;
+use snapshot::Hash;
+
+use crate::route::RouteTable;
+use crate::watch::ConnectionTimeouts;
+
+/// Everything that a request depends on, swapped as a whole.
+#[derive(Debug)]
+pub struct State {
+    /// The routes.
+    pub table: Arc<RouteTable>,
+    /// Peers whose forwarded headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether requests are logged.
+    pub access_log: bool,
+    /// The snapshot's version; none before the first.
+    pub version: Option<Hash>,
+    /// When it was applied.
+    pub applied: SystemTime,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            table: Arc::default(),
+            trusted_proxies: Vec::new(),
+            access_log: false,
+            version: None,
+            applied: SystemTime::UNIX_EPOCH,
+        }
+    }
+}
+
+/// A port that is listened on.
+#[derive(Debug)]
+pub struct Port {
+    /// The port.
+    pub number: u16,
+    /// How handshakes are made; `None` on plain ports.
+    pub tls: ArcSwapOption<ServerConfig>,
+}
+
+/// Where the data plane is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Nothing to serve yet.
+    Starting = 0,
+    /// Serving.
+    Ready = 1,
+    /// Serving, and asking clients to leave.
+    Draining = 2,
+}
+
+/// Limits that hold for the whole data plane.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections that a worker serves at once; more wait in the kernel's queue.
+    pub connections_per_worker: u64,
+    /// Limits of client connections in time.
+    pub timeouts: ConnectionTimeouts,
+    /// Without a byte of a request's body (nginx `client_body_timeout`).
+    pub body: std::time::Duration,
+}
+
+/// What all workers see.
+#[derive(Debug)]
+pub struct Shared {
+    /// What is served.
+    pub state: ArcSwap<State>,
+    /// A [`Phase`].
+    pub phase: AtomicU8,
+    /// The address that ports are bound to.
+    pub address: IpAddr,
+    /// The limits.
+    pub limits: Limits,
+}

@@ -1,0 +1,198 @@
+//! Connections to backends: one pool per worker, so no request waits for another thread.
+
+mod budget;
+mod connect;
+mod h1;
+mod h2;
+mod tls;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use snapshot::BackendProtocol;
+
+pub use budget::RetryBudget;
+pub use connect::{ConnectError, Connector};
+pub use h1::{Http1, SendError, Sent, Upgraded};
+pub use h2::Http2;
+
+use crate::balance::Endpoint;
+use crate::clock::Coarse;
+
+/// Idle connections are closed after this, before backends (60 s and more, most of them) close them under a request.
+const IDLE: Duration = Duration::from_secs(50);
+
+/// Idle HTTP/1.1 connections kept per endpoint and worker.
+const MAX_IDLE: usize = 128;
+
+/// How long an endpoint that refused a connection is tried last.
+const COOL_DOWN: Duration = Duration::from_secs(2);
+
+/// The connections of one worker.
+#[derive(Default)]
+pub struct Pool {
+    /// By address of the endpoint's handle and of its connector; each entry keeps both alive, so neither can be reused.
+    entries: RefCell<HashMap<(usize, usize), Rc<Entry>>>,
+}
+
+/// The connections of one worker to one endpoint.
+pub struct Entry {
+    endpoint: Arc<Endpoint>,
+    connector: Arc<Connector>,
+    idle: RefCell<Vec<Box<Http1>>>,
+    shared: h2::Shared,
+    failed: Cell<Option<Coarse>>,
+    used: Cell<Coarse>,
+}
+
+/// A connection on which a request may be sent.
+pub enum Connection {
+    /// For this request alone until its response is complete.
+    Http1(Box<Http1>),
+    /// Shared with other requests.
+    Http2(Http2),
+}
+
+/// What a response's body holds of its connection.
+#[derive(Debug)]
+pub enum Lease {
+    /// Goes back to the pool when the body is complete.
+    Http1(Box<Http1>),
+    /// Runs by itself; counts as a stream until dropped.
+    Http2(#[allow(dead_code, reason = "held until it is dropped")] Http2),
+    /// Runs by itself and is not reused.
+    Detached,
+}
+
+impl Pool {
+    /// The connections to this endpoint.
+    pub fn entry(&self, endpoint: &Arc<Endpoint>, connector: &Arc<Connector>) -> Rc<Entry> {
+        let key = (Arc::as_ptr(endpoint).addr(), Arc::as_ptr(connector).addr());
+        let mut entries = self.entries.borrow_mut();
+        let entry = entries.entry(key).or_insert_with(|| {
+            Rc::new(Entry {
+                endpoint: endpoint.clone(),
+                connector: connector.clone(),
+                idle: RefCell::default(),
+                shared: h2::Shared::default(),
+                failed: Cell::new(None),
+                used: Cell::new(Coarse::now()),
+            })
+        });
+        entry.used.set(Coarse::now());
+        entry.clone()
+    }
+
+    /// Closes what is idle for too long and forgets endpoints that nobody uses. Called once per tick.
+    pub fn sweep(&self) {
+        self.entries.borrow_mut().retain(|_, entry| {
+            entry
+                .idle
+                .borrow_mut()
+                .retain_mut(|connection| connection.is_usable() && !connection.idle_longer_than(IDLE));
+            entry.shared.sweep();
+            let empty = entry.idle.borrow().is_empty() && entry.shared.is_empty();
+            !(empty && Rc::strong_count(entry) == 1 && entry.used.get().older_than(IDLE))
+        });
+    }
+}
+
+impl Entry {
+    /// Whether connecting failed a moment ago, so that another endpoint is the better choice.
+    pub fn is_cooling_down(&self) -> bool {
+        self.failed.get().is_some_and(|since| !since.older_than(COOL_DOWN))
+    }
+
+    /// A pooled connection, or a new one within `connect`.
+    ///
+    /// # Errors
+    /// Says why no connection could be made; nothing has been sent to the endpoint then.
+    pub async fn checkout(self: &Rc<Self>, connect: Option<Duration>) -> Result<Connection, ConnectError> {
+        if self.connector.speaks_http2() {
+            return self.shared.checkout(self, connect).await.map(Connection::Http2);
+        }
+        match self.pop_idle() {
+            Some(connection) => Ok(Connection::Http1(connection)),
+            None => {
+                let transport = self.connect(connect).await?;
+                Http1::handshake(transport, self.clone()).await.map(|new| Connection::Http1(Box::new(new)))
+            }
+        }
+    }
+
+    async fn connect(&self, limit: Option<Duration>) -> Result<crate::transport::Transport, ConnectError> {
+        let connected = self.connector.connect(self.endpoint.address(), limit).await;
+        self.failed.set(connected.is_err().then(Coarse::now));
+        connected
+    }
+
+    fn pop_idle(&self) -> Option<Box<Http1>> {
+        loop {
+            let mut connection = self.idle.borrow_mut().pop()?;
+            if connection.is_usable() {
+                connection.reused = true;
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Closes the idle connections.
+    pub fn forget_idle(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    fn push_idle(&self, connection: Box<Http1>) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < MAX_IDLE {
+            idle.push(connection);
+        }
+    }
+}
+
+impl Connection {
+    /// Whether the endpoint may have closed it while it was idle.
+    pub fn is_reused(&self) -> bool {
+        match self {
+            Connection::Http1(connection) => connection.reused,
+            Connection::Http2(connection) => connection.reused,
+        }
+    }
+}
+
+impl Sent {
+    /// The answer's status.
+    pub fn status(&self) -> http::StatusCode {
+        match self {
+            Sent::Answered(response, _) | Sent::Switched(response, _) => response.status(),
+        }
+    }
+}
+
+impl Lease {
+    /// Moves the connection's bytes. Returns whether there may be news.
+    pub fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Lease::Http1(connection) => {
+                connection.drive(cx);
+                true
+            }
+            Lease::Http2(_) | Lease::Detached => false,
+        }
+    }
+
+    /// The response is complete.
+    pub fn finish(self) {
+        if let Lease::Http1(connection) = self {
+            connection.release();
+        }
+    }
+}
+
+/// Whether this protocol is HTTP/2.
+pub(crate) fn is_http2(protocol: &BackendProtocol) -> bool {
+    matches!(protocol, BackendProtocol::Http2 | BackendProtocol::Http2Tls(_))
+}

@@ -1,0 +1,334 @@
+//! One worker: a thread with its own runtime, sockets, pools and counters. Requests never leave it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper_util::rt::TokioTimer;
+use snapshot::{BackendProtocol, Hash};
+use tokio::net::TcpListener;
+use tokio::runtime::LocalOptions;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::clock::{Coarse, TICK};
+use crate::cluster::Cluster;
+use crate::connection;
+use crate::exchange::Record;
+use crate::listen;
+use crate::local::LocalExec;
+use crate::log::AccessLog;
+use crate::metrics::{RuleStats, WorkerStats};
+use crate::reason::Reason;
+use crate::route::Rule;
+use crate::shared::{Phase, Port, Shared, State};
+use crate::upstream::{Connector, Pool, RetryBudget};
+use crate::watch::{Signal, Watch};
+
+/// Most header lines of a request.
+const MAX_HEADERS: usize = 128;
+/// Largest head of a request: what nginx takes with its four large buffers.
+const MAX_HEAD: usize = 32 * 1024;
+/// Most that is buffered of one connection in each direction. hyper's parser needs room for the largest head.
+const MAX_BUFFER: usize = 64 * 1024;
+/// HTTP/2: what a client may have open at once, and what of it is buffered.
+const MAX_STREAMS: u32 = 128;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// HTTP/2: resets that may wait to be noticed (CVE-2023-44487), and those that our own errors may cause (CVE-2025-8671).
+const MAX_PENDING_RESETS: usize = 64;
+const MAX_ERROR_RESETS: usize = 128;
+/// HTTP/2: a client that does not answer a ping for so long is gone.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_WITHIN: Duration = Duration::from_secs(20);
+
+/// What the control thread asks of a worker.
+pub enum Command {
+    /// Accept on this socket.
+    Listen(Arc<Port>, std::net::TcpListener),
+    /// Stop accepting on this port and let its connections finish.
+    Unlisten(u16),
+    /// Let connections of HTTP/2 finish; those of HTTP/1.1 are told with their next answer.
+    Announce,
+    /// Stop accepting on all ports and let all connections finish.
+    Finish,
+    /// End what is left.
+    Cut,
+    /// End the thread.
+    Stop,
+}
+
+/// A worker's own state.
+pub struct Worker {
+    shared: Arc<Shared>,
+    /// What it counts.
+    pub stats: Arc<WorkerStats>,
+    /// Its connections to backends.
+    pub pool: Pool,
+    /// Its retries.
+    pub retries: RetryBudget,
+    /// How it serves HTTP/1.1.
+    pub http1: hyper::server::conn::http1::Builder,
+    /// How it serves HTTP/2.
+    pub http2: hyper::server::conn::http2::Builder<LocalExec>,
+    /// Without TLS all clusters of a protocol are connected to in the same way.
+    plain: (Arc<Connector>, Arc<Connector>),
+    connectors: RefCell<HashMap<Hash, Arc<Connector>>>,
+    log: AccessLog,
+    state: RefCell<Rc<Arc<State>>>,
+    /// The counters of the rules of `state`, by the rule's address.
+    rules: RefCell<HashMap<usize, Arc<RuleStats>>>,
+    connections: RefCell<HashMap<u64, Arc<Watch>>>,
+    next_connection: Cell<u64>,
+}
+
+/// The control thread's end of a worker.
+pub struct Handle {
+    commands: UnboundedSender<Command>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Keeps a connection in its worker's list.
+pub struct Registered<'w> {
+    worker: &'w Worker,
+    id: u64,
+}
+
+impl Handle {
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be made.
+    pub fn start(
+        index: usize,
+        shared: Arc<Shared>,
+        stats: Arc<WorkerStats>,
+        log: crate::log::LogSender,
+    ) -> std::io::Result<Self> {
+        let (commands, received) = unbounded_channel();
+        let (started, result) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => {
+                    let _ = started.send(Ok(()));
+                    runtime.block_on(run(Rc::new(Worker::new(shared, stats, log)), received));
+                }
+                Err(error) => _ = started.send(Err(error)),
+            }
+        })?;
+        result.recv().map_err(std::io::Error::other)??;
+        Ok(Self { commands, thread: Some(thread) })
+    }
+
+    /// Asks something of the worker; a worker that has ended ignores it.
+    pub fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
+    let mut listeners: HashMap<u16, JoinHandle<()>> = HashMap::new();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Listen(port, socket)) => match TcpListener::from_std(socket) {
+                    Ok(listener) => {
+                        let number = port.number;
+                        listeners.insert(number, tokio::task::spawn_local(accept(worker.clone(), port, listener)));
+                    }
+                    Err(error) => tracing::error!(port = port.number, %error, "cannot accept on a bound port"),
+                },
+                Some(Command::Unlisten(port)) => {
+                    if let Some(accepting) = listeners.remove(&port) {
+                        accepting.abort();
+                    }
+                    _ = worker.signal(Signal::Finish, |watch| watch.port == port);
+                }
+                Some(Command::Announce) => _ = worker.signal(Signal::Finish, Watch::is_multiplexed),
+                Some(Command::Finish) => {
+                    listeners.drain().for_each(|(_, accepting)| accepting.abort());
+                    _ = worker.signal(Signal::Finish, |_| true);
+                }
+                Some(Command::Cut) => _ = worker.signal(Signal::Cut, |_| true),
+                Some(Command::Stop) | None => break,
+            },
+            _ = ticks.tick() => worker.tick(),
+        }
+    }
+    worker.log.flush(&worker.stats);
+}
+
+async fn accept(worker: Rc<Worker>, port: Arc<Port>, listener: TcpListener) {
+    loop {
+        let (stream, peer) = listen::accept(&listener).await;
+        let tls = port.tls.load_full().map(TlsAcceptor::from);
+        worker.stats.accepted.add(1);
+        worker.stats.open.add(1);
+        let serving = worker.clone();
+        let number = port.number;
+        tokio::task::spawn_local(async move {
+            connection::serve(serving.clone(), stream, peer, number, tls).await;
+            serving.stats.open.sub(1);
+        });
+        while worker.stats.open.get() >= worker.shared.limits.connections_per_worker {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>, log: crate::log::LogSender) -> Self {
+        let mut http1 = hyper::server::conn::http1::Builder::new();
+        http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER).pipeline_flush(true);
+        let mut http2 = hyper::server::conn::http2::Builder::new(LocalExec);
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD as u32)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(MAX_BUFFER)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_ERROR_RESETS)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN);
+        Self {
+            state: RefCell::new(Rc::new(shared.state.load_full())),
+            shared,
+            stats,
+            pool: Pool::default(),
+            retries: RetryBudget::default(),
+            http1,
+            http2,
+            plain: (Arc::new(Connector::http1()), Arc::new(Connector::http2())),
+            connectors: RefCell::default(),
+            log: AccessLog::new(log),
+            rules: RefCell::default(),
+            connections: RefCell::default(),
+            next_connection: Cell::new(0),
+        }
+    }
+
+    /// What is served now. A request asks once and lives on the answer.
+    pub fn state(&self) -> Rc<Arc<State>> {
+        let current = self.shared.state.load();
+        let mut held = self.state.borrow_mut();
+        if !Arc::ptr_eq(&current, &held) {
+            *held = Rc::new(Arc::clone(&current));
+            self.rules.borrow_mut().clear();
+        }
+        held.clone()
+    }
+
+    /// Whether answers ask the client to leave.
+    pub fn is_draining(&self) -> bool {
+        self.shared.phase.load(Ordering::Relaxed) >= Phase::Draining as u8
+    }
+
+    /// How long a client may send nothing of a body.
+    pub fn body_timeout(&self) -> Duration {
+        self.shared.limits.body
+    }
+
+    /// How this cluster's endpoints are connected to.
+    ///
+    /// # Errors
+    /// [`Reason::UpstreamTls`] when its TLS settings cannot be used.
+    pub fn connector(&self, cluster: &Cluster) -> Result<Arc<Connector>, Reason> {
+        let config = cluster.config();
+        match &config.cluster.protocol {
+            BackendProtocol::Http1 => return Ok(self.plain.0.clone()),
+            BackendProtocol::Http2 => return Ok(self.plain.1.clone()),
+            BackendProtocol::Https(_) | BackendProtocol::Http2Tls(_) => {}
+        }
+        let mut connectors = self.connectors.borrow_mut();
+        if let Some(connector) = connectors.get(&config.hash) {
+            return Ok(connector.clone());
+        }
+        // What no pooled connection uses any more belongs to a configuration of the past.
+        connectors.retain(|_, connector| Arc::strong_count(connector) > 1);
+        let connector = Connector::new(&config.cluster.protocol).map_err(|error| {
+            tracing::warn!(cluster = cluster.name(), %error, "the TLS settings of a backend cannot be used");
+            Reason::UpstreamTls
+        })?;
+        Ok(connectors.entry(config.hash).or_insert(Arc::new(connector)).clone())
+    }
+
+    /// Adds a connection to the list that the sweep looks at.
+    pub fn register(&self, watch: &Arc<Watch>) -> Registered<'_> {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        self.connections.borrow_mut().insert(id, watch.clone());
+        Registered { worker: self, id }
+    }
+
+    /// Counts and logs an exchange that is over.
+    pub fn finished(&self, record: &Record, took: Duration) {
+        self.stats.in_flight.sub(1);
+        let status = record.status.unwrap_or_default();
+        let bytes_in = record.upload.as_ref().map_or(0, |upload| upload.bytes());
+        let count = |stats: &RuleStats| stats.count(status, record.reason, took, bytes_in, record.bytes_out);
+        match &record.rule {
+            Some(rule) => self.with_rule_stats(rule, count),
+            None => count(&self.stats.unrouted),
+        }
+        if self.state.borrow().access_log {
+            self.log.line(record, took, &self.stats);
+        }
+    }
+
+    fn with_rule_stats(&self, rule: &Arc<Rule>, count: impl FnOnce(&RuleStats)) {
+        // The address identifies the rule because `state` keeps it alive; a rule of an older state is looked up by name.
+        let mut rules = self.rules.borrow_mut();
+        let key = Arc::as_ptr(rule).addr();
+        match rules.get(&key) {
+            Some(stats) => count(stats),
+            None => {
+                let stats = self.stats.rule(&rule.name);
+                count(&stats);
+                rules.insert(key, stats);
+            }
+        }
+    }
+
+    fn tick(&self) {
+        Coarse::advance();
+        self.state();
+        self.retries.tick();
+        self.pool.sweep();
+        self.log.flush(&self.stats);
+        let overdue = |watch: &Watch| watch.is_overdue(&self.shared.limits.timeouts);
+        let count = self.signal(Signal::Cut, overdue);
+        self.stats.overdue.add(count);
+    }
+
+    fn signal(&self, signal: Signal, concerns: impl Fn(&Watch) -> bool) -> u64 {
+        let mut count = 0;
+        for watch in self.connections.borrow().values().filter(|watch| concerns(watch)) {
+            watch.signal(signal);
+            count += 1;
+        }
+        count
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+    }
+}
