@@ -33,7 +33,7 @@ pub struct Connected {
     pub ready: bool,
     /// Resources of this version that it does not use, with the reason; it uses their last good versions, where there are any.
     pub rejected: BTreeMap<ResourceId, String>,
-    session: u64,
+    pub(crate) session: u64,
 }
 
 impl Acks {
