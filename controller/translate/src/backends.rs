@@ -40,6 +40,13 @@ impl<'a> Services<'a> {
         find(&entry.current, service, wanted)
     }
 
+    /// The first TCP port of a Service.
+    pub(crate) fn first_port(&self, service: &ObjectKey) -> Result<ServicePort<'a>, BackendError> {
+        let spec = self.resources.services.get(service).and_then(|entry| entry.current.spec.as_ref());
+        let mut ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten()).filter(|port| is_tcp(port));
+        self.port(service, PortRef::Number(ports.next().map_or(0, |port| port.port)))
+    }
+
     /// The endpoints of a port as they are now.
     fn endpoints(&self, port: &ServicePort<'_>, settings: &Settings) -> Endpoints {
         let slices = self.slices.get(&(port.key.namespace.as_str(), port.key.name.as_str()));
@@ -149,10 +156,7 @@ fn service_of(slice: &EndpointSlice) -> Option<&str> {
 
 fn find<'a>(service: &'a Service, key: &ObjectKey, wanted: PortRef<'_>) -> Result<ServicePort<'a>, BackendError> {
     let spec = service.spec.as_ref();
-    let ports = || {
-        let ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
-        ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
-    };
+    let ports = || spec.into_iter().flat_map(|spec| spec.ports.iter().flatten()).filter(|port| is_tcp(port));
     let numbered = |number: i32| ports().find(|port| port.port == number);
     let targeting = |target: IntOrString| ports().find(|port| port.target_port.as_ref() == Some(&target));
     let (found, wanted) = match wanted {
@@ -182,6 +186,10 @@ fn find<'a>(service: &'a Service, key: &ObjectKey, wanted: PortRef<'_>) -> Resul
         }),
         None => Err(BackendError::PortNotFound { service: key.clone(), port: wanted }),
     }
+}
+
+fn is_tcp(port: &v1::ServicePort) -> bool {
+    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
 }
 
 fn external_name(service: &Service) -> Option<&str> {

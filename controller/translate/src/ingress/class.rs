@@ -1,0 +1,59 @@
+//! Which Ingresses are ours.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::networking::v1::Ingress;
+
+use crate::Kind;
+use crate::context::Context;
+
+/// The annotation that named a class before `spec.ingressClassName`.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// The mark of the class for Ingresses that name none.
+const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
+
+/// The classes of this controller.
+pub(super) struct Classes<'a> {
+    ours: BTreeSet<&'a str>,
+    annotation: &'a str,
+    without_class: bool,
+}
+
+impl<'a> Classes<'a> {
+    /// Reads all IngressClasses.
+    pub(super) fn new(context: &mut Context<'a>) -> Self {
+        let (resources, settings) = (context.resources, context.settings);
+        let mut classes = Self {
+            ours: BTreeSet::new(),
+            annotation: &settings.ingress_class,
+            without_class: settings.watch_ingress_without_class,
+        };
+        for (key, entry) in &resources.ingress_classes {
+            let spec = entry.current.spec.as_ref();
+            if spec.and_then(|spec| spec.controller.as_ref()) != Some(&settings.ingress_controller) {
+                continue;
+            }
+            classes.ours.insert(&key.name);
+            let annotations = entry.current.metadata.annotations.as_ref();
+            classes.without_class |=
+                annotations.and_then(|all| all.get(DEFAULT_ANNOTATION)).is_some_and(|value| value == "true");
+            if spec.is_some_and(|spec| spec.parameters.is_some()) {
+                let message = "parameters of an IngressClass have no effect here: remove them";
+                context.notice(Kind::IngressClass, key, "spec.parameters", "ParametersIgnored", message);
+            }
+        }
+        classes
+    }
+
+    /// Whether an Ingress is ours: by `ingressClassName`, else by the old annotation, else as one without class.
+    pub(super) fn include(&self, ingress: &Ingress) -> bool {
+        let name = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
+        let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
+        match (name, annotation) {
+            (Some(name), _) => self.ours.contains(name),
+            (None, Some(annotation)) => annotation == self.annotation,
+            (None, None) => self.without_class,
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Which hosts have TLS, and with which certificate: the oldest Ingress with `tls` for a host decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use k8s_openapi::api::networking::v1::IngressTLS;
+use snapshot::{HostPattern, Resource, ServerCertificate, Tls};
+
+use super::hosts::{Hosts, pattern};
+use super::version::Served;
+use crate::certificates::{self, Lookup};
+use crate::context::Context;
+use crate::{DataPlane, Kind, ObjectKey};
+
+/// Name of the certificate of [`crate::Settings::fallback_certificate`].
+const FALLBACK: &str = "fallback";
+
+/// TLS of all hosts.
+pub(super) struct HostTls {
+    /// What the listener needs.
+    pub(super) listener: Tls,
+    /// The hosts whose plain requests are redirected by default.
+    pub(super) hosts: BTreeSet<HostPattern>,
+}
+
+/// Decides for every host, and reports certificates that cannot be used; the default certificate takes their place.
+pub(super) fn settle(context: &mut Context<'_>, ingresses: &[Served<'_>], hosts: &Hosts<'_>) -> HostTls {
+    let mut by_name = BTreeMap::new();
+    let mut with_tls = BTreeSet::new();
+    let candidates: Vec<Vec<Entry>> = ingresses.iter().map(|ingress| entries(context, ingress)).collect();
+    for (pattern, host) in hosts.iter().filter(|(pattern, _)| **pattern != HostPattern::Any) {
+        let mut deciding = host.members.iter().filter(|index| !candidates[**index].is_empty());
+        let Some(&first) = deciding.next() else { continue };
+        with_tls.insert(pattern.clone());
+        let chosen = choose(&candidates[first], pattern);
+        match chosen {
+            Some(entry) => entry.serve(context, ingresses[first].key, pattern, &mut by_name),
+            None => {
+                let message = format!(
+                    "no entry names host {pattern}, and no certificate here covers it; it is served with the default \
+                     certificate: add the host to an entry"
+                );
+                context.warn(Kind::Ingress, ingresses[first].key, "spec.tls", "HostWithoutCertificate", message);
+            }
+        }
+        for &later in deciding {
+            let other = choose(&candidates[later], pattern).filter(|other| other.names(pattern));
+            if let Some(other) = other.filter(|other| chosen.is_none_or(|chosen| chosen.secret != other.secret)) {
+                let message = format!("TLS of host {pattern} is decided by the older Ingress {}", ingresses[first].key);
+                context.notice(Kind::Ingress, ingresses[later].key, other.field(), "TlsConflict", message);
+            }
+        }
+    }
+    // Names without a rule of their own are answered by the rules for every host.
+    for (ingress, entries) in ingresses.iter().zip(&candidates) {
+        for entry in entries {
+            for name in entry.patterns() {
+                if name != HostPattern::Any && hosts.get(&name).is_none() && !by_name.contains_key(&name) {
+                    entry.serve(context, ingress.key, &name, &mut by_name);
+                }
+            }
+        }
+    }
+    HostTls { listener: listener(context, by_name), hosts: with_tls }
+}
+
+/// An entry of `spec.tls`.
+struct Entry {
+    index: usize,
+    hosts: Vec<HostPattern>,
+    /// The Secret with what it holds; without one, the default certificate is asked for.
+    secret: Option<ObjectKey>,
+    lookup: Option<Rc<Lookup>>,
+}
+
+fn entries(context: &mut Context<'_>, ingress: &Served<'_>) -> Vec<Entry> {
+    let entry = |(index, tls): (usize, &IngressTLS)| {
+        let name = tls.secret_name.as_deref().filter(|name| !name.is_empty());
+        let secret = name.map(|name| ObjectKey::new(ingress.key.namespace.as_str(), name));
+        let lookup = secret.as_ref().map(|secret| context.certificate(secret));
+        let entry = Entry {
+            index,
+            hosts: tls.hosts.iter().flatten().map(|host| pattern(Some(host))).collect(),
+            secret,
+            lookup,
+        };
+        entry.report(context, ingress.key);
+        entry
+    };
+    ingress.spec.tls.iter().flatten().enumerate().map(entry).collect()
+}
+
+impl Entry {
+    fn field(&self) -> String {
+        format!("spec.tls[{}].secretName", self.index)
+    }
+
+    /// Says on the Ingress what is wrong with the Secret.
+    fn report(&self, context: &mut Context<'_>, ingress: &ObjectKey) {
+        let (Some(secret), Some(lookup)) = (&self.secret, &self.lookup) else { return };
+        let Some(error) = &lookup.error else { return };
+        let subject = if error.is_in_secret() { format!("Secret {secret}: {error}") } else { error.to_string() };
+        let instead = match lookup.usable {
+            Some(_) => "its last good version stays in use",
+            None => "the default certificate is used instead",
+        };
+        context.warn(Kind::Ingress, ingress, self.field(), error.reason(), format!("{subject}; {instead}"));
+    }
+
+    /// Whether the entry names this host, itself or by a wildcard.
+    fn names(&self, host: &HostPattern) -> bool {
+        self.hosts.iter().any(|name| name == host || is_under(host, name))
+    }
+
+    fn covers(&self, host: &HostPattern) -> bool {
+        self.lookup.as_ref().and_then(|lookup| lookup.usable.as_ref()).is_some_and(|loaded| loaded.covers(host))
+    }
+
+    /// The names that the entry is for: its hosts, or without any those of its certificate.
+    fn patterns(&self) -> Vec<HostPattern> {
+        let loaded = self.lookup.as_ref().and_then(|lookup| lookup.usable.as_ref());
+        match (self.hosts.is_empty(), loaded) {
+            (true, Some(loaded)) => loaded.names.clone(),
+            _ => self.hosts.clone(),
+        }
+    }
+
+    /// Shows the entry's certificate for `host` if it is fit for it.
+    fn serve(
+        &self,
+        context: &mut Context<'_>,
+        ingress: &ObjectKey,
+        host: &HostPattern,
+        by_name: &mut BTreeMap<HostPattern, String>,
+    ) {
+        let (Some(secret), Some(lookup)) = (&self.secret, &self.lookup) else { return };
+        let Some(loaded) = &lookup.usable else { return };
+        if loaded.covers(host) {
+            let name = secret.to_string();
+            let certificate = || Resource::Certificate(loaded.certificate.clone());
+            context.insert_once(&DataPlane::Shared, snapshot::Kind::Certificate, &name, certificate);
+            by_name.insert(host.clone(), name);
+        } else {
+            let message = format!(
+                "the certificate in Secret {secret} ({}) does not cover host {host}; the default certificate is used instead: \
+                 issue one for this host",
+                loaded.certificate.summary
+            );
+            context.warn(Kind::Ingress, ingress, self.field(), "CertificateNotCovering", message);
+        }
+    }
+}
+
+/// The entry for a host: one that names it, else one that names it by a wildcard or whose certificate covers it.
+fn choose<'e>(entries: &'e [Entry], host: &HostPattern) -> Option<&'e Entry> {
+    let exact = entries.iter().find(|entry| entry.hosts.contains(host));
+    exact.or_else(|| entries.iter().find(|entry| entry.names(host) || entry.covers(host)))
+}
+
+fn is_under(host: &HostPattern, wildcard: &HostPattern) -> bool {
+    match (host, wildcard) {
+        (HostPattern::Exact(host), HostPattern::OneLabel(suffix)) => {
+            host.split_once('.').is_some_and(|(_, rest)| rest == suffix)
+        }
+        _ => false,
+    }
+}
+
+fn listener(context: &mut Context<'_>, by_name: BTreeMap<HostPattern, String>) -> Tls {
+    let mut hosts: BTreeMap<String, Vec<HostPattern>> = BTreeMap::new();
+    for (host, certificate) in by_name {
+        hosts.entry(certificate).or_default().push(host);
+    }
+    let certificates = hosts.into_iter().map(|(certificate, hosts)| ServerCertificate { hosts, certificate }).collect();
+    Tls { certificates, default_certificate: default_certificate(context) }
+}
+
+/// The certificate for names without one of their own: of the Secret in the settings, else the fallback.
+fn default_certificate(context: &mut Context<'_>) -> Option<String> {
+    let settings = context.settings;
+    if let Some(secret) = &settings.default_certificate {
+        let lookup = context.certificate(secret);
+        if let Some(error) = lookup.error.as_ref().filter(|error| !error.is_in_secret()) {
+            let message = format!("{error}; the built-in certificate is used as default instead: create the Secret");
+            context.warn(Kind::Secret, secret, "", error.reason(), message);
+        }
+        if let Some(loaded) = &lookup.usable {
+            let name = secret.to_string();
+            let certificate = || Resource::Certificate(loaded.certificate.clone());
+            context.insert_once(&DataPlane::Shared, snapshot::Kind::Certificate, &name, certificate);
+            return Some(name);
+        }
+    }
+    let (chain, key) = settings.fallback_certificate.as_ref()?;
+    let loaded = certificates::load(chain, key.expose()).ok()?;
+    context.insert_once(&DataPlane::Shared, snapshot::Kind::Certificate, FALLBACK, || {
+        Resource::Certificate(loaded.certificate)
+    });
+    Some(FALLBACK.into())
+}

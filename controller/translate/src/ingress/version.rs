@@ -1,0 +1,120 @@
+//! Which version of an Ingress is served: the newest, or, when that one is at fault, the last good one.
+
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressSpec};
+
+use super::annotations::{self, Annotations, Outcome};
+use crate::context::Context;
+use crate::{Entry, Kind, ObjectKey};
+
+/// An Ingress that is served.
+pub(super) struct Served<'a> {
+    /// Namespace and name.
+    pub(super) key: &'a ObjectKey,
+    /// Creation in seconds since 1970; the oldest wins conflicts.
+    pub(super) created: i64,
+    /// What it asks for.
+    pub(super) spec: &'a IngressSpec,
+    /// What its annotations say.
+    pub(super) annotations: Annotations,
+    /// Whether its protection cannot be had, so that it answers 503.
+    pub(super) denied: bool,
+}
+
+/// Reports what is wrong with the current version and returns the one to serve.
+pub(super) fn choose<'a>(
+    context: &mut Context<'_>,
+    key: &'a ObjectKey,
+    entry: &'a Entry<Ingress>,
+) -> Option<Served<'a>> {
+    let current = Judged::new(&entry.current);
+    let good = entry.last_good.as_deref().map(Judged::new).filter(|_| current.outcome > Outcome::Unknown);
+    let consequence = |outcome| match (outcome, &good) {
+        (Outcome::Unknown, _) => "",
+        (_, Some(_)) => "; the last good version of this Ingress stays in force until it is corrected",
+        (Outcome::Ignored, None) => "; the default is used instead",
+        (Outcome::Denied, None) => "; until it is corrected this Ingress answers 503",
+        (Outcome::Rejected, None) => "; until it is corrected this Ingress is not served",
+    };
+    for fault in &current.faults {
+        let message = format!("{}{}", fault.message, consequence(fault.outcome));
+        context.warn(Kind::Ingress, key, fault.field.as_str(), fault.reason, message);
+    }
+    if current.outcome > Outcome::Unknown {
+        context.reject(Kind::Ingress, key);
+    }
+    good.unwrap_or(current).serve(key)
+}
+
+struct Judged<'a> {
+    ingress: &'a Ingress,
+    annotations: Annotations,
+    faults: Vec<Fault>,
+    outcome: Outcome,
+}
+
+struct Fault {
+    field: String,
+    reason: &'static str,
+    message: String,
+    outcome: Outcome,
+}
+
+impl<'a> Judged<'a> {
+    fn new(ingress: &'a Ingress) -> Self {
+        let empty = Default::default();
+        let (annotations, faults) = annotations::parse(ingress.metadata.annotations.as_ref().unwrap_or(&empty));
+        let of_annotation = |fault: annotations::Fault| Fault {
+            field: format!("metadata.annotations[{}]", fault.name),
+            reason: if fault.outcome == Outcome::Unknown { "UnknownAnnotation" } else { "InvalidAnnotation" },
+            message: fault.message,
+            outcome: fault.outcome,
+        };
+        let mut faults: Vec<_> = faults.into_iter().map(of_annotation).collect();
+        faults.extend(ingress.spec.iter().flat_map(path_faults));
+        let outcome = faults.iter().map(|fault| fault.outcome).max().unwrap_or(Outcome::Unknown);
+        Self { ingress, annotations, faults, outcome }
+    }
+
+    fn serve(self, key: &'a ObjectKey) -> Option<Served<'a>> {
+        // What has no time was made here and now, as by a dry run: it is the youngest.
+        let created = self.ingress.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second());
+        let spec = self.ingress.spec.as_ref()?;
+        let denied = self.outcome == Outcome::Denied;
+        (self.outcome != Outcome::Rejected).then_some(Served {
+            key,
+            created,
+            spec,
+            annotations: self.annotations,
+            denied,
+        })
+    }
+}
+
+/// ingress-nginx `strict-validate-path-type`: regular expressions are for ImplementationSpecific.
+fn path_faults(spec: &IngressSpec) -> impl Iterator<Item = Fault> {
+    let fault = |(place, path): (String, &HTTPIngressPath)| {
+        let text = path.path.as_deref().unwrap_or_default();
+        let strict = path.path_type != "ImplementationSpecific" && !path.path_type.is_empty();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
+        let valid = text.is_empty() || (text.starts_with('/') && (!strict || text.bytes().all(plain)));
+        let expected = match strict {
+            true => "start with / and consist of letters, digits and -._/",
+            false => "start with /",
+        };
+        (!valid).then(|| Fault {
+            field: format!("{place}.path"),
+            reason: "InvalidPath",
+            message: format!("{text:?} is not a path of type {}, which must {expected}", path.path_type),
+            outcome: Outcome::Rejected,
+        })
+    };
+    paths(spec).filter_map(fault)
+}
+
+/// Every path with its place in the object.
+fn paths(spec: &IngressSpec) -> impl Iterator<Item = (String, &HTTPIngressPath)> {
+    spec.rules.iter().flatten().enumerate().flat_map(|(rule, content)| {
+        let paths = content.http.iter().flat_map(|http| &http.paths).enumerate();
+        paths.map(move |(path, content)| (format!("spec.rules[{rule}].http.paths[{path}]"), content))
+    })
+}
