@@ -206,13 +206,13 @@ fn emit(
     for (listener, attachments) in groups {
         let build = |rule: &ParsedRule| {
             let traffic = policies.for_rule(&view.key, listener, key, rule.section.as_deref());
-            let (mut filters, origins) =
+            let (mut filters, mut origins) =
                 traffic.map(|traffic| (traffic.filters.clone(), traffic.origins.clone())).unwrap_or_default();
             let (action, timeouts) = match &rule.work {
                 None => (Action::Refuse(Refusal::Unsupported), rules::no_timeouts()),
                 Some(work) => {
                     filters.extend(work.filters.iter().cloned());
-                    (action(context, plane, work), work.timeouts.clone())
+                    (action(context, plane, work, &mut origins), work.timeouts.clone())
                 }
             };
             Rule {
@@ -232,7 +232,7 @@ fn emit(
     }
 }
 
-fn action(context: &mut Context, plane: &DataPlane, work: &Work) -> Action {
+fn action(context: &mut Context, plane: &DataPlane, work: &Work, origins: &mut Vec<String>) -> Action {
     let redirects = work.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
     if work.backends.is_empty() || redirects {
         return Action::Refuse(Refusal::InvalidBackend);
@@ -240,7 +240,7 @@ fn action(context: &mut Context, plane: &DataPlane, work: &Work) -> Action {
     let backend = |backend: &super::backends::Backend| snapshot::Backend {
         weight: backend.weight,
         target: match &backend.target {
-            Ok(port) => Target::Cluster(cluster(context, plane, port)),
+            Ok(port) => Target::Cluster(cluster(context, plane, port, origins)),
             Err(_) => Target::Refuse(Refusal::InvalidBackend),
         },
         filters: backend.filters.clone(),
@@ -248,19 +248,17 @@ fn action(context: &mut Context, plane: &DataPlane, work: &Work) -> Action {
     Action::Forward(work.backends.iter().map(backend).collect())
 }
 
-fn cluster(context: &mut Context, plane: &DataPlane, backend: &Port) -> String {
+fn cluster(context: &mut Context, plane: &DataPlane, backend: &Port, origins: &mut Vec<String>) -> String {
     let port = &backend.port;
     let name = format!("Service/{}", port.id());
-    let policies = context.policies.clone();
-    context.insert_cluster(plane, &name, port, |endpoints| {
-        let settings = policies.for_service(&port.key, port.name);
-        Cluster {
-            endpoints,
-            protocol: backend.protocol.clone(),
-            balancer: settings.balancer.unwrap_or(snapshot::Balancer::RoundRobin),
-            persistence: settings.persistence,
-            passive_health: settings.passive_health,
-        }
+    let settings = context.policies.for_service(&port.key, port.name);
+    origins.extend(settings.origins.into_values().map(|origin| format!("Service {}: {origin}", port.id())));
+    context.insert_cluster(plane, &name, port, |endpoints| Cluster {
+        endpoints,
+        protocol: backend.protocol.clone(),
+        balancer: settings.balancer.unwrap_or(snapshot::Balancer::RoundRobin),
+        persistence: settings.persistence,
+        passive_health: settings.passive_health,
     });
     name
 }

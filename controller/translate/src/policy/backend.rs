@@ -1,12 +1,13 @@
 //! `BackendPolicy` as the parts of a cluster.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crds::policy::{BackendPolicySpec, CookiePersistence, PassiveHealthCheck};
 use snapshot::{Balancer, CookieSecure, PassiveHealth, Persistence, PersistenceMode, SameSite};
 
 use super::Invalid;
-use crate::duration;
+use crate::{ObjectKey, duration};
 
 const LONGEST_EJECTION: Duration = Duration::from_secs(3600);
 
@@ -19,6 +20,8 @@ pub(crate) struct BackendSettings {
     pub persistence: Option<Persistence>,
     /// When one is left out.
     pub passive_health: Option<PassiveHealth>,
+    /// Where each of these comes from, by field of the policy; for [`snapshot::Rule::origins`].
+    pub origins: BTreeMap<&'static str, String>,
 }
 
 impl BackendSettings {
@@ -28,12 +31,13 @@ impl BackendSettings {
             balancer: self.balancer.or(other.balancer),
             persistence: self.persistence.clone().or_else(|| other.persistence.clone()),
             passive_health: self.passive_health.clone().or_else(|| other.passive_health.clone()),
+            origins: other.origins.clone().into_iter().chain(self.origins.clone()).collect(),
         }
     }
 }
 
 /// The settings of a policy.
-pub(super) fn parse(spec: &BackendPolicySpec) -> Result<BackendSettings, Vec<Invalid>> {
+pub(super) fn parse(policy: &ObjectKey, spec: &BackendPolicySpec) -> Result<BackendSettings, Vec<Invalid>> {
     let mut errors = Vec::new();
     let mut settings = BackendSettings::default();
     if let Some(name) = spec.load_balancer.as_deref() {
@@ -45,6 +49,13 @@ pub(super) fn parse(spec: &BackendPolicySpec) -> Result<BackendSettings, Vec<Inv
     if let Some(check) = &spec.passive_health {
         settings.passive_health = take(passive_health(check), "spec.passiveHealth", &mut errors);
     }
+    let given = [
+        ("loadBalancer", settings.balancer.is_some()),
+        ("sessionPersistence", settings.persistence.is_some()),
+        ("passiveHealth", settings.passive_health.is_some()),
+    ];
+    let given = given.into_iter().filter(|(_, given)| *given);
+    settings.origins = given.map(|(field, _)| (field, format!("BackendPolicy {policy} spec.{field}"))).collect();
     if errors.is_empty() { Ok(settings) } else { Err(errors) }
 }
 

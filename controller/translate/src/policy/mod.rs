@@ -70,7 +70,7 @@ impl Policies {
             resources,
             &[Kind::Service],
             |policy| &policy.spec.target_refs,
-            |_, policy| backend::parse(&policy.spec),
+            |key, policy| backend::parse(key, &policy.spec),
             &mut report,
         );
         judged.extend(of_backends);
