@@ -28,7 +28,7 @@ fn one_match(route: &HTTPRoute, rule: usize, one: &HTTPRouteMatch) -> Result<Mat
         .map_err(|unusable| unusable.within("queryParams"))?;
     let rank = Rank {
         specificity: specificity(one.method.is_some(), headers.len(), query.len()),
-        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()).unwrap_or_default(),
+        created: route.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second()),
         object: ObjectKey::of(&route.metadata).to_string(),
         rule: u32::try_from(rule).unwrap_or(u32::MAX),
     };
