@@ -1,6 +1,8 @@
 //! `crds/yaml` holds the custom resource definitions as manifests. They are generated from the types; this test says when
 //! they are stale. `CRDS_REWRITE=1 cargo test -p sluice-crds --test yaml` (or `make crds`) writes them anew.
 
+#![allow(clippy::unwrap_used)] // a helper of tests, which clippy does not recognise as one
+
 use std::path::PathBuf;
 
 use crds::policy::{BackendPolicy, TrafficPolicy};
