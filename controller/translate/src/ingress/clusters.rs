@@ -84,13 +84,7 @@ fn name(port: &ServicePort<'_>, protocol: Protocol) -> String {
 
 fn insert(context: &mut Context<'_>, port: &ServicePort<'_>, protocol: Protocol, balancing: Balancing) -> Vec<String> {
     let policy = context.policies.for_service(&port.key, port.name);
-    let given = [
-        ("balancing", policy.balancer.is_some()),
-        ("session persistence", policy.persistence.is_some()),
-        ("passive health", policy.passive_health.is_some()),
-    ];
-    let given = given.into_iter().filter(|(_, given)| *given);
-    let origins = given.map(|(what, _)| format!("{what} from BackendPolicy on Service {}", port.key)).collect();
+    let origins = policy.origins.values().map(|origin| format!("Service {}: {origin}", port.id())).collect();
     context.insert_cluster(&DataPlane::Shared, &name(port, protocol), port, |endpoints| Cluster {
         endpoints,
         protocol: spoken(protocol),

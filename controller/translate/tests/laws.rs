@@ -1,0 +1,250 @@
+//! Laws: what holds for every input.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use serde_json::{Value, json};
+use snapshot::{Kind as ResourceKind, Snapshot};
+use support::{Input, apply, render};
+use translate::{DataPlane, ObjectKey, Resources, Translation, endpoints, translate};
+
+/// The input of a golden case.
+fn golden(name: &str) -> Input {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let text = fs::read_to_string(path).unwrap();
+    Input::parse(text.split_once("\n--- # expected\n").unwrap().0)
+}
+
+fn resources(documents: &[Value]) -> Resources {
+    let mut resources = Resources::default();
+    documents.iter().for_each(|document| apply(&mut resources, document));
+    resources
+}
+
+fn ingress(name: &str, service: &str, port: u16) -> Value {
+    let backend = json!({"service": {"name": service, "port": {"number": port}}});
+    json!({
+        "kind": "Ingress",
+        "metadata": {"namespace": "shop", "name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"ingressClassName": "sluice", "rules": [{
+            "host": format!("{name}.example"),
+            "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
+        }]},
+    })
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({"kind": "Service", "metadata": {"namespace": "shop", "name": name}, "spec": spec})
+}
+
+fn class() -> Value {
+    json!({"kind": "IngressClass", "metadata": {"name": "sluice"}, "spec": {"controller": "sluice.dev/ingress-controller"}})
+}
+
+const CASES: &[&str] = &[
+    "ingress-conflicts.yaml",
+    "ingress-tls.yaml",
+    "ingress-tls-bad.yaml",
+    "ingress-service-settings.yaml",
+    "ingress-catch-all.yaml",
+    "ingress-services.yaml",
+    "gateway-attachment.yaml",
+    "policy-traffic-defects.yaml",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The order in which objects arrive changes nothing.
+    #[test]
+    fn input_order_does_not_matter(
+        (case, shuffled) in prop::sample::select(CASES).prop_flat_map(|case| {
+            let documents = golden(case).edits.remove(0);
+            (Just(case), Just(documents).prop_shuffle())
+        })
+    ) {
+        let input = golden(case);
+        let ordered = translate(&resources(&input.edits[0]), &input.settings);
+        let other = translate(&resources(&shuffled), &input.settings);
+        prop_assert_eq!(render(&ordered), render(&other));
+        prop_assert_eq!(versions(&ordered), versions(&other));
+        prop_assert_eq!(ordered.statuses, other.statuses);
+    }
+
+    /// Bad objects change none of the resources of the good ones around them.
+    #[test]
+    fn bad_objects_harm_nobody_else(bad in prop::sample::subsequence(bad(), 1..=bad().len()), good in 1usize..8) {
+        let mut documents = vec![class()];
+        for index in 0..good {
+            documents.push(ingress(&format!("good-{index}"), &format!("web-{index}"), 80));
+            documents.push(service(&format!("web-{index}"), json!({"ports": [{"port": 80}]})));
+        }
+        let settings = Default::default();
+        let alone = translate(&resources(&documents), &settings);
+        prop_assert!(alone.problems.is_empty());
+        documents.extend(bad);
+        let among = translate(&resources(&documents), &settings);
+        prop_assert!(!among.problems.is_empty());
+        prop_assert!(among.problems.iter().all(|problem| !problem.object.name.starts_with("good")));
+        let among = &among.snapshots[&DataPlane::Shared];
+        for (id, resource) in alone.snapshots[&DataPlane::Shared].iter() {
+            prop_assert_eq!(among.get(id), Some(resource), "{}", id);
+        }
+    }
+
+    /// After any events of EndpointSlices, the fast path gives what a full translation gives.
+    #[test]
+    fn the_endpoint_fast_path_equals_a_full_translation(events in prop::collection::vec(event(), 1..24)) {
+        let input = endpoints_input();
+        let mut resources = resources(&input.edits[0]);
+        let mut fast = translate(&resources, &input.settings).snapshots;
+        prop_assert!(count_endpoints(&fast) >= 5, "both data planes have endpoints");
+        for event in events {
+            let services = event.happen(&mut resources);
+            for snapshot in fast.values_mut() {
+                for service in &services {
+                    for (id, resource) in endpoints(&resources, &input.settings, service, snapshot) {
+                        prop_assert!(snapshot.get(&id).is_some(), "{} is new", id);
+                        snapshot.insert_hashed(id, resource);
+                    }
+                }
+            }
+            same(&fast, &translate(&resources, &input.settings))?;
+        }
+    }
+}
+
+fn versions(translation: &Translation) -> Vec<snapshot::Hash> {
+    translation.snapshots.values().map(Snapshot::version).collect()
+}
+
+fn same(fast: &std::collections::BTreeMap<DataPlane, Snapshot>, full: &Translation) -> Result<(), TestCaseError> {
+    prop_assert_eq!(fast, &full.snapshots);
+    Ok(())
+}
+
+/// Objects that are wrong in one way each.
+fn bad() -> Vec<Value> {
+    let annotated = |name: &str, annotation: &str, value: &str| {
+        let mut object = ingress(name, "web-0", 80);
+        let name = format!("nginx.ingress.kubernetes.io/{annotation}");
+        object["metadata"]["annotations"] = json!({name: value});
+        object
+    };
+    let mut regex = ingress("regex", "web-0", 80);
+    regex["spec"]["rules"][0]["http"]["paths"][0]["path"] = json!("/(.*");
+    let mut thief = ingress("thief", "web-0", 80);
+    thief["metadata"]["creationTimestamp"] = json!("2026-02-01T00:00:00Z");
+    thief["spec"]["rules"][0]["host"] = json!("good-0.example");
+    let mut tls = ingress("tls", "web-0", 80);
+    tls["spec"]["tls"] = json!([{"hosts": ["tls.example"], "secretName": "missing"}]);
+    let mut later = annotated("later", "affinity", "cookie");
+    later["metadata"]["creationTimestamp"] = json!("2026-02-01T00:00:00Z");
+    vec![
+        annotated("limit", "limit-rps", "many"),
+        annotated("list", "limit-allowlist", "everybody"),
+        annotated("size", "proxy-body-size", "huge"),
+        annotated("unknown", "configuration-snippet", "return 200;"),
+        ingress("nowhere", "missing", 80),
+        ingress("no-port", "web-0", 8080),
+        regex,
+        thief,
+        tls,
+        later,
+        json!({"kind": "BackendPolicy", "metadata": {"namespace": "shop", "name": "nobody"}, "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "missing"}],
+        }}),
+        json!({"kind": "BackendPolicy", "metadata": {"namespace": "shop", "name": "wrong"}, "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "web-0"}], "loadBalancer": "Guess",
+        }}),
+    ]
+}
+
+/// Services of all sorts, used by an Ingress and by an HTTPRoute.
+fn endpoints_input() -> Input {
+    let mut input = golden("ingress-class-watched.yaml");
+    let gateway = json!({"namespace": "shop", "name": "edge", "generation": 1});
+    let backends = json!([{"name": "web", "port": 80}, {"name": "api", "port": 8080}]);
+    input.edits = vec![vec![
+        class(),
+        service(
+            "web",
+            json!({"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}, {"name": "quic", "port": 80, "protocol": "UDP"}]}),
+        ),
+        service("api", json!({"clusterIP": "None", "ports": [{"port": 8080}]})),
+        service("external", json!({"type": "ExternalName", "externalName": "api.example", "ports": [{"port": 80}]})),
+        ingress("web", "web", 80),
+        ingress("admin", "web", 81),
+        ingress("api", "api", 8080),
+        ingress("external", "external", 80),
+        json!({"kind": "GatewayClass", "metadata": {"name": "sluice"}, "spec": {"controllerName": "sluice.dev/gateway-controller"}}),
+        json!({"kind": "Namespace", "metadata": {"name": "shop"}}),
+        json!({"kind": "Gateway", "metadata": gateway, "spec": {"gatewayClassName": "sluice", "listeners": [
+            {"name": "http", "port": 80, "protocol": "HTTP"},
+        ]}}),
+        json!({"kind": "HTTPRoute", "metadata": {"namespace": "shop", "name": "web", "generation": 1}, "spec": {
+            "parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": backends}],
+        }}),
+    ]];
+    input
+}
+
+fn count_endpoints(snapshots: &std::collections::BTreeMap<DataPlane, Snapshot>) -> usize {
+    let ids = snapshots.values().flat_map(Snapshot::iter).map(|(id, _)| id);
+    ids.filter(|id| id.kind == ResourceKind::Endpoints).count()
+}
+
+/// Something that happens to an EndpointSlice.
+#[derive(Clone, Debug)]
+struct Event {
+    slice: usize,
+    object: Option<Value>,
+}
+
+impl Event {
+    /// Changes the resources; returns the Services that the slice belonged and belongs to.
+    fn happen(&self, resources: &mut Resources) -> Vec<ObjectKey> {
+        let name = format!("slice-{}", self.slice);
+        let of_slice = |resources: &Resources| {
+            let labels = resources.get::<EndpointSlice>("shop", &name)?.metadata.labels.clone()?;
+            Some(ObjectKey::new("shop", labels.get("kubernetes.io/service-name")?))
+        };
+        let before = of_slice(resources);
+        resources.remove::<EndpointSlice>(&ObjectKey::new("shop", name.as_str()));
+        if let Some(object) = &self.object {
+            let mut object = object.clone();
+            object["metadata"]["name"] = json!(name);
+            apply(resources, &object);
+        }
+        before.into_iter().chain(of_slice(resources)).collect()
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let object = prop_oneof![1 => Just(None), 6 => slice().prop_map(Some)];
+    (0usize..4, object).prop_map(|(slice, object)| Event { slice, object })
+}
+
+fn slice() -> impl Strategy<Value = Value> {
+    let service = prop::sample::select(vec!["web", "api", "external", "unused"]);
+    let family = prop::sample::select(vec!["IPv4", "IPv4", "IPv4", "FQDN"]);
+    let port = (prop::sample::select(vec![None, Some("http"), Some("admin")]), 1u16..4);
+    let address = prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "10.0.0.3", "127.0.0.1"]);
+    let state = (any::<Option<bool>>(), any::<bool>(), any::<bool>());
+    let endpoint = (address, state).prop_map(|(address, (ready, serving, terminating))| {
+        json!({"addresses": [address], "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+    });
+    let ports = prop::collection::vec(port.prop_map(|(name, port)| json!({"name": name, "port": port})), 0..3);
+    (service, family, ports, prop::collection::vec(endpoint, 0..4)).prop_map(|(service, family, ports, endpoints)| {
+        json!({
+            "kind": "EndpointSlice",
+            "metadata": {"namespace": "shop", "labels": {"kubernetes.io/service-name": service}},
+            "addressType": family, "ports": ports, "endpoints": endpoints,
+        })
+    })
+}
