@@ -1,0 +1,80 @@
+# `make` lists the targets. Everything that is built or fetched goes to one cache, so that a fresh clone starts warm.
+SHELL := /bin/bash -euo pipefail
+MAKEFLAGS += --no-print-directory
+CACHE := $(or $(SLUICE_CACHE),$(HOME)/.cache/sluice)
+export SLUICE_CACHE := $(CACHE)
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+DENY := $(CACHE)/cargo-deny/bin/cargo-deny --locked --log-level error
+section = @printf '\n== %s ==\n' "$(1)"
+
+.NOTPARALLEL:
+.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down golden crds manifests bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
+
+run: ## serve deploy/quickstart on 8080 and 8443, with echo backends, and print curl lines
+	cargo run --locked --release -p sluice-controller --bin sluice -- run deploy/quickstart
+
+build: ## release builds of both programs, in $CARGO_TARGET_DIR/release
+	cargo build --locked --release -p sluice-controller -p sluice-dataplane
+
+test: prerequisites lint deny unit control-plane e2e ## everything: installs what the tests need (as root), then runs all of them
+
+test-fast: lint unit ## what needs neither root nor a cluster
+
+prerequisites: ## install what the tests need, or say what is missing
+	$(call section,prerequisites)
+	e2e/prerequisites.sh
+
+lint: ## formatting and clippy
+	$(call section,formatting and clippy)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+
+deny: ## licences, sources and bans of all dependencies; advisories where their database can be fetched
+	$(call section,cargo-deny)
+	$(DENY) check licenses bans sources
+	@if $(DENY) fetch db >/dev/null 2>&1; then $(DENY) check advisories; \
+	else echo "advisories: SKIPPED, their database cannot be fetched from here"; fi
+
+unit: ## unit tests, golden cases, laws, the data plane in process
+	$(call section,unit tests - golden cases - laws - data plane in process)
+	cargo test --locked --workspace --quiet
+
+control-plane: ## the controller against a real API server
+	$(call section,real control plane)
+	SLUICE_KUBERNETES=$(CACHE)/k8s/kubernetes SLUICE_GATEWAY_API=$(CACHE)/k8s/gateway-api \
+	  cargo test --locked -p sluice-controller --quiet -- --ignored
+
+e2e: ## the product on a real cluster; SCENARIOS="a b" for some of them
+	$(call section,real cluster)
+	e2e/run.sh $(SCENARIOS)
+
+e2e-up: ## start the cluster with Sluice installed, and leave it
+	e2e/run.sh --keep helm_install_ready_within_60s
+
+e2e-down: ## stop and remove that cluster
+	e2e/cluster/down.sh "$${SLUICE_E2E_STATE:-/var/tmp/sluice-e2e}"
+
+golden: ## rewrite the expectations of the golden cases; read the diff
+	GOLDEN_REWRITE=1 cargo test --locked -p sluice-translate --test golden
+	git diff --stat -- controller/translate/tests/golden
+
+crds: ## regenerate crds/yaml
+	CRDS_REWRITE=1 cargo test --locked -p sluice-crds --test yaml
+
+manifests: ## render deploy/sluice.yaml from the chart
+	@printf '# Rendered from helm/sluice by `make manifests`. Apply with: kubectl apply --server-side -f sluice.yaml\n' >deploy/sluice.yaml.new
+	@printf 'apiVersion: v1\nkind: Namespace\nmetadata:\n  name: sluice-system\n' >>deploy/sluice.yaml.new
+	@$(CACHE)/k8s/helm template sluice helm/sluice --namespace sluice-system --include-crds \
+	  --api-versions gateway.networking.k8s.io/v1/GatewayClass >>deploy/sluice.yaml.new
+	@mv deploy/sluice.yaml.new deploy/sluice.yaml
+
+bench: ## CPU per request against nginx and HAProxy
+	@command -v nginx haproxy wrk taskset >/dev/null || e2e/prerequisites.sh
+	cargo build --locked --release -p sluice-controller -p sluice-e2e --bin sluice --bin bench
+	$(CARGO_TARGET_DIR)/release/bench $(CARGO_TARGET_DIR)/release/sluice
+
+clean: ## remove the build output
+	cargo clean

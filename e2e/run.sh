@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# The product on a real cluster: builds both, starts the cluster, runs the scenarios, stops the cluster.
+# usage: run.sh [--keep] [SCENARIO...]
+#   --keep      leave the cluster running afterwards; `make e2e-down` stops it
+#   SCENARIO    names of scenarios, in the order of the suite; default: all; a wrong name prints the list
+# The cluster's folder is ${SLUICE_E2E_STATE:-/var/tmp/sluice-e2e}; logs stay in its `log` while it runs.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+cache=${SLUICE_CACHE:-$HOME/.cache/sluice}
+state=${SLUICE_E2E_STATE:-/var/tmp/sluice-e2e}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
+keep=
+if [ "${1:-}" = --keep ]; then keep=1 && shift; fi
+
+"$here/cluster/build.sh"
+cd "$root"
+target=$(rustc -vV | sed -n 's/^host: //p')
+# Static, because the image holds no C library.
+RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target "$target" \
+  -p sluice-controller -p sluice-dataplane -p sluice-e2e --bin sluice --bin sluice-dataplane --bin echo
+cargo build --locked -p sluice-e2e --bin e2e
+
+work=$(mktemp -d)
+finish() {
+  rm -rf "$work"
+  [ -n "$keep" ] || "$here/cluster/down.sh" "$state"
+}
+trap finish EXIT
+release=$CARGO_TARGET_DIR/$target/release
+image() { # name dockerfile binaries...
+  local name=$1 dockerfile=$2
+  local buildah=(buildah --storage-driver vfs --root "$work/storage" --runroot "$work/storage-run")
+  shift 2
+  mkdir "$work/$name"
+  cp "$@" "$work/$name"
+  "${buildah[@]}" bud --quiet --isolation chroot --target runtime --build-context binaries="$work/$name" \
+    --tag "docker.io/local/$name:1" --file "$dockerfile" "$work/$name" >/dev/null
+  "${buildah[@]}" push --quiet "docker.io/local/$name:1" "oci-archive:$work/$name.tar:docker.io/local/$name:1" >/dev/null
+}
+image sluice Dockerfile "$release/sluice" "$release/sluice-dataplane"
+image e2e e2e/Dockerfile "$release/echo" "$cache/k8s/coredns"
+
+"$here/cluster/up.sh" "$state" "$work/sluice.tar" "$work/e2e.tar"
+# Outside of the cluster's pods and nodes, as clients are.
+nsenter -t "$(cat "$state/run/client")" -n "$CARGO_TARGET_DIR/debug/e2e" "$state" "$cache/k8s" "$@"
