@@ -1,0 +1,80 @@
+//! What an installation needs before anything is served: keys that all replicas share, and the CA's certificate for the
+//! shared data planes.
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+
+use crate::ca::{CaError, InstallationSecret};
+use crate::status::MANAGER;
+
+/// Why an installation cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The API server says no, or nothing.
+    #[error("cannot {what} {object}: {error}")]
+    Api {
+        /// What was tried.
+        what: &'static str,
+        /// Kind, namespace and name.
+        object: String,
+        /// The API server's answer.
+        #[source]
+        error: Box<kube::Error>,
+    },
+    /// The keys cannot be made or read.
+    #[error(transparent)]
+    Keys(#[from] CaError),
+}
+
+/// The installation's keys: those in the Secret, or new ones that are put there. When several replicas start at once, the
+/// first one's keys win.
+pub async fn keys(client: &Client, namespace: &str, name: &str) -> Result<InstallationSecret, BootstrapError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let failed = |what| {
+        move |error| BootstrapError::Api { what, object: format!("Secret {namespace}/{name}"), error: Box::new(error) }
+    };
+    let secret = match api.get_opt(name).await.map_err(failed("read"))? {
+        Some(secret) => secret,
+        None => {
+            let data = InstallationSecret::generate()?.to_secret_data();
+            let secret = Secret {
+                metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
+                type_: Some("sluice.dev/installation".into()),
+                data: Some(data.into_iter().map(|(name, bytes)| (name, ByteString(bytes))).collect()),
+                ..Secret::default()
+            };
+            match api.create(&PostParams::default(), &secret).await {
+                Ok(secret) => secret,
+                Err(kube::Error::Api(status)) if status.code == 409 => api.get(name).await.map_err(failed("read"))?,
+                Err(error) => return Err(failed("create")(error)),
+            }
+        }
+    };
+    let data = secret.data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.0)).collect();
+    Ok(InstallationSecret::from_secret_data(&data)?)
+}
+
+/// Puts the CA's certificate where the shared data planes mount it from.
+pub async fn publish_ca(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    keys: &InstallationSecret,
+) -> Result<(), BootstrapError> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let map = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": name, "namespace": namespace },
+        "data": { InstallationSecret::AUTHORITY: keys.authority.certificate },
+    });
+    let applied = api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&map)).await;
+    applied.map(drop).map_err(|error| BootstrapError::Api {
+        what: "apply",
+        object: format!("ConfigMap {namespace}/{name}"),
+        error: Box::new(error),
+    })
+}

@@ -1,0 +1,301 @@
+//! The build loop: changes in, snapshots to the stream, and to the writers what they should write.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use snapshot::{ResourceId, Snapshot};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, timeout, timeout_at};
+use translate::{DataPlane, Kind, ObjectKey, Problem, Settings, Severity, Translation, translate};
+
+use crate::events::Report;
+use crate::kinds::{self, Watched};
+use crate::metrics::Metrics;
+use crate::provision;
+use crate::shutdown::Shutdown;
+use crate::status::{Gate, Unwritten, Wanted};
+use crate::store::{Change, Store};
+use crate::stream::{Acks, Publisher, ServiceAccount};
+
+/// Changes are collected until none comes for so long,
+const QUIET: Duration = Duration::from_millis(3);
+/// but never longer than this.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// When Secrets that could not be fetched are tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long fetching one Secret may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the writers follow; the latest value counts.
+pub struct Outputs {
+    /// Statuses that the API server does not hold yet.
+    pub unwritten: watch::Sender<Arc<Unwritten>>,
+    /// What is wrong with whose objects, sorted.
+    pub reports: watch::Sender<Arc<Vec<Report>>>,
+    /// The data planes that Gateways need.
+    pub infrastructure: watch::Sender<Arc<BTreeMap<ObjectKey, provision::Wanted>>>,
+    /// Whether the first full build is published.
+    pub ready: watch::Sender<bool>,
+}
+
+/// The one owner of the store.
+pub struct Builder {
+    /// Access to the API server, for Secrets that come into use.
+    pub client: Client,
+    /// The watched objects.
+    pub store: Store,
+    /// What the operator decided.
+    pub settings: Arc<Settings>,
+    /// The identity of the data planes that all Ingresses share.
+    pub shared: ServiceAccount,
+    /// Where snapshots go.
+    pub publisher: Publisher,
+    /// Where everything else goes.
+    pub outputs: Outputs,
+    /// Counts builds.
+    pub metrics: Metrics,
+}
+
+/// What the last build left.
+#[derive(Default)]
+struct Built {
+    snapshots: BTreeMap<DataPlane, Arc<Snapshot>>,
+    identities: BTreeMap<ServiceAccount, DataPlane>,
+    wanted: Wanted,
+    gate: Gate,
+    reports: Vec<Report>,
+    /// Those that are logged, sorted.
+    told: Vec<Report>,
+}
+
+impl Builder {
+    /// Builds after every change until `shutdown`. Fails only when translation itself does.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut shutdown: Shutdown) -> Result<(), JoinError> {
+        let mut built = Built::default();
+        let mut acks = self.publisher.acks();
+        let mut retry: Option<Instant> = None;
+        loop {
+            let again = retry.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => self.collect(change, &mut changes).await,
+                    None => return Ok(()),
+                },
+                Ok(()) = acks.changed() => {}
+                () = tokio::time::sleep_until(again), if retry.is_some() => {}
+                () = shutdown.requested() => return Ok(()),
+            }
+            if !self.store.ready() {
+                continue;
+            }
+            let dirty = self.store.take_dirty();
+            if dirty.structure || retry.is_some_and(|at| at <= Instant::now()) {
+                let complete = self.build(&mut built).await?;
+                retry = (!complete).then(|| Instant::now() + RETRY);
+            } else if !dirty.endpoints.is_empty() {
+                self.build_endpoints(&mut built, &dirty.endpoints);
+            }
+            self.tell(&mut built, &acks.borrow_and_update().clone());
+        }
+    }
+
+    /// Takes `first` and what follows closely.
+    async fn collect(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>) {
+        let end = Instant::now() + PATIENCE;
+        self.store.change(first);
+        while let Ok(Some(change)) = timeout_at(end.min(Instant::now() + QUIET), changes.recv()).await {
+            self.store.change(change);
+        }
+    }
+
+    /// Translates everything and publishes it. Returns whether every Secret that is referred to could be had.
+    async fn build(&mut self, built: &mut Built) -> Result<bool, JoinError> {
+        let start = Instant::now();
+        let mut translation = self.translate().await?;
+        let mut missing = self.store.want_secrets(&translation.secrets);
+        if !missing.is_empty() {
+            // Nothing is said about a Secret that is there and merely was of no interest so far.
+            self.fetch(&missing).await;
+            translation = self.translate().await?;
+            missing = self.store.want_secrets(&translation.secrets);
+        }
+        self.store.resources.accept(&translation.rejected);
+        self.publish(built, translation);
+        self.metrics.built(start.elapsed(), &self.store.resources, built.reports.len());
+        Ok(missing.is_empty())
+    }
+
+    /// The store's content travels to a thread that may take its time, and back; events wait in their channel meanwhile.
+    async fn translate(&mut self) -> Result<Translation, JoinError> {
+        let resources = std::mem::take(&mut self.store.resources);
+        let settings = self.settings.clone();
+        let (resources, translation) = spawn_blocking(move || {
+            let translation = translate(&resources, &settings);
+            (resources, translation)
+        })
+        .await?;
+        self.store.resources = resources;
+        Ok(translation)
+    }
+
+    async fn fetch(&mut self, keys: &[ObjectKey]) {
+        let fetched: Vec<_> = stream::iter(keys.iter().cloned())
+            .map(|key| {
+                let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
+                async move {
+                    let result = timeout(DEADLINE, api.get_opt(&key.name)).await;
+                    (key, result)
+                }
+            })
+            .buffer_unordered(16)
+            .collect()
+            .await;
+        for (key, result) in fetched {
+            match result {
+                Ok(Ok(Some(mut secret))) => {
+                    kinds::strip(&mut secret.metadata);
+                    secret.strip();
+                    self.store.change(Change::apply(secret));
+                }
+                Ok(Ok(None)) => self.store.change(Change::delete::<Secret>(key)),
+                Ok(Err(kube::Error::Api(status))) => {
+                    tracing::warn!(secret = %key, reason = status.reason, "the Secret cannot be fetched; trying again");
+                }
+                // Not the error's text: it could quote the content.
+                Ok(Err(_)) => tracing::warn!(secret = %key, "the Secret cannot be fetched; trying again"),
+                Err(_) => tracing::warn!(secret = %key, "the API server does not answer; trying again"),
+            }
+        }
+    }
+
+    fn publish(&mut self, built: &mut Built, translation: Translation) {
+        let Translation { snapshots, statuses, problems, infrastructure, .. } = translation;
+        let mut identities = BTreeMap::from([(self.shared.clone(), DataPlane::Shared)]);
+        for (gateway, infrastructure) in &infrastructure {
+            let name = translate::infrastructure_name(&gateway.name, &infrastructure.class);
+            let account = ServiceAccount { namespace: gateway.namespace.clone(), name };
+            // A Gateway whose account would be another's gets none rather than the other's keys.
+            identities.entry(account).or_insert_with(|| DataPlane::Gateway(gateway.clone()));
+        }
+        built.snapshots = snapshots.into_iter().map(|(plane, snapshot)| (plane, Arc::new(snapshot))).collect();
+        built.identities = identities;
+        built.gate.published(self.publisher.publish(built.snapshots.clone(), built.identities.clone()));
+        built.wanted.replace(statuses);
+        self.outputs.ready.send_replace(true);
+
+        let resources = &self.store.resources;
+        let uid = |kind, key: &ObjectKey| kinds::uid(resources, kind, key);
+        let infrastructure = infrastructure
+            .into_iter()
+            .filter_map(|(gateway, infrastructure)| {
+                let uid = uid(Kind::Gateway, &gateway)?;
+                Some((gateway, provision::Wanted { uid, infrastructure }))
+            })
+            .collect();
+        send_if_new(&self.outputs.infrastructure, infrastructure);
+        let reports = problems
+            .into_iter()
+            .chain(self.store.problems().cloned())
+            .map(|problem| Report { uid: uid(problem.kind, &problem.object), problem })
+            .collect();
+        built.reports = reports;
+    }
+
+    /// The path of most events: replaces the endpoints of these Services, looking at no route.
+    fn build_endpoints(&mut self, built: &mut Built, services: &BTreeSet<ObjectKey>) {
+        let mut changed = false;
+        for snapshot in built.snapshots.values_mut() {
+            let updates: Vec<_> = services
+                .iter()
+                .flat_map(|service| translate::endpoints(&self.store.resources, &self.settings, service, snapshot))
+                .filter(|(id, resource)| snapshot.get(id).map(|held| held.hash()) != Some(resource.hash()))
+                .collect();
+            if updates.is_empty() {
+                continue;
+            }
+            changed = true;
+            let mut next = Snapshot::clone(snapshot); // sessions may still read the old one
+            for (id, resource) in updates {
+                next.insert_hashed(id, resource);
+            }
+            *snapshot = Arc::new(next);
+        }
+        if changed {
+            built.gate.published(self.publisher.publish(built.snapshots.clone(), built.identities.clone()));
+        }
+        self.metrics.built_endpoints();
+    }
+
+    /// Tells the writers what differs from what the API server holds, as far as data planes acknowledged it.
+    fn tell(&mut self, built: &mut Built, acks: &Acks) {
+        let planes = built.snapshots.keys();
+        self.metrics.sessions(planes.map(|plane| acks.connected(plane).count()).sum());
+        send_if_new(&self.outputs.unwritten, built.wanted.unwritten(&self.store.observed, &mut built.gate, acks));
+        let mut reports = built.reports.clone();
+        reports.extend(built.snapshots.keys().flat_map(|plane| self.rejections(plane, acks)));
+        reports.sort();
+        reports.dedup();
+        for report in reports.iter().filter(|report| built.told.binary_search(report).is_err()) {
+            tracing::warn!(reason = report.problem.reason, "{}", report.problem);
+        }
+        built.told.clone_from(&reports);
+        send_if_new(&self.outputs.reports, reports);
+    }
+
+    /// What data planes do not take, as problems of the objects that it came from.
+    fn rejections(&self, plane: &DataPlane, acks: &Acks) -> Vec<Report> {
+        let rejected = acks.rejected(plane).into_iter();
+        let problem = |id: &ResourceId, why: &str| {
+            let (kind, object) = origin(id, plane)?;
+            let message = format!(
+                "The data planes do not take {id}: {why}. Its last good version stays in force, if there was one."
+            );
+            let uid = kinds::uid(&self.store.resources, kind, &object)?;
+            let problem = Problem {
+                kind,
+                object,
+                field: String::new(),
+                reason: "RejectedByDataPlane",
+                message,
+                severity: Severity::Warning,
+            };
+            Some(Report { problem, uid: Some(uid) })
+        };
+        rejected
+            .filter_map(|(id, why)| {
+                let report = problem(id, why);
+                if report.is_none() {
+                    tracing::warn!(%plane, resource = %id, why, "the data planes do not take a resource");
+                }
+                report
+            })
+            .collect()
+    }
+}
+
+/// The object that a resource was made from, read from its name (`Ingress/shop/web/...`); else the Gateway whose data plane it is.
+fn origin(id: &ResourceId, plane: &DataPlane) -> Option<(Kind, ObjectKey)> {
+    let mut parts = id.name.split('/');
+    let kind = parts.next().and_then(|name| Kind::ALL.iter().find(|kind| kind.name() == name));
+    match (kind, parts.next(), parts.next(), plane) {
+        (Some(kind), Some(namespace), Some(name), _) => Some((*kind, ObjectKey::new(namespace, name))),
+        (.., DataPlane::Gateway(gateway)) => Some((Kind::Gateway, gateway.clone())),
+        _ => None,
+    }
+}
+
+/// Wakes nobody when nothing changed.
+fn send_if_new<T: PartialEq>(channel: &watch::Sender<Arc<T>>, value: T) {
+    channel.send_if_modified(|current| {
+        let new = **current != value;
+        if new {
+            *current = Arc::new(value);
+        }
+        new
+    });
+}

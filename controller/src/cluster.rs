@@ -1,0 +1,235 @@
+//! `sluice controller`: everything wired together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use crds::policy::{BackendPolicy, TrafficPolicy};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use translate::{Kind, Stored};
+
+use crate::bootstrap::{self, BootstrapError};
+use crate::build::{Builder, Outputs};
+use crate::ca::CaError;
+use crate::kinds::Watched;
+use crate::leader::Election;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::provision::{Provisioner, Template};
+use crate::shutdown::{self, Shutdown};
+use crate::status::Writer;
+use crate::store::{Change, Store};
+use crate::stream::{self, Authenticator, Publisher, ServeError, ServiceAccount};
+use crate::{admin, events, watch as watches};
+
+/// Changes that wait while a translation runs; then the watches wait.
+const CHANGES: usize = 1024;
+/// How long writes in flight may take after the request to stop.
+const FINISH: Duration = Duration::from_secs(5);
+
+/// Why a controller does not start, or stops by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The reason.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The installation's objects cannot be read or made.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The server's certificate cannot be made.
+    #[error(transparent)]
+    Certificate(#[from] CaError),
+    /// The stream cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A translation or a task was cut off.
+    #[error("a task of the controller failed: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// A controller that is set up and listens.
+pub struct Controller {
+    /// Where data planes connect to.
+    pub stream_address: SocketAddr,
+    /// Where health and metrics are served.
+    pub admin_address: SocketAddr,
+    tasks: JoinSet<Result<(), Error>>,
+    writers: JoinSet<()>,
+    election: Election,
+    leads: watch::Receiver<bool>,
+    stop_writers: shutdown::Trigger,
+}
+
+impl Controller {
+    /// Makes or reads the installation's keys, listens, and starts every task.
+    pub async fn start(options: Options, client: Client, shutdown: Shutdown) -> Result<Self, Error> {
+        let keys = bootstrap::keys(&client, &options.namespace, &options.installation_secret).await?;
+        bootstrap::publish_ca(&client, &options.namespace, &options.ca_config_map, &keys).await?;
+        let server = keys.issue_server()?;
+        let mut settings = options.settings();
+        settings.cookie_key = keys.cookie_key.clone();
+        settings.ticket_keys = keys.ticket_keys.clone();
+        settings.fallback_certificate = Some((keys.fallback.certificate.into_bytes(), keys.fallback.key));
+
+        let stream_listener = listen(options.stream_address).await?;
+        let admin_listener = listen(options.admin_address).await?;
+        let local =
+            |listener: &TcpListener, address| listener.local_addr().map_err(|error| Error::Listen { address, error });
+        let stream_address = local(&stream_listener, options.stream_address)?;
+        let admin_address = local(&admin_listener, options.admin_address)?;
+
+        let metrics = Metrics::default();
+        let publisher = Publisher::new();
+        let (unwritten, unwritten_receiver) = watch::channel(Arc::default());
+        let (reports, reports_receiver) = watch::channel(Arc::default());
+        let (infrastructure, infrastructure_receiver) = watch::channel(Arc::default());
+        let (ready, ready_receiver) = watch::channel(false);
+        let (leads_sender, leads) = watch::channel(false);
+        let controllers = vec![options.gateway_controller_name.clone(), options.controller_class.clone()];
+
+        let mut tasks = JoinSet::new();
+        let mut kinds = Vec::new();
+        let (sender, changes) = mpsc::channel(CHANGES);
+        {
+            let mut watches = Watches { client: &client, sender, tasks: &mut tasks, kinds: &mut kinds };
+            watches.add::<IngressClass>();
+            watches.add::<Ingress>();
+            watches.add::<GatewayClass>();
+            watches.add::<Gateway>();
+            watches.add::<HTTPRoute>();
+            watches.add::<ReferenceGrant>();
+            watches.add::<Service>();
+            watches.add::<EndpointSlice>();
+            watches.add::<Secret>();
+            watches.add::<Namespace>();
+            watches.add::<TrafficPolicy>();
+            watches.add::<BackendPolicy>();
+        }
+        let builder = Builder {
+            client: client.clone(),
+            store: Store::new(kinds, controllers.clone()),
+            settings: Arc::new(settings),
+            shared: ServiceAccount {
+                namespace: options.shared_service_account.0.namespace.clone(),
+                name: options.shared_service_account.0.name.clone(),
+            },
+            publisher: publisher.clone(),
+            outputs: Outputs { unwritten, reports, infrastructure, ready },
+            metrics: metrics.clone(),
+        };
+        let stop = shutdown.clone();
+        tasks.spawn(async move { Ok(builder.run(changes, stop).await?) });
+        let authenticator = Authenticator::TokenReview(client.clone());
+        tasks.spawn(async move { match stream::serve(stream_listener, &server, authenticator, publisher).await? {} });
+        let (stop, admin_metrics) = (shutdown.clone(), metrics.clone());
+        tasks.spawn(async move {
+            admin::serve(admin_listener, ready_receiver, admin_metrics, stop).await;
+            Ok(())
+        });
+
+        let (stop_writers, stopping) = shutdown::channel();
+        let mut writers = JoinSet::new();
+        let writer = Writer {
+            client: client.clone(),
+            controllers,
+            unwritten: unwritten_receiver,
+            leader: leads.clone(),
+            metrics: metrics.clone(),
+        };
+        writers.spawn(writer.run(stopping.clone()));
+        writers.spawn(events::run(
+            client.clone(),
+            options.pod_name.clone(),
+            reports_receiver,
+            leads.clone(),
+            stopping.clone(),
+        ));
+        let provisioner = Provisioner {
+            client: client.clone(),
+            template: Template {
+                image: options.dataplane_image.clone(),
+                pull_policy: options.dataplane_image_pull_policy.clone(),
+                replicas: options.gateway_replicas,
+                controllers: format!("{}:{}", options.stream_host(), options.stream_address.port()),
+                ca: keys.authority.certificate,
+                installation: options.namespace.clone(),
+            },
+            wanted: infrastructure_receiver,
+            leader: leads.clone(),
+        };
+        writers.spawn(provisioner.run(stopping.clone()));
+        let election = Election {
+            client,
+            namespace: options.namespace,
+            name: options.election_id,
+            identity: options.pod_name,
+            metrics,
+        };
+        writers.spawn(election.clone().run(leads_sender, stopping));
+        tracing::info!(%stream_address, %admin_address, "started");
+        Ok(Self { stream_address, admin_address, tasks, writers, election, leads, stop_writers })
+    }
+
+    /// Whether this replica writes statuses, now and whenever it changes.
+    pub fn leads(&self) -> watch::Receiver<bool> {
+        self.leads.clone()
+    }
+
+    /// Runs until `shutdown` or until a task fails; then finishes the writes in flight and frees the Lease.
+    pub async fn run(mut self, mut shutdown: Shutdown) -> Result<(), Error> {
+        let result = loop {
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok(Ok(())) => {} // a watch whose changes nobody takes any more
+                    Ok(Err(error)) => break Err(error),
+                    Err(error) => break Err(error.into()),
+                },
+                () = shutdown.requested() => break Ok(()),
+            }
+        };
+        self.stop_writers.stop();
+        let finished = async { while self.writers.join_next().await.is_some() {} };
+        if tokio::time::timeout(FINISH, finished).await.is_err() {
+            tracing::warn!("writes in flight did not end in time");
+            self.writers.shutdown().await;
+        }
+        self.election.release().await;
+        result
+    }
+}
+
+/// Starts watches and remembers which kinds the store has to wait for.
+struct Watches<'a> {
+    client: &'a Client,
+    sender: mpsc::Sender<Change>,
+    tasks: &'a mut JoinSet<Result<(), Error>>,
+    kinds: &'a mut Vec<Kind>,
+}
+
+impl Watches<'_> {
+    fn add<T: Watched>(&mut self) {
+        self.kinds.push(<T as Stored>::KIND);
+        let watch = watches::run::<T>(self.client.clone(), self.sender.clone());
+        self.tasks.spawn(async move {
+            watch.await;
+            Ok(())
+        });
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })
+}

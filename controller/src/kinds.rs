@@ -1,0 +1,132 @@
+//! What the controller watches of each kind, and what it forgets before storing.
+
+use std::fmt::Debug;
+
+use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use crds::policy::{BackendPolicy, TrafficPolicy};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube::Resource;
+use kube::api::ApiResource;
+use kube::core::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use translate::{Kind, Resources, Stored};
+
+/// A kind that is watched.
+pub trait Watched:
+    Stored + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + PartialEq + Send + Sync + 'static
+{
+    /// The objects that are of interest, as a field selector.
+    const FIELDS: Option<&'static str> = None;
+
+    /// Takes out the status that the controller itself writes, so that its own writes change nothing that is stored.
+    fn take_status(&mut self) -> Option<Value> {
+        None
+    }
+
+    /// Forgets what translation never reads.
+    fn strip(&mut self) {}
+}
+
+macro_rules! status_is_ours {
+    ($($kind:ident)*) => {
+        $(impl Watched for $kind {
+            fn take_status(&mut self) -> Option<Value> {
+                self.status.take().and_then(|status| serde_json::to_value(status).ok())
+            }
+        })*
+    };
+}
+
+status_is_ours!(Ingress GatewayClass Gateway HTTPRoute TrafficPolicy BackendPolicy);
+
+impl Watched for IngressClass {}
+
+impl Watched for ReferenceGrant {}
+
+impl Watched for Service {
+    fn strip(&mut self) {
+        if let Some(status) = &mut self.status {
+            status.conditions = None;
+        }
+    }
+}
+
+impl Watched for EndpointSlice {
+    fn strip(&mut self) {
+        for endpoint in &mut self.endpoints {
+            endpoint.target_ref = None;
+            endpoint.deprecated_topology = None;
+        }
+    }
+}
+
+impl Watched for Secret {
+    /// Releases of Helm, tokens and registry passwords are most of the bytes of all Secrets, and nothing here refers to them.
+    const FIELDS: Option<&'static str> = Some(
+        "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockerconfigjson,\
+         type!=kubernetes.io/dockercfg,type!=bootstrap.kubernetes.io/token",
+    );
+}
+
+impl Watched for Namespace {
+    fn strip(&mut self) {
+        self.metadata.annotations = None;
+        self.spec = None;
+        self.status = None;
+    }
+}
+
+/// Forgets what no kind needs. The resource version goes too: two objects are equal when translation sees no difference.
+pub fn strip(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    metadata.resource_version = None;
+    metadata.owner_references = None;
+    metadata.finalizers = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+/// How the API names a kind, for writing objects whose unknown fields have to survive.
+pub fn api_resource(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::IngressClass => ApiResource::erase::<IngressClass>(&()),
+        Kind::Ingress => ApiResource::erase::<Ingress>(&()),
+        Kind::GatewayClass => ApiResource::erase::<GatewayClass>(&()),
+        Kind::Gateway => ApiResource::erase::<Gateway>(&()),
+        Kind::HTTPRoute => ApiResource::erase::<HTTPRoute>(&()),
+        Kind::ReferenceGrant => ApiResource::erase::<ReferenceGrant>(&()),
+        Kind::Service => ApiResource::erase::<Service>(&()),
+        Kind::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
+        Kind::Secret => ApiResource::erase::<Secret>(&()),
+        Kind::Namespace => ApiResource::erase::<Namespace>(&()),
+        Kind::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
+        Kind::TrafficPolicy => ApiResource::erase::<TrafficPolicy>(&()),
+        Kind::BackendPolicy => ApiResource::erase::<BackendPolicy>(&()),
+    }
+}
+
+/// The `uid` of a stored object, which ties Events and owner references to this very object and not to a namesake.
+pub fn uid(resources: &Resources, kind: Kind, key: &translate::ObjectKey) -> Option<String> {
+    fn of<T: Stored>(resources: &Resources, key: &translate::ObjectKey) -> Option<String> {
+        T::map(resources).get(key)?.current.metadata().uid.clone()
+    }
+    match kind {
+        Kind::IngressClass => of::<IngressClass>(resources, key),
+        Kind::Ingress => of::<Ingress>(resources, key),
+        Kind::GatewayClass => of::<GatewayClass>(resources, key),
+        Kind::Gateway => of::<Gateway>(resources, key),
+        Kind::HTTPRoute => of::<HTTPRoute>(resources, key),
+        Kind::ReferenceGrant => of::<ReferenceGrant>(resources, key),
+        Kind::Service => of::<Service>(resources, key),
+        Kind::EndpointSlice => of::<EndpointSlice>(resources, key),
+        Kind::Secret => of::<Secret>(resources, key),
+        Kind::Namespace => of::<Namespace>(resources, key),
+        Kind::ConfigMap => of::<ConfigMap>(resources, key),
+        Kind::TrafficPolicy => of::<TrafficPolicy>(resources, key),
+        Kind::BackendPolicy => of::<BackendPolicy>(resources, key),
+    }
+}

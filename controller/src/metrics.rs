@@ -1,0 +1,119 @@
+//! What the controller counts, in the Prometheus format.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use translate::{Kind, Resources};
+
+/// Every metric of the controller. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    builds: Family<Path, Counter>,
+    build_seconds: Histogram,
+    objects: Family<OfKind, Gauge>,
+    problems: Gauge,
+    sessions: Gauge,
+    leader: Gauge,
+    status_writes: Family<Written, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Path {
+    path: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Written {
+    kind: &'static str,
+    result: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let builds = Family::default();
+        let build_seconds = Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]);
+        let (objects, problems, sessions, leader) =
+            (Family::default(), Gauge::default(), Gauge::default(), Gauge::default());
+        let status_writes = Family::default();
+        let mut registry = Registry::with_prefix("sluice_controller");
+        registry.register("builds", "Builds, by whether all was translated or only endpoints", builds.clone());
+        registry.register("build_duration_seconds", "Time of a full translation", build_seconds.clone());
+        registry.register("objects", "Stored objects", objects.clone());
+        registry.register("problems", "Problems with users' objects", problems.clone());
+        registry.register("sessions", "Connected data planes", sessions.clone());
+        registry.register("leader", "1 while this replica writes statuses", leader.clone());
+        registry.register("status_writes", "Attempts to write a status", status_writes.clone());
+        Self { registry: Arc::new(registry), builds, build_seconds, objects, problems, sessions, leader, status_writes }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Everything was translated, in this time.
+    pub fn built(&self, took: Duration, resources: &Resources, problems: usize) {
+        self.builds.get_or_create(&Path { path: "full" }).inc();
+        self.build_seconds.observe(took.as_secs_f64());
+        self.problems.set(problems as i64);
+        for (kind, count) in [
+            (Kind::Ingress, resources.ingresses.len()),
+            (Kind::Gateway, resources.gateways.len()),
+            (Kind::HTTPRoute, resources.http_routes.len()),
+            (Kind::Service, resources.services.len()),
+            (Kind::EndpointSlice, resources.endpoint_slices.len()),
+            (Kind::Secret, resources.secrets.len()),
+            (Kind::TrafficPolicy, resources.traffic_policies.len()),
+            (Kind::BackendPolicy, resources.backend_policies.len()),
+        ] {
+            self.objects.get_or_create(&OfKind { kind: kind.name() }).set(count as i64);
+        }
+    }
+
+    /// Only endpoints were built.
+    pub fn built_endpoints(&self) {
+        self.builds.get_or_create(&Path { path: "endpoints" }).inc();
+    }
+
+    /// How many data planes are connected.
+    pub fn sessions(&self, count: usize) {
+        self.sessions.set(count as i64);
+    }
+
+    /// Whether this replica leads.
+    pub fn leader(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// A status was written, or not.
+    pub fn status_written(&self, kind: Kind, success: bool) {
+        let result = if success { "success" } else { "error" };
+        self.status_writes.get_or_create(&Written { kind: kind.name(), result }).inc();
+    }
+
+    /// All of it as text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(_) => String::new(), // writing to a String does not fail
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The data planes of Gateways: a Deployment and a Service of their own in the Gateway's namespace (GEP-1762).
+
+mod objects;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+use snapshot::Hash;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use translate::{Infrastructure, ObjectKey};
+
+use crate::shutdown::Shutdown;
+use crate::status::MANAGER;
+pub use objects::Template;
+
+/// When everything is applied again, to mend what somebody else changed or deleted.
+const AGAIN: Duration = Duration::from_secs(5 * 60);
+/// When a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long one write may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a Gateway asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The Gateway's `uid`: the objects belong to it and go with it.
+    pub uid: String,
+    /// What translation says.
+    pub infrastructure: Infrastructure,
+}
+
+/// Keeps the data planes of Gateways as they should be.
+pub struct Provisioner {
+    /// Access to the API server.
+    pub client: Client,
+    /// What all data planes have in common.
+    pub template: Template,
+    /// The Gateways; the latest set counts.
+    pub wanted: watch::Receiver<Arc<BTreeMap<ObjectKey, Wanted>>>,
+    /// Whether this replica writes.
+    pub leader: watch::Receiver<bool>,
+}
+
+/// An object's kind, namespace and name.
+type Id = (String, ObjectKey);
+
+impl Provisioner {
+    /// Applies what differs, as leader, until `shutdown`.
+    pub async fn run(mut self, mut shutdown: Shutdown) {
+        let mut applied: BTreeMap<Id, Hash> = BTreeMap::new();
+        let mut all_again = Instant::now();
+        loop {
+            let leads = *self.leader.borrow_and_update();
+            let wanted = self.wanted.borrow_and_update().clone();
+            let now = Instant::now();
+            if !leads || all_again <= now {
+                applied.clear();
+                all_again = now + AGAIN;
+            }
+            let mut wake = all_again;
+            if leads {
+                tokio::select! {
+                    complete = self.reconcile(&wanted, &mut applied) => {
+                        if !complete {
+                            wake = now + RETRY;
+                        }
+                    }
+                    () = shutdown.requested() => return,
+                }
+            }
+            tokio::select! {
+                Ok(()) = self.wanted.changed() => {}
+                Ok(()) = self.leader.changed() => {}
+                () = tokio::time::sleep_until(wake) => {}
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+
+    /// Applies what `applied` does not hold yet and deletes what is not wanted. Returns whether everything went well.
+    async fn reconcile(&self, wanted: &BTreeMap<ObjectKey, Wanted>, applied: &mut BTreeMap<Id, Hash>) -> bool {
+        let mut complete = true;
+        let mut keep = BTreeSet::new();
+        let first = applied.is_empty();
+        for (gateway, wanted) in wanted {
+            for object in self.template.objects(gateway, wanted) {
+                let id = id(&object);
+                let hash = Hash::of(object.to_string().as_bytes());
+                keep.insert(id.clone());
+                if applied.get(&id) == Some(&hash) {
+                    continue;
+                }
+                match within(apply(&self.client, &object)).await {
+                    Ok(()) => {
+                        applied.insert(id, hash);
+                    }
+                    Err(error) => {
+                        complete = false;
+                        tracing::warn!(%gateway, kind = id.0, %error, "a Gateway's object is not applied; trying again");
+                    }
+                }
+            }
+        }
+        if first || applied.keys().any(|id| !keep.contains(id)) {
+            match self.sweep(&keep).await {
+                Ok(()) => applied.retain(|id, _| keep.contains(id)),
+                Err(error) => {
+                    complete = false;
+                    tracing::warn!(%error, "objects of former Gateways are not deleted; trying again");
+                }
+            }
+        }
+        complete
+    }
+
+    /// Deletes what this installation once made and nobody wants now.
+    async fn sweep(&self, keep: &BTreeSet<Id>) -> Result<(), Error> {
+        let ours = ListParams::default().labels(&self.template.selector());
+        for resource in objects::kinds() {
+            let listed = within(async {
+                Ok(Api::<DynamicObject>::all_with(self.client.clone(), &resource).list_metadata(&ours).await?)
+            });
+            for object in listed.await? {
+                let namespace = object.namespace().unwrap_or_default();
+                let name = object.name_any();
+                if keep.contains(&(resource.kind.clone(), ObjectKey::new(&namespace, &name))) {
+                    continue;
+                }
+                tracing::info!(kind = resource.kind, namespace, name, "deleting an object of a former Gateway");
+                let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &resource);
+                within(async {
+                    match api.delete(&name, &DeleteParams::background()).await {
+                        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                        other => Ok(other.map(drop)?),
+                    }
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("the API server did not answer within {} s", DEADLINE.as_secs())]
+    Deadline,
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline))
+}
+
+async fn apply(client: &Client, object: &Value) -> Result<(), Error> {
+    let (kind, key) = id(object);
+    let resource: ApiResource = match objects::kinds().into_iter().find(|resource| resource.kind == kind) {
+        Some(resource) => resource,
+        None => return Ok(()),
+    };
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
+    api.patch(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await?;
+    Ok(())
+}
+
+fn id(object: &Value) -> Id {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &object["metadata"];
+    (text(&object["kind"]), ObjectKey::new(text(&metadata["namespace"]), text(&metadata["name"])))
+}

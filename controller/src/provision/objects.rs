@@ -1,0 +1,235 @@
+//! The manifests of a Gateway's data planes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::ApiResource;
+use serde_json::{Value, json};
+use translate::ObjectKey;
+
+use super::Wanted;
+
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+const CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
+const INSTALLATION: &str = "sluice.dev/installation";
+
+/// How long a data plane may finish its connections, in seconds; the pod lives a little longer.
+const DRAIN: u32 = 295;
+/// The user that runs data planes; any but 0 would do.
+const USER: u32 = 65532;
+
+/// What the data planes of all Gateways have in common.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// The image; it holds `/sluice-dataplane`.
+    pub image: String,
+    /// `imagePullPolicy`.
+    pub pull_policy: String,
+    /// How many pods each Gateway gets.
+    pub replicas: u32,
+    /// Where the controllers listen: a headless Service's name with the port.
+    pub controllers: String,
+    /// The certificate of the internal CA, in PEM.
+    pub ca: String,
+    /// The namespace of this installation, which tells its objects from those of another one.
+    pub installation: String,
+}
+
+/// The kinds that are made for a Gateway.
+pub fn kinds() -> [ApiResource; 5] {
+    [
+        ApiResource::erase::<ServiceAccount>(&()),
+        ApiResource::erase::<ConfigMap>(&()),
+        ApiResource::erase::<Deployment>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<PodDisruptionBudget>(&()),
+    ]
+}
+
+impl Template {
+    /// Selects the objects of this installation.
+    pub fn selector(&self) -> String {
+        format!("{INSTALLATION}={},{GATEWAY_NAME}", self.installation)
+    }
+
+    /// Everything that a Gateway gets, in the order in which it is applied.
+    pub fn objects(&self, gateway: &ObjectKey, wanted: &Wanted) -> Vec<Value> {
+        let infrastructure = &wanted.infrastructure;
+        let name = translate::infrastructure_name(&gateway.name, &infrastructure.class);
+        // A label's value has 63 characters at most, a Gateway's name 253.
+        let label = |value: &str| if value.len() <= 63 { value.to_owned() } else { name.clone() };
+        let selector: BTreeMap<String, String> = [
+            (GATEWAY_NAME.to_owned(), label(&gateway.name)),
+            ("app.kubernetes.io/name".to_owned(), "sluice-gateway".to_owned()),
+        ]
+        .into();
+        let mut labels = infrastructure.labels.clone();
+        labels.extend(selector.clone());
+        labels.extend([
+            (CLASS_NAME.to_owned(), label(&infrastructure.class)),
+            ("app.kubernetes.io/managed-by".to_owned(), "sluice".to_owned()),
+            (INSTALLATION.to_owned(), self.installation.clone()),
+        ]);
+        let object = |api_version: &str, kind: &str, mut body: Value| {
+            body["apiVersion"] = api_version.into();
+            body["kind"] = kind.into();
+            body["metadata"] = json!({
+                "name": name,
+                "namespace": gateway.namespace,
+                "labels": labels,
+                "annotations": infrastructure.annotations,
+                "ownerReferences": [{
+                    "apiVersion": "gateway.networking.k8s.io/v1",
+                    "kind": "Gateway",
+                    "name": gateway.name,
+                    "uid": wanted.uid,
+                    "controller": true,
+                }],
+            });
+            body
+        };
+        let mut objects = vec![
+            object("v1", "ServiceAccount", json!({ "automountServiceAccountToken": false })),
+            object("v1", "ConfigMap", json!({ "data": { "ca.crt": self.ca } })),
+        ];
+        let mut pod_labels = labels.clone();
+        pod_labels.insert("sluice.dev/stream-client".into(), "true".into()); // what network policies let in
+        let deployment = json!({
+            "spec": {
+                "replicas": self.replicas,
+                "strategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
+                "selector": { "matchLabels": selector },
+                "template": {
+                    "metadata": { "labels": pod_labels, "annotations": infrastructure.annotations },
+                    "spec": self.pod(&name, &selector),
+                },
+            }
+        });
+        objects.push(object("apps/v1", "Deployment", deployment));
+        if !infrastructure.ports.is_empty() {
+            let ports = infrastructure.ports.iter();
+            let ports: Vec<_> = ports
+                .map(|port| json!({ "name": format!("p-{port}"), "port": port, "targetPort": port, "protocol": "TCP" }))
+                .collect();
+            let service = json!({ "spec": { "type": "LoadBalancer", "selector": selector, "ports": ports } });
+            objects.push(object("v1", "Service", service));
+        }
+        let budget = json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector } } });
+        objects.push(object("policy/v1", "PodDisruptionBudget", budget));
+        objects
+    }
+
+    /// The pod: within Pod Security "restricted", with no token but the one that the stream asks for.
+    fn pod(&self, name: &str, selector: &BTreeMap<String, String>) -> Value {
+        let spread = |topology: &str| {
+            json!({
+                "maxSkew": 1,
+                "topologyKey": topology,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": { "matchLabels": selector },
+            })
+        };
+        json!({
+            "serviceAccountName": name,
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": DRAIN + 5,
+            "securityContext": {
+                "runAsNonRoot": true,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": { "type": "RuntimeDefault" },
+                "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
+            },
+            "topologySpreadConstraints": [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")],
+            "containers": [{
+                "name": "dataplane",
+                "image": self.image,
+                "imagePullPolicy": self.pull_policy,
+                "command": ["/sluice-dataplane"],
+                "args": [
+                    format!("--controllers={}", self.controllers),
+                    "--ca=/var/run/sluice/ca/ca.crt",
+                    "--token=/var/run/sluice/token/token",
+                    "--state-dir=/var/run/sluice/state",
+                    format!("--drain-seconds={DRAIN}"),
+                ],
+                "ports": [{ "name": "metrics", "containerPort": 10254 }],
+                "readinessProbe": {
+                    "httpGet": { "path": "/readyz", "port": "metrics" },
+                    "periodSeconds": 2,
+                    "failureThreshold": 1,
+                },
+                "livenessProbe": {
+                    "httpGet": { "path": "/healthz", "port": "metrics" },
+                    "initialDelaySeconds": 10,
+                    "failureThreshold": 5,
+                },
+                "resources": { "requests": { "cpu": "100m", "memory": "32Mi" } },
+                "securityContext": {
+                    "allowPrivilegeEscalation": false,
+                    "readOnlyRootFilesystem": true,
+                    "capabilities": { "drop": ["ALL"] },
+                },
+                "volumeMounts": [
+                    { "name": "ca", "mountPath": "/var/run/sluice/ca", "readOnly": true },
+                    { "name": "token", "mountPath": "/var/run/sluice/token", "readOnly": true },
+                    { "name": "state", "mountPath": "/var/run/sluice/state" },
+                ],
+            }],
+            "volumes": [
+                { "name": "ca", "configMap": { "name": name } },
+                { "name": "token", "projected": { "sources": [{ "serviceAccountToken": {
+                    "path": "token", "audience": "sluice", "expirationSeconds": 3600,
+                }}]}},
+                // The last good snapshot holds private keys: it stays in memory.
+                { "name": "state", "emptyDir": { "medium": "Memory", "sizeLimit": "64Mi" } },
+            ],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use translate::Infrastructure;
+
+    use super::*;
+
+    fn template() -> Template {
+        Template {
+            image: "sluice:1".into(),
+            pull_policy: "IfNotPresent".into(),
+            replicas: 2,
+            controllers: "sluice-controller.sluice.svc:15010".into(),
+            ca: "PEM".into(),
+            installation: "sluice".into(),
+        }
+    }
+
+    #[test]
+    fn own_labels_win_over_those_of_the_user_and_fit() {
+        let gateway = ObjectKey::new("shop", "g".repeat(253));
+        let labels = [(GATEWAY_NAME.to_owned(), "other".to_owned()), ("team".to_owned(), "a".to_owned())].into();
+        let infrastructure =
+            Infrastructure { class: "sluice".into(), ports: [80].into(), labels, ..Infrastructure::default() };
+        let objects = template().objects(&gateway, &Wanted { uid: "1".into(), infrastructure });
+        assert_eq!(objects.len(), 5);
+        for object in &objects {
+            let labels = &object["metadata"]["labels"];
+            assert_eq!(labels["team"], "a");
+            assert_ne!(labels[GATEWAY_NAME], "other");
+            assert!(labels[GATEWAY_NAME].as_str().unwrap().len() <= 63);
+            assert!(object["metadata"]["name"].as_str().unwrap().len() <= 63);
+        }
+    }
+
+    #[test]
+    fn a_gateway_without_listeners_gets_no_service() {
+        let wanted = Wanted { uid: "1".into(), infrastructure: Infrastructure::default() };
+        let objects = template().objects(&ObjectKey::new("shop", "web"), &wanted);
+        assert!(objects.iter().all(|object| object["kind"] != "Service"));
+    }
+}

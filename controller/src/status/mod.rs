@@ -1,0 +1,240 @@
+//! Statuses: what the API server holds, what it should hold, and the difference.
+
+mod gate;
+mod merge;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use translate::{DataPlane, Kind, ObjectKey, Statuses};
+
+use crate::stream::Acks;
+
+pub use gate::{Gate, Wait};
+pub use writer::{MANAGER, Writer};
+
+/// An object whose status the controller writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub object: ObjectKey,
+}
+
+impl Target {
+    /// The target for an object of a kind whose status the controller writes.
+    pub fn of(kind: Kind, object: &ObjectKey) -> Option<Self> {
+        let written = matches!(
+            kind,
+            Kind::Ingress
+                | Kind::GatewayClass
+                | Kind::Gateway
+                | Kind::HTTPRoute
+                | Kind::TrafficPolicy
+                | Kind::BackendPolicy
+        );
+        written.then(|| Self { kind, object: object.clone() })
+    }
+}
+
+/// A hash of a status without its transition times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    fn of(status: &Value) -> Self {
+        fn feed(hasher: &mut blake3::Hasher, value: &Value) {
+            match value {
+                Value::Object(members) => {
+                    hasher.update(b"{");
+                    for (name, member) in members.iter().filter(|(name, _)| *name != "lastTransitionTime") {
+                        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+                        feed(hasher, member);
+                    }
+                    hasher.update(b"}");
+                }
+                Value::Array(items) => {
+                    hasher.update(b"[");
+                    items.iter().for_each(|item| feed(hasher, item));
+                    hasher.update(b"]");
+                }
+                scalar => {
+                    let text = scalar.to_string();
+                    hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+                }
+            }
+        }
+        let mut hasher = blake3::Hasher::new();
+        feed(&mut hasher, status);
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+/// What the API server last told about a status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Of the part that is the controller's own.
+    pub fingerprint: Fingerprint,
+    /// The generation for which the object is said to be `Programmed`.
+    pub programmed: Option<i64>,
+}
+
+impl Observed {
+    /// Reads a stored status; entries of `controllers` are the controller's own.
+    pub fn new(kind: Kind, status: Option<Value>, controllers: &[String]) -> Self {
+        let status = status.unwrap_or(Value::Null);
+        let own = match entries_field(kind) {
+            Some(field) => {
+                let entries = status[field].as_array().map(Vec::as_slice).unwrap_or_default();
+                let own: Vec<_> = entries.iter().filter(|entry| merge::is_own(entry, controllers)).collect();
+                json!({ field: own })
+            }
+            None if kind == Kind::Ingress => match &status["loadBalancer"]["ingress"] {
+                Value::Null => load_balancer(Vec::<Value>::new()),
+                addresses => load_balancer(addresses),
+            },
+            None if status.is_null() => json!({}),
+            None => status.clone(),
+        };
+        let programmed = status["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|condition| condition["type"] == "Programmed" && condition["status"] == "True")
+            .and_then(|condition| condition["observedGeneration"].as_i64());
+        Self { fingerprint: Fingerprint::of(&own), programmed }
+    }
+}
+
+/// The name of the list in which each controller has entries of its own, for kinds that have one.
+fn entries_field(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::HTTPRoute => Some("parents"),
+        Kind::TrafficPolicy | Kind::BackendPolicy => Some("ancestors"),
+        _ => None,
+    }
+}
+
+fn load_balancer(addresses: impl Serialize) -> Value {
+    json!({ "loadBalancer": { "ingress": addresses } })
+}
+
+/// A status to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// The controller's own part of the status, without transition times.
+    pub status: Value,
+    /// Of `status`.
+    pub fingerprint: Fingerprint,
+}
+
+/// Every status that the API server does not hold yet.
+pub type Unwritten = BTreeMap<Target, Arc<Write>>;
+
+/// Compares wanted statuses with observed ones. Statuses that did not change are not serialised again.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    statuses: Statuses,
+    fingerprints: BTreeMap<Target, Fingerprint>,
+}
+
+impl Wanted {
+    /// Takes the statuses of a new translation.
+    pub fn replace(&mut self, statuses: Statuses) {
+        let before = std::mem::replace(&mut self.statuses, statuses);
+        let mut old = std::mem::take(&mut self.fingerprints);
+        let mut fingerprints = BTreeMap::new();
+        let mut keep = |target: Target, same: bool, status: &dyn Fn() -> Value| {
+            let known = old.remove(&target).filter(|_| same);
+            let fingerprint = known.unwrap_or_else(|| Fingerprint::of(&status()));
+            fingerprints.insert(target, fingerprint);
+        };
+        let now = &self.statuses;
+        for (object, status) in &now.gateway_classes {
+            let target = Target { kind: Kind::GatewayClass, object: object.clone() };
+            keep(target, before.gateway_classes.get(object) == Some(status), &|| value(status));
+        }
+        for (object, addresses) in &now.ingresses {
+            let target = Target { kind: Kind::Ingress, object: object.clone() };
+            keep(target, before.ingresses.get(object) == Some(addresses), &|| load_balancer(addresses));
+        }
+        for (key, parents) in &now.routes {
+            let target = Target { kind: key.0, object: key.1.clone() };
+            keep(target, before.routes.get(key) == Some(parents), &|| json!({ "parents": parents }));
+        }
+        for (key, ancestors) in &now.policies {
+            let target = Target { kind: key.0, object: key.1.clone() };
+            keep(target, before.policies.get(key) == Some(ancestors), &|| json!({ "ancestors": ancestors }));
+        }
+        self.fingerprints = fingerprints;
+    }
+
+    /// What differs from what the API server holds, as far as data planes have acknowledged it.
+    pub fn unwritten(&self, observed: &BTreeMap<Target, Observed>, gate: &mut Gate, acks: &Acks) -> Unwritten {
+        gate.forget_except(&self.statuses);
+        let gateways = self.statuses.gateways.iter().filter_map(|(object, status)| {
+            let target = Target { kind: Kind::Gateway, object: object.clone() };
+            let observed = observed.get(&target)?;
+            let generation = status.conditions.iter().flatten().find_map(|condition| condition.observed_generation);
+            let token = Fingerprint::of(&json!(generation));
+            let plane = Statuses::data_plane(object);
+            let status = match gate.check(&target, &plane, token, acks) {
+                // A data plane that only went away or did not come back yet still serves what was programmed.
+                Err(why) if observed.programmed.is_none() || observed.programmed != generation => {
+                    value(Statuses::pending(status, &why.to_string()))
+                }
+                _ => value(status),
+            };
+            let fingerprint = Fingerprint::of(&status);
+            (fingerprint != observed.fingerprint).then(|| (target, Arc::new(Write { status, fingerprint })))
+        });
+        let gateways: Vec<_> = gateways.collect();
+        let others = self.fingerprints.iter().filter_map(|(target, fingerprint)| {
+            let waits = self.waits(target, *fingerprint, gate, acks);
+            if waits || observed.get(target)?.fingerprint == *fingerprint {
+                return None;
+            }
+            Some((target.clone(), Arc::new(Write { status: self.status(target)?, fingerprint: *fingerprint })))
+        });
+        gateways.into_iter().chain(others).collect()
+    }
+
+    /// Whether a status has to wait for data planes: an Ingress has no address as long as nobody serves it, and a route that is
+    /// told to be accepted is served from then on.
+    fn waits(&self, target: &Target, fingerprint: Fingerprint, gate: &mut Gate, acks: &Acks) -> bool {
+        match target.kind {
+            Kind::Ingress => gate.check(target, &DataPlane::Shared, fingerprint, acks).is_err(),
+            Kind::HTTPRoute => {
+                let parents = self.statuses.routes.get(&(target.kind, target.object.clone()));
+                parents.into_iter().flatten().any(|parent| {
+                    let namespace = parent.parent_ref.namespace.as_ref().unwrap_or(&target.object.namespace);
+                    let gateway = ObjectKey::new(namespace, &parent.parent_ref.name);
+                    gate.check(target, &Statuses::data_plane(&gateway), fingerprint, acks) == Err(Wait::Behind)
+                })
+            }
+            _ => false,
+        }
+    }
+
+    fn status(&self, target: &Target) -> Option<Value> {
+        let key = || (target.kind, target.object.clone());
+        match target.kind {
+            Kind::GatewayClass => self.statuses.gateway_classes.get(&target.object).map(value),
+            Kind::Ingress => self.statuses.ingresses.get(&target.object).map(load_balancer),
+            Kind::HTTPRoute => self.statuses.routes.get(&key()).map(|parents| json!({ "parents": parents })),
+            _ => self.statuses.policies.get(&key()).map(|ancestors| json!({ "ancestors": ancestors })),
+        }
+    }
+}
+
+/// Statuses are plain data; a value that does not serialise cannot be built.
+fn value(status: impl Serialize) -> Value {
+    serde_json::to_value(status).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests;

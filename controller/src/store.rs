@@ -1,0 +1,210 @@
+//! The resources as plain maps, and what changed in them since they were last translated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+use translate::{Kind, ObjectKey, Problem, Resources, Severity};
+
+use crate::kinds::Watched;
+use crate::status::{Observed, Target};
+
+/// One event of a watch.
+pub struct Change(Box<dyn FnOnce(&mut Store) + Send>);
+
+impl Change {
+    /// The object is new or changed.
+    pub fn apply<T: Watched>(object: T) -> Self {
+        Self(Box::new(move |store| store.apply(object)))
+    }
+
+    /// The object is gone.
+    pub fn delete<T: Watched>(key: ObjectKey) -> Self {
+        Self(Box::new(move |store| store.delete::<T>(&key)))
+    }
+
+    /// The list of a kind is complete; objects that are not in it are gone.
+    pub fn listed<T: Watched>(keys: BTreeSet<ObjectKey>) -> Self {
+        Self(Box::new(move |store| store.listed::<T>(&keys)))
+    }
+
+    /// The object is there but does not decode; its last version that did stays in force.
+    pub fn undecodable<T: Watched>(key: ObjectKey, error: &str) -> Self {
+        let why = match T::KIND {
+            Kind::Secret => "its fields have unexpected types", // the error could quote the content
+            _ => error,
+        };
+        let problem = Problem {
+            kind: T::KIND,
+            object: key.clone(),
+            field: String::new(),
+            reason: "Undecodable",
+            message: format!(
+                "The object cannot be read: {why}. Its last readable version stays in force, if there was one."
+            ),
+            severity: Severity::Warning,
+        };
+        Self(Box::new(move |store| store.undecodable(problem)))
+    }
+}
+
+/// What changed since the last build.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Something that only a full translation can follow.
+    pub structure: bool,
+    /// Services of which nothing but the endpoints changed.
+    pub endpoints: BTreeSet<ObjectKey>,
+    /// A status that the controller writes was changed by it or by somebody else.
+    pub statuses: bool,
+}
+
+impl Dirty {
+    /// Whether there is anything to do.
+    pub fn any(&self) -> bool {
+        self.structure || self.statuses || !self.endpoints.is_empty()
+    }
+}
+
+/// The watched objects. One owner, the build loop: no lock, no second writer.
+#[derive(Debug)]
+pub struct Store {
+    /// What translation reads.
+    pub resources: Resources,
+    /// What the API server last told about the statuses that the controller writes.
+    pub observed: BTreeMap<Target, Observed>,
+    controllers: Vec<String>,
+    awaited: BTreeSet<Kind>,
+    undecodable: BTreeMap<(Kind, ObjectKey), Problem>,
+    wanted_secrets: BTreeSet<ObjectKey>,
+    other_secrets: BTreeSet<ObjectKey>,
+    dirty: Dirty,
+}
+
+impl Store {
+    /// An empty store that is ready once each of `kinds` was listed. Status entries of `controllers` are its own.
+    pub fn new(kinds: impl IntoIterator<Item = Kind>, controllers: Vec<String>) -> Self {
+        Self {
+            resources: Resources::default(),
+            observed: BTreeMap::new(),
+            controllers,
+            awaited: kinds.into_iter().collect(),
+            undecodable: BTreeMap::new(),
+            wanted_secrets: BTreeSet::new(),
+            other_secrets: BTreeSet::new(),
+            dirty: Dirty::default(),
+        }
+    }
+
+    /// Takes one event in.
+    pub fn change(&mut self, change: Change) {
+        (change.0)(self);
+    }
+
+    /// Whether every watch had its first full list.
+    pub fn ready(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
+    /// What changed since the last call.
+    pub fn take_dirty(&mut self) -> Dirty {
+        mem::take(&mut self.dirty)
+    }
+
+    /// Whether anything changed since the last [`Self::take_dirty`].
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.any()
+    }
+
+    /// The objects that do not decode.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.undecodable.values()
+    }
+
+    /// From now on keeps these Secrets and no others. Returns those that exist but were not kept so far: they have to be fetched.
+    pub fn want_secrets(&mut self, wanted: &BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
+        let unwanted: Vec<_> = self.resources.secrets.keys().filter(|key| !wanted.contains(*key)).cloned().collect();
+        for key in unwanted {
+            self.resources.secrets.remove(&key);
+            self.other_secrets.insert(key);
+        }
+        self.wanted_secrets.clone_from(wanted);
+        self.other_secrets.intersection(wanted).cloned().collect()
+    }
+
+    fn apply<T: Watched>(&mut self, mut object: T) {
+        let key = ObjectKey::of(object.metadata());
+        self.undecodable.remove(&(T::KIND, key.clone()));
+        let secret = T::KIND == Kind::Secret;
+        if secret && !self.wanted_secrets.contains(&key) {
+            self.other_secrets.insert(key);
+            return;
+        }
+        if secret {
+            self.other_secrets.remove(&key);
+        }
+        if let Some(target) = Target::of(T::KIND, &key) {
+            let observed = Observed::new(T::KIND, object.take_status(), &self.controllers);
+            let before = self.observed.insert(target, observed.clone());
+            self.dirty.statuses |= before.as_ref() != Some(&observed);
+        }
+        let before = T::map(&self.resources).get(&key).map(|entry| entry.current.clone());
+        if before.as_deref() == Some(&object) {
+            return;
+        }
+        self.resources.insert(object);
+        self.touch::<T>(&key, before.as_deref());
+    }
+
+    fn delete<T: Watched>(&mut self, key: &ObjectKey) {
+        let decoded = self.undecodable.remove(&(T::KIND, key.clone())).is_none();
+        if let Some(target) = Target::of(T::KIND, key) {
+            self.observed.remove(&target);
+        }
+        if T::KIND == Kind::Secret {
+            self.other_secrets.remove(key);
+        }
+        match self.resources.remove::<T>(key) {
+            Some(entry) => self.touch::<T>(key, Some(&entry.current)),
+            None => self.dirty.structure |= !decoded,
+        }
+    }
+
+    fn listed<T: Watched>(&mut self, keys: &BTreeSet<ObjectKey>) {
+        let stored = T::map(&self.resources).keys();
+        let undecodable = self.undecodable.keys().filter(|(kind, _)| *kind == T::KIND).map(|(_, key)| key);
+        let gone: Vec<_> = stored.chain(undecodable).filter(|key| !keys.contains(*key)).cloned().collect();
+        for key in gone {
+            self.delete::<T>(&key);
+        }
+        if T::KIND == Kind::Secret {
+            self.other_secrets.retain(|key| keys.contains(key));
+        }
+        self.dirty.structure |= self.awaited.remove(&T::KIND);
+    }
+
+    fn undecodable(&mut self, problem: Problem) {
+        tracing::warn!(object = %problem.object, kind = %problem.kind, "{}", problem.message);
+        let key = (problem.kind, problem.object.clone());
+        self.dirty.structure |= self.undecodable.insert(key, problem.clone()).as_ref() != Some(&problem);
+    }
+
+    /// Marks what a change of this object asks to be built again.
+    fn touch<T: Watched>(&mut self, key: &ObjectKey, before: Option<&T>) {
+        if T::KIND != Kind::EndpointSlice {
+            self.dirty.structure = true;
+            return;
+        }
+        let now = self.resources.endpoint_slices.get(key).and_then(|entry| service_of(&entry.current.metadata));
+        let then = before.and_then(|slice| service_of(slice.metadata()));
+        self.dirty.endpoints.extend(now.into_iter().chain(then));
+    }
+}
+
+/// The Service that a slice belongs to.
+fn service_of(slice: &kube::core::ObjectMeta) -> Option<ObjectKey> {
+    let service = slice.labels.as_ref()?.get("kubernetes.io/service-name")?;
+    Some(ObjectKey::new(slice.namespace.clone().unwrap_or_default(), service.clone()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+use crds::gateway::{Gateway, GatewaySpec};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::json;
+
+use super::*;
+
+const KINDS: [Kind; 2] = [Kind::Service, Kind::Secret];
+
+fn store() -> Store {
+    Store::new(KINDS, vec!["ours".into()])
+}
+
+fn object<T: Watched>(value: serde_json::Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn secret(name: &str) -> Secret {
+    object(json!({"metadata": {"namespace": "a", "name": name}}))
+}
+
+fn slice(name: &str, service: &str, address: &str) -> EndpointSlice {
+    object(json!({
+        "metadata": {"namespace": "a", "name": name, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address]}],
+    }))
+}
+
+#[test]
+fn is_ready_when_every_kind_was_listed() {
+    let mut store = store();
+    store.change(Change::listed::<Service>(BTreeSet::new()));
+    assert!(!store.ready());
+    store.change(Change::listed::<Secret>(BTreeSet::new()));
+    assert!(store.ready());
+    assert!(store.take_dirty().structure);
+}
+
+#[test]
+fn endpoints_touch_only_their_services() {
+    let mut store = store();
+    store.change(Change::apply(slice("x-1", "x", "10.0.0.1")));
+    let touched = |service| [ObjectKey::new("a", service)].into();
+    assert_eq!(store.take_dirty(), Dirty { endpoints: touched("x"), ..Dirty::default() });
+
+    store.change(Change::apply(slice("x-1", "x", "10.0.0.1")));
+    assert!(!store.is_dirty(), "the same again changes nothing");
+
+    store.change(Change::apply(slice("x-1", "y", "10.0.0.1")));
+    let both = [ObjectKey::new("a", "x"), ObjectKey::new("a", "y")].into();
+    assert_eq!(store.take_dirty(), Dirty { endpoints: both, ..Dirty::default() });
+
+    store.change(Change::delete::<EndpointSlice>(ObjectKey::new("a", "x-1")));
+    assert_eq!(store.take_dirty(), Dirty { endpoints: touched("y"), ..Dirty::default() });
+}
+
+#[test]
+fn a_new_list_removes_what_it_does_not_hold() {
+    let mut store = store();
+    let service = |name: &str| object::<Service>(json!({"metadata": {"namespace": "a", "name": name}}));
+    store.change(Change::apply(service("x")));
+    store.change(Change::apply(service("y")));
+    store.change(Change::listed::<Service>([ObjectKey::new("a", "y")].into()));
+    assert_eq!(store.resources.services.keys().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["y"]);
+}
+
+#[test]
+fn keeps_only_secrets_that_are_wanted_and_says_which_to_fetch() {
+    let mut store = store();
+    store.change(Change::apply(secret("used")));
+    store.change(Change::apply(secret("unused")));
+    assert!(store.resources.secrets.is_empty());
+
+    let wanted = [ObjectKey::new("a", "used"), ObjectKey::new("a", "missing")].into();
+    assert_eq!(store.want_secrets(&wanted), [ObjectKey::new("a", "used")]);
+    store.take_dirty();
+    store.change(Change::apply(secret("used")));
+    assert!(store.take_dirty().structure);
+    assert_eq!(store.want_secrets(&wanted), []);
+    store.change(Change::apply(secret("missing")));
+    assert_eq!(store.resources.secrets.len(), 2, "one that appears later is kept at once");
+
+    assert_eq!(store.want_secrets(&BTreeSet::new()), []);
+    assert!(store.resources.secrets.is_empty());
+    assert_eq!(store.want_secrets(&wanted).len(), 2);
+    store.change(Change::delete::<Secret>(ObjectKey::new("a", "used")));
+    assert_eq!(store.want_secrets(&wanted), [ObjectKey::new("a", "missing")]);
+}
+
+#[test]
+fn a_status_of_ours_is_observed_but_changes_nothing_that_is_built() {
+    let mut store = store();
+    let gateway = |status: serde_json::Value| {
+        let mut gateway = Gateway::new("g", GatewaySpec::default());
+        gateway.metadata.namespace = Some("a".into());
+        gateway.status = serde_json::from_value(status).unwrap();
+        gateway
+    };
+    store.change(Change::apply(gateway(json!({"conditions": []}))));
+    store.take_dirty();
+    let programmed = json!({"conditions": [{"type": "Programmed", "status": "True", "reason": "Programmed", "message": "",
+        "observedGeneration": 7, "lastTransitionTime": "2024-01-01T00:00:00Z"}]});
+    store.change(Change::apply(gateway(programmed)));
+    assert_eq!(store.take_dirty(), Dirty { statuses: true, ..Dirty::default() });
+    let target = Target::of(Kind::Gateway, &ObjectKey::new("a", "g")).unwrap();
+    assert_eq!(store.observed[&target].programmed, Some(7));
+}
+
+#[test]
+fn an_object_that_does_not_decode_is_told_and_its_last_version_kept() {
+    let mut store = store();
+    let key = ObjectKey::new("a", "g");
+    let mut gateway = Gateway::new("g", GatewaySpec::default());
+    gateway.metadata.namespace = Some("a".into());
+    store.change(Change::apply(gateway.clone()));
+    store.change(Change::undecodable::<Gateway>(key.clone(), "no listeners"));
+    assert_eq!(store.resources.gateways.len(), 1);
+    assert!(store.problems().next().unwrap().message.contains("no listeners"));
+    store.change(Change::apply(gateway));
+    assert_eq!(store.problems().count(), 0);
+
+    store.change(Change::undecodable::<Secret>(ObjectKey::new("a", "s"), "found `hunter2`"));
+    assert!(!format!("{store:?}").contains("hunter2"));
+}

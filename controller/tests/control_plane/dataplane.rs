@@ -1,0 +1,94 @@
+//! A data plane as far as the stream is concerned: it takes batches and acknowledges when the test says so.
+
+use std::net::SocketAddr;
+
+use futures::StreamExt;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
+use snapshot::proto::{Ack, Batch, ClientMessage, Hello, ServerMessage, client_message, server_message};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::{Request, Status, Streaming};
+
+use crate::cluster::{Cluster, PATIENCE};
+
+/// A session that is fed.
+pub struct DataPlane {
+    messages: mpsc::Sender<ClientMessage>,
+    batches: Streaming<ServerMessage>,
+    version: Vec<u8>,
+}
+
+impl DataPlane {
+    /// Connects with a token of this ServiceAccount; the CA is that of the ConfigMap, as in a pod.
+    pub async fn connect(
+        cluster: &Cluster,
+        controller: SocketAddr,
+        ca: &str,
+        (namespace, account): (&str, &str),
+    ) -> Result<Self, Status> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client(), namespace);
+        let spec = TokenRequestSpec { audiences: vec!["sluice".into()], ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let token = accounts.create_token_request(account, &PostParams::default(), &request).await.unwrap();
+        let token = token.status.unwrap().token;
+
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(snapshot::SERVER_NAME);
+        let endpoint = Channel::from_shared(format!("https://{controller}")).unwrap().tls_config(tls).unwrap();
+        let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+
+        let (messages, receiver) = mpsc::channel(4);
+        let hello = Hello {
+            version: "test".into(),
+            instance: format!("{namespace}/{account}"),
+            capabilities: snapshot::CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
+            held: Vec::new(),
+            feed: true,
+        };
+        messages.send(ClientMessage { message: Some(client_message::Message::Hello(hello)) }).await.unwrap();
+        let outgoing = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+        let mut request = Request::new(outgoing.boxed());
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let mut client = tonic::client::Grpc::new(channel);
+        client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = PathAndQuery::from_static("/sluice.v1.Stream/Subscribe");
+        let codec = tonic_prost::ProstCodec::<ClientMessage, ServerMessage>::default();
+        let batches = client.streaming(request, path, codec).await?.into_inner();
+        Ok(Self { messages, batches, version: Vec::new() })
+    }
+
+    /// The next batch; not acknowledged yet.
+    pub async fn batch(&mut self) -> Batch {
+        loop {
+            let message =
+                timeout(PATIENCE, self.batches.next()).await.expect("a batch in time").expect("an open stream");
+            if let Some(server_message::Message::Batch(batch)) = message.unwrap().message {
+                self.version.clone_from(&batch.version);
+                return batch;
+            }
+        }
+    }
+
+    /// Says that the last batch is in force.
+    pub async fn acknowledge(&mut self) {
+        let ack = Ack { version: self.version.clone(), rejected: Vec::new(), ready: true };
+        self.messages.send(ClientMessage { message: Some(client_message::Message::Ack(ack)) }).await.unwrap();
+    }
+
+    /// Takes and acknowledges batches until one holds a resource whose name or content contains `text`.
+    pub async fn until(&mut self, text: &str) {
+        loop {
+            let batch = self.batch().await;
+            self.acknowledge().await;
+            let holds = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            if batch.upserts.iter().any(|upsert| {
+                upsert.name.as_ref().is_some_and(|name| name.name.contains(text)) || holds(&upsert.resource)
+            }) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The controller against a real control plane: etcd and kube-apiserver, no kubelet.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may stop at the first surprise
+
+mod cluster;
+mod dataplane;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use clap::Parser;
+use controller::cluster::{Controller, Error};
+use controller::options::Options;
+use controller::shutdown::{self, Trigger};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use cluster::{Cluster, eventually};
+use dataplane::DataPlane;
+
+const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// A controller in this process.
+struct Replica {
+    stream: SocketAddr,
+    admin: SocketAddr,
+    leads: watch::Receiver<bool>,
+    trigger: Trigger,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Replica {
+    /// Starts one whose classes are named after the namespace, so that tests do not meddle with each other.
+    async fn start(cluster: &Cluster, namespace: &str, name: &str) -> Self {
+        let arguments = [
+            "sluice".to_owned(),
+            format!("--namespace={namespace}"),
+            format!("--pod-name={name}"),
+            format!("--shared-service-account={namespace}/dataplane"),
+            format!("--ingress-class={namespace}"),
+            format!("--controller-class=test/{namespace}-ingress"),
+            format!("--gateway-controller-name=test/{namespace}-gateway"),
+            format!("--publish-service={namespace}/published"),
+            "--stream-address=127.0.0.1:0".into(),
+            "--admin-address=127.0.0.1:0".into(),
+        ];
+        let (trigger, shutdown) = shutdown::channel();
+        let options = Cli::try_parse_from(arguments).unwrap().options;
+        let controller = Controller::start(options, cluster.client(), shutdown.clone()).await.unwrap();
+        let (stream, admin, leads) = (controller.stream_address, controller.admin_address, controller.leads());
+        Self { stream, admin, leads, trigger, task: tokio::spawn(controller.run(shutdown)) }
+    }
+
+    async fn stop(self) {
+        self.trigger.stop();
+        self.task.await.unwrap().unwrap();
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let stream = TcpStream::connect(self.admin).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(path).header("host", "test").body(Empty::<Bytes>::new()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// The sum of the metrics that begin like this.
+    async fn metric(&self, prefix: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await;
+        let lines = text.lines().filter(|line| line.starts_with(prefix));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    async fn connect(&self, cluster: &Cluster, installation: &str, account: (&str, &str)) -> DataPlane {
+        let map = cluster.get("v1", "ConfigMap", installation, "sluice-ca").await.unwrap();
+        let ca = map["data"]["ca.crt"].as_str().unwrap();
+        eventually("the stream lets the data plane in", || async {
+            DataPlane::connect(cluster, self.stream, ca, account).await.ok()
+        })
+        .await
+    }
+}
+
+/// A namespace, classes of its own, a Service `echo` with one endpoint.
+async fn prepare(namespace: &str) -> std::sync::Arc<Cluster> {
+    let cluster = Cluster::shared().await;
+    cluster.namespace(namespace).await;
+    let manifest = format!(
+        "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: dataplane, namespace: {namespace}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {{name: {namespace}}}
+spec: {{controller: test/{namespace}-ingress}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: {namespace}}}
+spec: {{controllerName: test/{namespace}-gateway}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: echo, namespace: {namespace}}}
+spec: {{ports: [{{name: http, port: 80, targetPort: 8080}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: echo-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: echo}}}}
+addressType: IPv4
+endpoints: [{{addresses: [10.1.2.3], conditions: {{ready: true}}}}]
+ports: [{{name: http, port: 8080, protocol: TCP}}]
+"
+    );
+    cluster.apply(&manifest).await;
+    cluster
+}
+
+fn ingress(namespace: &str, name: &str, host: &str) -> String {
+    format!(
+        "
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  ingressClassName: {namespace}
+  rules:
+    - host: {host}
+      http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: {{name: echo, port: {{number: 80}}}}}}}}]}}
+"
+    )
+}
+
+fn gateway(namespace: &str) -> String {
+    format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: web, namespace: {namespace}}}
+spec:
+  gatewayClassName: {namespace}
+  listeners: [{{name: http, port: 80, protocol: HTTP}}]
+"
+    )
+}
+
+fn route(namespace: &str) -> String {
+    format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: web, namespace: {namespace}}}
+spec:
+  parentRefs: [{{name: web}}]
+  hostnames: [web.example]
+  rules: [{{backendRefs: [{{name: echo, port: 80}}]}}]
+"
+    )
+}
+
+fn condition(conditions: &Value, kind: &str) -> Value {
+    conditions.as_array().into_iter().flatten().find(|condition| condition["type"] == kind).cloned().unwrap_or_default()
+}
+
+/// Does what the load balancer of a cloud would do.
+async fn assign_address(cluster: &Cluster, namespace: &str, service: &str, address: &str) {
+    let body = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace}});
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": address}]}}});
+    let api = cluster.api(&body);
+    eventually("the Service takes an address", || async {
+        api.patch_status(service, &PatchParams::default(), &Patch::Merge(&status)).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn an_ingress_edit_reaches_the_data_planes_and_its_address_the_ingress() {
+    let namespace = "edit";
+    let cluster = prepare(namespace).await;
+    cluster.apply(&ingress(namespace, "web", "before.example")).await;
+    cluster
+        .apply(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: published, namespace: {namespace}}}\nspec: {{type: LoadBalancer, ports: [{{port: 80}}]}}"
+        ))
+        .await;
+    assign_address(&cluster, namespace, "published", "192.0.2.1").await;
+
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    eventually("the first build is published", || async { (replica.get("/readyz").await.0 == 200).then_some(()) })
+        .await;
+    let mut data_plane = replica.connect(&cluster, namespace, (namespace, "dataplane")).await;
+    let first = data_plane.batch().await;
+    assert!(first.upserts.iter().any(|upsert| format!("{upsert:?}").contains("web")), "the route is there");
+    let read = || async {
+        let ingress = cluster.get("networking.k8s.io/v1", "Ingress", namespace, "web").await.unwrap();
+        ingress["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().map(str::to_owned)
+    };
+    assert_eq!(read().await, None, "no data plane serves it yet");
+    data_plane.acknowledge().await;
+    assert_eq!(eventually("the Ingress has its address", read).await, "192.0.2.1");
+
+    cluster.apply(&ingress(namespace, "web", "after.example")).await;
+    data_plane.until("after.example").await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn another_controllers_entries_in_a_route_status_keep_every_byte() {
+    let namespace = "foreign";
+    let cluster = prepare(namespace).await;
+    cluster.apply(&gateway(namespace)).await;
+    cluster.apply(&route(namespace)).await;
+    let theirs = json!({
+        "parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "elsewhere"},
+        "controllerName": "example.com/other",
+        "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "  as it\nis ",
+            "observedGeneration": 1, "lastTransitionTime": "2024-01-02T03:04:05Z"}],
+    });
+    let body = json!({"apiVersion": GATEWAY_API, "kind": "HTTPRoute", "metadata": {"namespace": namespace}});
+    let patch = json!({"status": {"parents": [theirs]}});
+    cluster.api(&body).patch_status("web", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let parents = eventually("the route has our entry", || async {
+        let route = cluster.get(GATEWAY_API, "HTTPRoute", namespace, "web").await?;
+        let parents = route["status"]["parents"].as_array()?.clone();
+        (parents.len() == 2).then_some(parents)
+    })
+    .await;
+    assert_eq!(parents[0], theirs);
+    assert_eq!(parents[1]["controllerName"], format!("test/{namespace}-gateway"));
+    assert_eq!(condition(&parents[1]["conditions"], "Accepted")["status"], "True");
+    let time = condition(&parents[1]["conditions"], "Accepted")["lastTransitionTime"].clone();
+    assert!(time.as_str().unwrap() > "2025", "{time}");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn only_the_leader_writes_and_the_next_one_takes_over() {
+    let namespace = "leader";
+    let cluster = prepare(namespace).await;
+    cluster.apply(&gateway(namespace)).await;
+    let mut replicas =
+        vec![Replica::start(&cluster, namespace, "one").await, Replica::start(&cluster, namespace, "two").await];
+    let accepted = |generation: i64| {
+        let cluster = &cluster;
+        move || async move {
+            let gateway = cluster.get(GATEWAY_API, "Gateway", namespace, "web").await?;
+            let accepted = condition(&gateway["status"]["conditions"], "Accepted");
+            (accepted["observedGeneration"] == generation).then_some(())
+        }
+    };
+    eventually("the Gateway has a status", accepted(1)).await;
+    let leading: Vec<_> = replicas.iter().map(|replica| *replica.leads.borrow()).collect();
+    assert_eq!(leading.iter().filter(|leads| **leads).count(), 1, "{leading:?}");
+    let leader = replicas.remove(leading.iter().position(|leads| *leads).unwrap());
+    let mut other = replicas.remove(0);
+    assert!(leader.metric("sluice_controller_status_writes_total").await >= 1.0);
+    eventually("the other one is ready too", || async { (other.get("/readyz").await.0 == 200).then_some(()) }).await;
+    assert_eq!(other.metric("sluice_controller_status_writes_total").await, 0.0);
+
+    leader.stop().await;
+    let manifest = gateway(namespace).replace("port: 80", "port: 8080");
+    cluster.apply(&manifest).await;
+    eventually("the next leader writes", accepted(2)).await;
+    assert!(*other.leads.borrow_and_update());
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn an_unknown_annotation_becomes_one_event() {
+    let namespace = "events";
+    let cluster = prepare(namespace).await;
+    let manifest = ingress(namespace, "web", "web.example").replace(
+        "metadata: {name: web,",
+        "metadata: {annotations: {nginx.ingress.kubernetes.io/no-such-thing: 'yes'}, name: web,",
+    );
+    cluster.apply(&manifest).await;
+    let events = async || {
+        let body = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"namespace": namespace}});
+        let events = cluster.api(&body).list(&Default::default()).await.unwrap();
+        let events = events.items.into_iter().map(|event| serde_json::to_value(event).unwrap());
+        events.filter(|event| event["note"].to_string().contains("no-such-thing")).collect::<Vec<_>>()
+    };
+    for restart in ["one", "two"] {
+        let replica = Replica::start(&cluster, namespace, restart).await;
+        let event = eventually("there is an Event", || async { events().await.pop() }).await;
+        assert_eq!(event["type"], "Warning");
+        assert_eq!(event["regarding"]["kind"], "Ingress");
+        assert_eq!(event["regarding"]["name"], "web");
+        assert!(event["regarding"]["uid"].is_string());
+        replica.stop().await;
+    }
+    assert_eq!(events().await.len(), 1, "a restart tells nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_kind_that_is_installed_later_is_noticed() {
+    let namespace = "later";
+    let cluster = prepare(namespace).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    eventually("it is ready without the policies", || async { (replica.get("/readyz").await.0 == 200).then_some(()) })
+        .await;
+    cluster.install_crds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/yaml")).await;
+    let policy = format!(
+        "
+apiVersion: sluice.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: limit, namespace: {namespace}}}
+spec:
+  targetRefs: [{{group: networking.k8s.io, kind: Ingress, name: web}}]
+  rateLimits: [{{requests: 10, per: 1s}}]
+"
+    );
+    cluster.apply(&policy).await;
+    let objects = || replica.metric("sluice_controller_objects{kind=\"TrafficPolicy\"}");
+    eventually("the policy is seen", || async { (objects().await == 1.0).then_some(()) }).await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_gateway_gets_data_planes_and_is_programmed_after_they_acknowledge() {
+    let namespace = "programmed";
+    let cluster = prepare(namespace).await;
+    cluster.apply(&gateway(namespace)).await;
+    cluster.apply(&route(namespace)).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let name = format!("web-{namespace}");
+    let deployment =
+        eventually("the Gateway has a Deployment", || cluster.get("apps/v1", "Deployment", namespace, &name)).await;
+    assert_eq!(deployment["metadata"]["ownerReferences"][0]["name"], "web");
+    assert_eq!(deployment["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"], "web");
+    assign_address(&cluster, namespace, &name, "192.0.2.7").await;
+
+    let programmed = || async {
+        let gateway = cluster.get(GATEWAY_API, "Gateway", namespace, "web").await.unwrap();
+        (condition(&gateway["status"]["conditions"], "Programmed"), gateway["status"].clone())
+    };
+    let pending = || async {
+        let (condition, status) = programmed().await;
+        (condition["reason"] == "Pending" && condition["observedGeneration"] == 1 && status["addresses"].is_array())
+            .then_some(condition)
+    };
+    assert_eq!(eventually("the Gateway waits for its data planes", pending).await["status"], "False");
+
+    let mut data_plane = replica.connect(&cluster, namespace, (namespace, &name)).await;
+    data_plane.batch().await;
+    assert_eq!(programmed().await.0["status"], "False");
+    data_plane.acknowledge().await;
+    let done = || async { (programmed().await.0["status"] == "True").then_some(()) };
+    eventually("the Gateway is programmed", done).await;
+
+    // What was made for the Gateway goes with it, even where no garbage collector runs.
+    let body = json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"namespace": namespace}});
+    cluster.api(&body).delete("web", &Default::default()).await.unwrap();
+    eventually("its Deployment is gone", || async {
+        cluster.get("apps/v1", "Deployment", namespace, &name).await.is_none().then_some(())
+    })
+    .await;
+    replica.stop().await;
+}
