@@ -1,1 +1,89 @@
-fn main() {}
+//! `sluice-dataplane`: the proxy as a process of its own, fed by the controllers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use dataplane::source::{self, Config};
+use dataplane::{Options, Proxy};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Serves the traffic of one or more gateways, as the Sluice controllers say.
+///
+/// It needs no access to the Kubernetes API. While no controller can be reached it serves on; after a restart it begins
+/// with the last good snapshot of --state-dir.
+#[derive(Debug, Parser)]
+#[command(name = "sluice-dataplane", version, after_help = EXAMPLES)]
+struct Arguments {
+    /// Controllers to hear: NAME:PORT (all addresses of the name are replicas) or IP:PORT. May be repeated.
+    #[arg(long, env = "SLUICE_CONTROLLERS", value_name = "NAME:PORT", required = true, value_delimiter = ',')]
+    controllers: Vec<String>,
+    /// The authority of the controllers' certificates, in PEM.
+    #[arg(long, env = "SLUICE_CA", value_name = "FILE", default_value = "/var/run/secrets/sluice/ca/ca.crt")]
+    ca: PathBuf,
+    /// The ServiceAccount token that proves who this data plane is. Read anew for each connection.
+    #[arg(long, env = "SLUICE_TOKEN", value_name = "FILE", default_value = "/var/run/secrets/sluice/token/token")]
+    token: PathBuf,
+    /// Where the last good snapshot is kept; a memory-backed volume, because it holds private keys.
+    #[arg(long, env = "SLUICE_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The address on which listener ports are bound. The default serves IPv4 and IPv6.
+    #[arg(long, env = "SLUICE_ADDRESS", default_value = "::")]
+    address: IpAddr,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, env = "SLUICE_ADMIN_ADDRESS", default_value = "0.0.0.0:10254")]
+    admin_address: SocketAddr,
+    /// Threads that serve requests. Default: one per core that this process may use.
+    #[arg(long, env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
+    workers: Option<u16>,
+    /// On SIGTERM requests under way may take so long to finish.
+    #[arg(long, env = "SLUICE_DRAIN_SECONDS", default_value_t = 30)]
+    drain_seconds: u64,
+}
+
+const EXAMPLES: &str = "Examples:
+  sluice-dataplane --controllers sluice-controller.sluice-system.svc:9443 --state-dir /run/sluice
+  sluice-dataplane --controllers 127.0.0.1:9443 --ca ca.pem --token token --address 127.0.0.1 --workers 1";
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // The control side; requests run on the proxy's own threads.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let proxy = Arc::new(Proxy::start(Options {
+        address: arguments.address,
+        workers: arguments.workers.map(usize::from),
+        admin: Some(arguments.admin_address),
+        ..Options::default()
+    })?);
+    let config = Config {
+        controllers: arguments.controllers,
+        token_file: arguments.token,
+        ca_file: arguments.ca,
+        state_dir: arguments.state_dir,
+    };
+    let applying = proxy.clone();
+    let apply = move |snapshot| applying.apply(snapshot).into_iter().map(|rejected| (rejected.id, rejected.reason)).collect();
+    let signalled = tokio::select! {
+        ended = source::run(config, proxy.readiness(), apply) => match ended.context("the source of snapshots ended")? {},
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = signalled, connections = proxy.open_connections(), "draining");
+    let drained = proxy.drain(Duration::from_secs(arguments.drain_seconds)).await;
+    tracing::info!(cut = drained.cut, "drained");
+    Ok(())
+}

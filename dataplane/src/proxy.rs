@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use snapshot::{AccessLog, Kind, Resource, ResourceId, Snapshot};
+use tokio::sync::watch;
 
 use crate::admin::{self, Sources};
 use crate::background::Background;
@@ -82,6 +83,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     control: Mutex<Control>,
     resolution: Resolution,
+    readiness: watch::Sender<bool>,
     admin: Option<SocketAddr>,
     drain_delay: Duration,
     /// Ends last: workers may still be looked at while they end.
@@ -143,6 +145,7 @@ impl Proxy {
             shared,
             control: Mutex::default(),
             resolution: Resolution::start(&background),
+            readiness: watch::Sender::new(false),
             admin,
             drain_delay: options.drain_delay,
             _background: background,
@@ -176,18 +179,21 @@ impl Proxy {
         self.close_ports(&mut control, &wanted);
         self.retain_metrics(&snapshot);
         self.resolution.follow(control.compiler.clusters());
-        let _ = self.shared.phase.compare_exchange(
-            Phase::Starting as u8,
-            Phase::Ready as u8,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+        let (from, to) = (Phase::Starting as u8, Phase::Ready as u8);
+        if self.shared.phase.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.readiness.send_replace(true);
+        }
         rejections
     }
 
     /// Whether it serves a snapshot and is not draining.
     pub fn ready(&self) -> bool {
         self.shared.phase.load(Ordering::Relaxed) == Phase::Ready as u8
+    }
+
+    /// [`Proxy::ready`], and when it changes.
+    pub fn readiness(&self) -> watch::Receiver<bool> {
+        self.readiness.subscribe()
     }
 
     /// Where health and metrics are served.
@@ -200,6 +206,7 @@ impl Proxy {
     pub async fn drain(&self, deadline: Duration) -> Drained {
         let end = tokio::time::Instant::now() + deadline;
         self.shared.phase.store(Phase::Draining as u8, Ordering::Relaxed);
+        self.readiness.send_replace(false);
         self.tell(|| Command::Announce);
         // Even a short deadline leaves most of its time to requests under way.
         tokio::time::sleep(self.drain_delay.min(deadline / 3)).await;

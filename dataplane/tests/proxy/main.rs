@@ -2,6 +2,16 @@
 
 mod backend;
 mod balancing;
+mod bodies;
+mod churn;
 mod client;
+mod drain;
 mod http1;
+mod limits;
+mod malformed;
+mod operations;
+mod protocols;
 mod rig;
+mod timeouts;
+mod tls;
+mod upgrades;

@@ -1,0 +1,94 @@
+//! What is malformed or ambiguous is refused and the connection closed; no backend sees it as it came.
+
+use std::sync::{Arc, Mutex};
+
+use http::Request;
+use hyper::body::Incoming;
+
+use crate::backend::{Backend, full};
+use crate::client::raw;
+use crate::rig::Rig;
+
+async fn watched() -> (Backend, Arc<Mutex<Vec<String>>>) {
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = seen.clone();
+    let backend = Backend::http1(move |request: Request<Incoming>| {
+        let noted = noted.clone();
+        async move {
+            noted.lock().unwrap().push(format!("{} {} {:?}", request.method(), request.uri(), request.headers()));
+            full("seen")
+        }
+    })
+    .await;
+    (backend, seen)
+}
+
+#[tokio::test]
+async fn malformed_requests_are_refused_and_the_connection_closed() {
+    let (backend, seen) = watched().await;
+    let rig = Rig::plain(&[backend.address]);
+    let host = "Host: a.example\r\n";
+    let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let large = format!("x-large: {}\r\n", "v".repeat(60_000));
+    let long = "a".repeat(66_000);
+    let cases: Vec<(&str, String, &[u16])> = vec![
+        ("repeated length", format!("POST / HTTP/1.1\r\n{host}Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"), &[400]),
+        ("signed length", format!("POST / HTTP/1.1\r\n{host}Content-Length: +3\r\n\r\nabc"), &[400]),
+        ("length of words", format!("POST / HTTP/1.1\r\n{host}Content-Length: three\r\n\r\nabc"), &[400]),
+        ("huge length", format!("POST / HTTP/1.1\r\n{host}Content-Length: 99999999999999999999\r\n\r\n"), &[400, 413]),
+        ("list of lengths", format!("POST / HTTP/1.1\r\n{host}Content-Length: 3, 3\r\n\r\nabc"), &[400]),
+        ("unknown encoding", format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\n\r\nabc"), &[400]),
+        ("chunked not last", format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"), &[400]),
+        ("encoding in 1.0", format!("POST / HTTP/1.0\r\n{host}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), &[400]),
+        ("folded header", format!("GET / HTTP/1.1\r\n{host}X-A: 1\r\n 2\r\n\r\n"), &[400]),
+        ("bare CR", format!("GET / HTTP/1.1\r\n{host}X-A: 1\r2\r\n\r\n"), &[400]),
+        ("NUL", format!("GET / HTTP/1.1\r\n{host}X-A: 1\0\r\n\r\n"), &[400]),
+        ("space before colon", format!("GET / HTTP/1.1\r\n{host}X-A : 1\r\n\r\n"), &[400]),
+        ("space before name", format!("GET / HTTP/1.1\r\n{host} X-A: 1\r\n\r\n"), &[400]),
+        ("no host", "GET / HTTP/1.1\r\n\r\n".into(), &[400]),
+        ("two hosts", format!("GET / HTTP/1.1\r\n{host}Host: b.example\r\n\r\n"), &[400]),
+        ("the same host twice", format!("GET / HTTP/1.1\r\n{host}{host}\r\n"), &[400]),
+        ("host with space", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".into(), &[400]),
+        ("host with path", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n".into(), &[400]),
+        ("contradicting target", format!("GET http://b.example/ HTTP/1.1\r\n{host}\r\n"), &[400]),
+        ("bad version", format!("GET / HTTP/3.7\r\n{host}\r\n"), &[400]),
+        ("no request line", "\0\x01\x02\x03\r\n\r\n".into(), &[400]),
+        ("connect", "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n".into(), &[400, 405]),
+        ("many headers", format!("GET / HTTP/1.1\r\n{host}{many}\r\n"), &[431]),
+        ("large headers", format!("GET / HTTP/1.1\r\n{host}{large}\r\n"), &[431]),
+        ("long target", format!("GET /{long} HTTP/1.1\r\n{host}\r\n"), &[414, 431]),
+    ];
+    for (what, bytes, expected) in cases {
+        let answer = raw(rig.address(), bytes.as_bytes()).await;
+        let status = answer.get(9..12).and_then(|status| status.parse::<u16>().ok());
+        assert!(status.is_some_and(|status| expected.contains(&status)), "{what}: {answer:?}");
+        assert!(answer.matches("HTTP/1.").count() == 1, "{what}: {answer}");
+    }
+    assert_eq!(*seen.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_request_with_length_and_encoding_is_refused_or_framed_once_and_the_connection_closed() {
+    let (backend, seen) = watched().await;
+    let rig = Rig::plain(&[backend.address]);
+    for first in ["Content-Length: 4\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 4"] {
+        let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n";
+        let bytes = format!("POST / HTTP/1.1\r\nHost: a.example\r\n{first}\r\n\r\n0\r\n\r\n{smuggled}");
+        let answer = raw(rig.address(), bytes.as_bytes()).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    }
+    let seen = seen.lock().unwrap();
+    assert!(seen.iter().all(|request| !request.contains("smuggled")), "{seen:?}");
+    assert!(seen.iter().all(|request| !(request.contains("content-length") && request.contains("transfer-encoding"))));
+}
+
+#[tokio::test]
+async fn bad_chunks_end_the_request_and_the_connection() {
+    let backend = Backend::echo("one").await;
+    let rig = Rig::plain(&[backend.address]);
+    for chunk in ["zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcdef\r\n0\r\n\r\n", "-1\r\n\r\n", "fffffffffffffffff\r\n"] {
+        let bytes = format!("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
+        let answer = raw(rig.address(), bytes.as_bytes()).await;
+        assert!(!answer.contains(" 200 "), "{chunk:?}: {answer}");
+    }
+}

@@ -1,0 +1,97 @@
+//! What operators see.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dataplane::Proxy;
+use snapshot::{CookieSecure, Persistence, PersistenceMode, Resource};
+
+use crate::backend::Backend;
+use crate::client::{fetch, send};
+use crate::rig::{LOOPBACK, Rig, cluster, options};
+
+#[tokio::test]
+async fn health_readiness_and_metrics_are_served_on_a_port_of_their_own() {
+    let empty = Proxy::start(options()).unwrap();
+    let admin = empty.admin_address().unwrap();
+    assert_eq!(fetch(admin, "/healthz").await.status, 200);
+    assert_eq!(fetch(admin, "/readyz").await.status, 503);
+
+    let backend = Backend::echo("one").await;
+    let rig = Rig::plain(&[backend.address]);
+    let admin = rig.proxy.admin_address().unwrap();
+    assert_eq!(fetch(admin, "/readyz").await.status, 200);
+    for _ in 0..7 {
+        fetch(rig.address(), "/").await;
+    }
+    fetch(rig.address(), "/%zz").await;
+    let mut page = String::new();
+    // The last count is written after the last byte of its answer.
+    for _ in 0..200 {
+        page = fetch(admin, "/metrics").await.body;
+        if page.contains("reason=\"bad_path\"") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for line in [
+        "sluice_requests_total{rule=\"rule 0\",code=\"2xx\"} 7",
+        "sluice_refusals_total{rule=\"\",reason=\"bad_path\"} 1",
+        "sluice_request_duration_seconds_count{rule=\"rule 0\"} 7",
+        "sluice_request_duration_seconds_bucket{le=\"+Inf\",rule=\"rule 0\"} 7",
+        "sluice_connections_accepted_total 8",
+    ] {
+        assert!(page.contains(line), "{line} in\n{page}");
+    }
+    assert!(page.contains(&format!("version=\"{}\"", rig.snapshot.version())), "{page}");
+    rig.proxy.drain(Duration::from_millis(50)).await;
+    assert_eq!(fetch(admin, "/readyz").await.status, 503);
+    assert_eq!(fetch(admin, "/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_stays_on_its_endpoint_on_every_replica() {
+    let backends = [Backend::echo("one").await, Backend::echo("two").await, Backend::echo("three").await];
+    let addresses: Vec<SocketAddr> = backends.iter().map(|backend| backend.address).collect();
+    let sticky = |snapshot: &mut snapshot::Snapshot| {
+        let persistence = Persistence {
+            cookie: "route".into(),
+            mode: PersistenceMode::Persistent,
+            path: None,
+            domain: None,
+            expires: None,
+            max_age: None,
+            same_site: None,
+            secure: CookieSecure::OnHttps,
+        };
+        let sticky = snapshot::Cluster { persistence: Some(persistence), ..cluster("app") };
+        snapshot.insert("app", Resource::Cluster(sticky));
+    };
+    let replicas = [Rig::with(options(), &addresses, sticky), Rig::with(options(), &addresses, sticky)];
+    let first = fetch(replicas[0].address(), "/").await;
+    let cookie = first.header("set-cookie").split(';').next().unwrap().to_owned();
+    assert!(cookie.starts_with("route="), "{first:?}");
+    for round in 0..20 {
+        let request = http::Request::get("/").header("host", "a").header("cookie", &cookie);
+        let request = request.body(http_body_util::Full::<bytes::Bytes>::default()).unwrap();
+        let answer = send(replicas[round % 2].address(), request).await;
+        assert_eq!(answer.header("x-backend"), first.header("x-backend"));
+        assert_eq!(answer.header("set-cookie"), "");
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_resolved_in_the_background() {
+    let backend = Backend::echo("one").await;
+    let rig = Rig::with(options(), &[], |snapshot| {
+        let dns = snapshot::Endpoints::Dns { name: LOOPBACK.to_string(), port: backend.address.port() };
+        snapshot.insert("app", Resource::Endpoints(dns));
+    });
+    for _ in 0..1000 {
+        if fetch(rig.address(), "/").await.status == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the name is never resolved");
+}

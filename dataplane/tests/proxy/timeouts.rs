@@ -1,0 +1,117 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use snapshot::{Resource, Timeouts};
+use tokio::net::TcpListener;
+
+use crate::backend::Backend;
+use crate::client::{collect, fetch, get, http1, raw};
+use crate::rig::{Rig, options, route, rule, timeouts};
+
+const SHORT: Option<Duration> = Some(Duration::from_millis(100));
+
+fn with(endpoints: &[SocketAddr], timeouts: Timeouts) -> Rig {
+    Rig::with(options(), endpoints, |snapshot| {
+        let mut rule = rule("timed", "/", "app");
+        rule.timeouts = timeouts;
+        snapshot.insert("all", Resource::Route(route("web", vec![rule])));
+    })
+}
+
+async fn silent() -> Backend {
+    Backend::http1(|_: Request<Incoming>| std::future::pending()).await
+}
+
+#[tokio::test]
+async fn a_silent_backend_is_a_gateway_timeout() {
+    let backend = silent().await;
+    for (timeouts, reason) in [
+        (Timeouts { read: SHORT, ..timeouts() }, "read_timeout"),
+        (Timeouts { request: SHORT, ..timeouts() }, "request_timeout"),
+        (Timeouts { backend_request: SHORT, ..timeouts() }, "request_timeout"),
+    ] {
+        let rig = with(&[backend.address], timeouts);
+        let answer = fetch(rig.address(), "/").await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-sluice-reason")), (504, reason));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_connections_is_a_gateway_timeout() {
+    // A full accept queue drops further handshakes.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut filling = Vec::new();
+    for _ in 0..8 {
+        filling.push(tokio::spawn(tokio::net::TcpStream::connect(address)));
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let rig = with(&[address], Timeouts { connect: SHORT, ..timeouts() });
+    let answer = fetch(rig.address(), "/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-sluice-reason")), (504, "connect_timeout"));
+    filling.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_cut_off_and_never_taken_for_complete() {
+    let backend = Backend::http1(|_: Request<Incoming>| async {
+        let first = futures::stream::iter([Ok(Frame::data("begun".into()))]);
+        let rest = futures::stream::pending();
+        Response::new(StreamBody::new(futures::StreamExt::chain(first, rest)).boxed_unsync())
+    })
+    .await;
+    let rig = with(&[backend.address], Timeouts { read: SHORT, ..timeouts() });
+    let response = http1(rig.address()).await.send_request(get("/")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(collect(response).await.is_err());
+}
+
+#[tokio::test]
+async fn a_backend_that_closes_or_talks_nonsense_is_a_bad_gateway() {
+    for (bytes, reason) in [(&b""[..], "upstream_reset"), (b"SSH-2.0-x\r\n\r\n", "bad_response")] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 64];
+                let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut request).await;
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, bytes).await;
+            }
+        });
+        let rig = Rig::plain(&[address]);
+        let answer = fetch(rig.address(), "/").await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-sluice-reason")), (502, reason));
+        accepting.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_idle_or_dawdles_is_closed() {
+    let backend = Backend::echo("one").await;
+    let options = dataplane::Options {
+        idle_timeout: Duration::from_secs(1),
+        header_timeout: Duration::from_secs(1),
+        ..options()
+    };
+    let rig = Rig::with(options, &[backend.address], |_| {});
+    for bytes in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: a\r\nX-"] {
+        let answer = raw(rig.address(), bytes.as_bytes()).await;
+        assert!(!answer.contains(" 200 "), "{answer}");
+    }
+    let kept = raw(rig.address(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(kept.starts_with("HTTP/1.1 200 "), "{kept}");
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_is_a_request_timeout() {
+    let backend = Backend::echo("one").await;
+    let options = dataplane::Options { transfer_timeout: Duration::from_millis(200), ..options() };
+    let rig = Rig::with(options, &[backend.address], |_| {});
+    let answer = raw(rig.address(), b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}

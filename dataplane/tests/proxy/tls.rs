@@ -1,0 +1,273 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{Empty, Full};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use snapshot::*;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::backend::{Backend, echo};
+use crate::client::{collect, fetch, http2};
+use crate::rig::{Rig, addresses, cluster, eventually, free_port, options, route, rule};
+
+/// A certificate for `name`, and its DER for those who trust it.
+fn certificate(name: &str) -> (Certificate, CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let der = made.cert.der().clone();
+    let key = Secret::new(made.signing_key.serialize_der());
+    (Certificate { chain: vec![der.to_vec()], key, summary: name.into() }, der)
+}
+
+struct Secure {
+    rig: Rig,
+    address: SocketAddr,
+    roots: RootCertStore,
+}
+
+fn secure(endpoints: &[SocketAddr]) -> Secure {
+    let port = free_port();
+    let (exact, exact_der) = certificate("a.shop.example");
+    let (wild, wild_der) = certificate("*.shop.example");
+    let (fallback, fallback_der) = certificate("fallback.example");
+    let mut roots = RootCertStore::empty();
+    for der in [exact_der, wild_der, fallback_der] {
+        roots.add(der).unwrap();
+    }
+    let rig = Rig::with(options(), endpoints, |snapshot| {
+        snapshot.insert("exact", Resource::Certificate(exact));
+        snapshot.insert("wild", Resource::Certificate(wild));
+        snapshot.insert("fallback", Resource::Certificate(fallback));
+        let entry = |pattern, name: &str| ServerCertificate { hosts: vec![pattern], certificate: name.into() };
+        let tls = Tls {
+            certificates: vec![
+                entry(HostPattern::OneLabel("shop.example".into()), "wild"),
+                entry(HostPattern::Exact("a.shop.example".into()), "exact"),
+            ],
+            default_certificate: Some("fallback".into()),
+        };
+        let listener = Listener { port, hostname: HostPattern::Any, protocol: Protocol::Https(tls) };
+        snapshot.insert("secure", Resource::Listener(listener));
+        snapshot.insert("secure", Resource::Route(route("secure", vec![rule("rule 0", "/", "app")])));
+    });
+    Secure { address: SocketAddr::new(crate::rig::LOOPBACK, port), rig, roots }
+}
+
+fn client(roots: &RootCertStore, alpn: &[&[u8]]) -> TlsConnector {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots.clone())
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
+}
+
+async fn connect(connector: &TlsConnector, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    connector.connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
+}
+
+async fn over_http1(stream: TlsStream<TcpStream>, host: &str) -> crate::client::Answer {
+    let (mut sender, driver) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(driver);
+    let request = Request::get("/").header("host", host).body(Empty::<Bytes>::new()).unwrap();
+    collect(sender.send_request(request).await.unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_server_name_chooses_the_certificate() {
+    let backend = Backend::echo("one").await;
+    let secure = secure(&[backend.address]);
+    let connector = client(&secure.roots, &[]);
+    for name in ["a.shop.example", "b.shop.example", "fallback.example"] {
+        let stream = connect(&connector, secure.address, name).await.unwrap();
+        let answer = over_http1(stream, name).await;
+        assert!(answer.body.contains("x-forwarded-proto: https"), "{}", answer.body);
+    }
+    // The fallback's certificate is shown to others too, and does not name them.
+    assert!(connect(&connector, secure.address, "stranger.example").await.is_err());
+}
+
+#[tokio::test]
+async fn alpn_chooses_the_protocol() {
+    let backend = Backend::echo("one").await;
+    let secure = secure(&[backend.address]);
+    let stream = connect(&client(&secure.roots, &[b"h2", b"http/1.1"]), secure.address, "a.shop.example").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let request = Request::get("https://a.shop.example/").body(Full::<Bytes>::default()).unwrap();
+    let answer = collect(http2(stream).await.send_request(request).await.unwrap()).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let stream = connect(&client(&secure.roots, &[b"http/1.1"]), secure.address, "a.shop.example").await.unwrap();
+    assert_eq!(over_http1(stream, "a.shop.example").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_by_another_replica() {
+    let backend = Backend::echo("one").await;
+    let one = secure(&[backend.address]);
+    let other = secure(&[backend.address]);
+    let mut roots = one.roots.clone();
+    roots.extend(other.roots.roots.iter().cloned());
+    let connector = client(&roots, &[]);
+    for (replica, expected) in [(&one, rustls::HandshakeKind::Full), (&other, rustls::HandshakeKind::Resumed)] {
+        let stream = connect(&connector, replica.address, "a.shop.example").await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(expected));
+        assert_eq!(over_http1(stream, "a.shop.example").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_the_handshake_is_refused_and_a_broken_one_keeps_the_last_good() {
+    let backend = Backend::echo("one").await;
+    let mut secure = secure(&[backend.address]);
+    let connector = client(&secure.roots, &[]);
+    let broken = Certificate { chain: vec![vec![1, 2, 3]], key: Secret::new(vec![4, 5]), summary: "broken".into() };
+    secure.rig.snapshot.insert("exact", Resource::Certificate(broken));
+    let rejected = secure.rig.apply();
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(rejected[0].id, ResourceId::new(Kind::Certificate, "exact"));
+    assert!(connect(&connector, secure.address, "a.shop.example").await.is_ok());
+    for name in ["exact", "wild", "fallback"] {
+        secure.rig.snapshot.remove(&ResourceId::new(Kind::Certificate, name));
+    }
+    secure.rig.apply();
+    assert!(connect(&connector, secure.address, "a.shop.example").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_rotate_under_load_without_a_failure() {
+    let backend = Backend::echo("one").await;
+    let mut secure = secure(&[backend.address]);
+    let address = secure.address;
+    let stop = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicUsize::new(0));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (stop, served) = (stop.clone(), served.clone());
+        clients.spawn(async move {
+            while !stop.load(Ordering::SeqCst) {
+                let connector = TlsConnector::from(Arc::new(trusting()));
+                let stream = connect(&connector, address, "a.shop.example").await.expect("a handshake failed");
+                assert_eq!(over_http1(stream, "a.shop.example").await.status, 200);
+                served.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    for rotation in 0..50 {
+        let (new, der) = certificate("a.shop.example");
+        secure.rig.set("exact", Resource::Certificate(new));
+        let stream = connect(&TlsConnector::from(Arc::new(trusting())), address, "a.shop.example").await.unwrap();
+        assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], der, "rotation {rotation}");
+    }
+    eventually("there was load", || served.load(Ordering::SeqCst) > 20).await;
+    stop.store(true, Ordering::SeqCst);
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+}
+
+/// Trusts what is not yet known when the configuration is made; the test compares certificates itself.
+fn trusting() -> ClientConfig {
+    #[derive(Debug)]
+    struct Anyone;
+    impl rustls::client::danger::ServerCertVerifier for Anyone {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: rustls::pki_types::UnixTime,
+        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        }
+    }
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone))
+        .with_no_client_auth()
+}
+
+/// A backend that speaks TLS under this certificate.
+async fn tls_backend(certificate: &Certificate) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let key = PrivateKeyDer::try_from(certificate.key.expose().to_vec()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = hyper::service::service_fn(|request| async {
+                    Ok::<_, std::convert::Infallible>(echo("tls", request).await)
+                });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+            });
+        }
+    });
+    (address, accepting)
+}
+
+#[tokio::test]
+async fn a_backends_certificate_counts_where_it_is_asked_to() {
+    let (certificate, der) = certificate("backend.example");
+    let (_, stranger) = self::certificate("backend.example");
+    let (address, accepting) = tls_backend(&certificate).await;
+    let cases: [(Verification, Option<&str>, u16); 4] = [
+        (Verification::None, None, 200),
+        (Verification::Authorities(vec![der.to_vec()]), Some("backend.example"), 200),
+        (Verification::Authorities(vec![der.to_vec()]), Some("other.example"), 502),
+        (Verification::Authorities(vec![stranger.to_vec()]), Some("backend.example"), 502),
+    ];
+    let mut rig = Rig::plain(&[address]);
+    for (verification, name, status) in cases {
+        let tls = BackendTls { server_name: name.map(ToOwned::to_owned), verification };
+        let protocol = BackendProtocol::Https(tls);
+        rig.snapshot.insert("app", Resource::Endpoints(addresses(&[address])));
+        rig.set("app", Resource::Cluster(Cluster { protocol: protocol.clone(), ..cluster("app") }));
+        let answer = fetch(rig.address(), "/").await;
+        assert_eq!(answer.status.as_u16(), status, "{protocol:?}: {answer:?}");
+    }
+    accepting.abort();
+}

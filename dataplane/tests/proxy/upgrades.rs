@@ -1,0 +1,88 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::backend::{Backend, Body, frames, full};
+use crate::client::http1;
+use crate::rig::{Rig, options, route, rule};
+
+/// Switches to a protocol that sends everything back, until the client is done; then says good-bye.
+async fn switching(request: Request<Incoming>) -> Response<Body> {
+    if request.headers().get("upgrade").is_none_or(|protocol| protocol != "echo") {
+        return full("not an upgrade");
+    }
+    tokio::spawn(async move {
+        let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+        stream.write_all(b"hello ").await.unwrap();
+        let mut buf = [0; 4096];
+        loop {
+            match stream.read(&mut buf).await {
+                Ok(0) | Err(_) => break,
+                Ok(read) => stream.write_all(&buf[..read]).await.unwrap(),
+            }
+        }
+        let _ = stream.write_all(b" bye").await;
+        let _ = stream.shutdown().await;
+    });
+    let mut response = Response::new(frames(Vec::new(), None));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+    response.headers_mut().insert("upgrade", "echo".parse().unwrap());
+    response
+}
+
+async fn upgrade(rig: &Rig) -> TokioIo<hyper::upgrade::Upgraded> {
+    let request = Request::get("/").header("host", "a").header("connection", "Upgrade").header("upgrade", "echo");
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let response = http1(rig.address()).await.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 101);
+    assert_eq!(response.headers()["upgrade"], "echo");
+    TokioIo::new(hyper::upgrade::on(response).await.unwrap())
+}
+
+#[tokio::test]
+async fn bytes_flow_both_ways_and_each_side_may_finish_first() {
+    let backend = Backend::http1(switching).await;
+    let rig = Rig::plain(&[backend.address]);
+    let mut stream = upgrade(&rig).await;
+    let message = vec![7; 300_000];
+    let (mut reading, mut writing) = tokio::io::split(&mut stream);
+    let write = async {
+        writing.write_all(&message).await.unwrap();
+        writing.shutdown().await.unwrap();
+    };
+    let mut answer = Vec::new();
+    let (_, read) = tokio::join!(write, reading.read_to_end(&mut answer));
+    read.unwrap();
+    assert_eq!(answer.len(), 6 + message.len() + 4);
+    assert!(answer.starts_with(b"hello ") && answer.ends_with(b" bye"));
+}
+
+#[tokio::test]
+async fn an_idle_tunnel_ends_after_the_read_timeout() {
+    let backend = Backend::http1(switching).await;
+    let rig = Rig::with(options(), &[backend.address], |snapshot| {
+        let mut rule = rule("short", "/", "app");
+        rule.timeouts.read = Some(Duration::from_millis(100));
+        snapshot.insert("all", snapshot::Resource::Route(route("web", vec![rule])));
+    });
+    let mut stream = upgrade(&rig).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert_eq!(answer, b"hello ");
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_switch_answers_as_usual() {
+    let backend = Backend::echo("one").await;
+    let rig = Rig::plain(&[backend.address]);
+    let request = Request::get("/").header("host", "a").header("connection", "Upgrade").header("upgrade", "websocket");
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let response = http1(rig.address()).await.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
