@@ -1,11 +1,14 @@
 //! From a Secret to a certificate that a data plane can serve.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use k8s_openapi::api::core::v1::Secret;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use snapshot::{Certificate, HostPattern};
+use snapshot::{Certificate, Hash, Hashed, HostPattern, Resource};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{ObjectKey, Resources};
@@ -17,16 +20,18 @@ const KEY: &str = "tls.key";
 #[derive(Debug)]
 pub(crate) struct Lookup {
     /// The certificate to serve: of the Secret as it is, or of its last good version while it is broken.
-    pub(crate) usable: Option<Loaded>,
+    pub(crate) usable: Option<Arc<Loaded>>,
     /// What is wrong with the Secret as it is.
     pub(crate) error: Option<CertificateError>,
 }
 
 /// A certificate whose chain and key have been checked to fit.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Loaded {
     /// For the snapshot.
-    pub(crate) certificate: Certificate,
+    pub(crate) resource: Hashed,
+    /// See [`Certificate::summary`].
+    pub(crate) summary: String,
     /// The names that the leaf is valid for, sorted.
     pub(crate) names: Vec<HostPattern>,
 }
@@ -88,33 +93,68 @@ impl CertificateError {
     }
 }
 
+/// The certificates that a translation loaded, by the hash of their text. To check a key costs more than all else that an
+/// Ingress asks for, and from one translation to the next nearly all certificates stay: so a translation starts from
+/// those of the last one. It changes no result, and what the last translation did not need is gone.
+pub(crate) struct Memo {
+    last: Arc<BTreeMap<Hash, Arc<Loaded>>>,
+    now: BTreeMap<Hash, Arc<Loaded>>,
+}
+
+static LAST: Mutex<Option<Arc<BTreeMap<Hash, Arc<Loaded>>>>> = Mutex::new(None);
+
+impl Memo {
+    /// Starts with what the last translation loaded.
+    pub(crate) fn resume() -> Self {
+        let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { last: last.unwrap_or_default(), now: BTreeMap::new() }
+    }
+
+    /// Keeps what this translation loaded for the next one.
+    pub(crate) fn keep(self) {
+        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(self.now));
+    }
+
+    /// Reads a chain and a private key in PEM, as [`load`].
+    pub(crate) fn load(&mut self, chain: &[u8], key: &[u8]) -> Result<Arc<Loaded>, CertificateError> {
+        let length = (chain.len() as u64).to_le_bytes();
+        let hash = Hash::of(&[&length, chain, key].concat());
+        let loaded = match self.now.get(&hash).or_else(|| self.last.get(&hash)) {
+            Some(known) => known.clone(),
+            None => Arc::new(load(chain, key)?),
+        };
+        self.now.insert(hash, loaded.clone());
+        Ok(loaded)
+    }
+}
+
 /// Reads the certificate in the Secret `key`, falling back to the Secret's last good version. A deleted Secret has none.
-pub(crate) fn look_up(resources: &Resources, key: &ObjectKey) -> Lookup {
+pub(crate) fn look_up(memo: &mut Memo, resources: &Resources, key: &ObjectKey) -> Lookup {
     let Some(entry) = resources.secrets.get(key) else {
         return Lookup { usable: None, error: Some(CertificateError::NotFound(key.clone())) };
     };
-    match of_secret(&entry.current) {
+    match of_secret(memo, &entry.current) {
         Ok(loaded) => Lookup { usable: Some(loaded), error: None },
         Err(error) => {
-            let last_good = entry.last_good.as_ref().and_then(|secret| of_secret(secret).ok());
+            let last_good = entry.last_good.as_ref().and_then(|secret| of_secret(memo, secret).ok());
             Lookup { usable: last_good, error: Some(error) }
         }
     }
 }
 
-fn of_secret(secret: &Secret) -> Result<Loaded, CertificateError> {
+fn of_secret(memo: &mut Memo, secret: &Secret) -> Result<Arc<Loaded>, CertificateError> {
     // `stringData` is for manifests in a folder; the API server turns it into `data`.
     let value = |key| {
         let text = secret.string_data.as_ref().and_then(|data| data.get(key)).map(String::as_bytes);
         let bytes = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
         text.or(bytes).ok_or(CertificateError::MissingKey(key))
     };
-    load(value(CERTIFICATE)?, value(KEY)?)
+    memo.load(value(CERTIFICATE)?, value(KEY)?)
 }
 
 /// Reads a chain and a private key in PEM and checks that they fit. Whether the time is right is not looked at:
 /// an expired certificate is served, as it is more use than none.
-pub(crate) fn load(chain: &[u8], key: &[u8]) -> Result<Loaded, CertificateError> {
+fn load(chain: &[u8], key: &[u8]) -> Result<Loaded, CertificateError> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<_, _>>()
         .map_err(|error| CertificateError::Chain(error.to_string()))?;
@@ -133,7 +173,8 @@ pub(crate) fn load(chain: &[u8], key: &[u8]) -> Result<Loaded, CertificateError>
 
     let chain = certified.cert.iter().map(|certificate| certificate.to_vec()).collect();
     let key = snapshot::Secret::new(key.secret_der().to_vec());
-    Ok(Loaded { certificate: Certificate { chain, key, summary }, names })
+    let certificate = Certificate { chain, key, summary: summary.clone() };
+    Ok(Loaded { resource: Hashed::new(Resource::Certificate(certificate)), summary, names })
 }
 
 /// The DNS names of the leaf; the common name only where there are none, as ingress-nginx does.
@@ -192,11 +233,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let pem = made(&key, &["Shop.Example", "*.shop.example"]);
         let loaded = load(pem.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
-        assert!(
-            loaded.certificate.summary.starts_with("shop.example, *.shop.example until "),
-            "{:?}",
-            loaded.certificate
-        );
+        assert!(loaded.summary.starts_with("shop.example, *.shop.example until "), "{}", loaded.summary);
         let covers = |pattern: HostPattern| loaded.covers(&pattern);
         assert!(covers(HostPattern::Exact("shop.example".into())));
         assert!(covers(HostPattern::Exact("a.shop.example".into())));
@@ -204,6 +241,19 @@ mod tests {
         assert!(!covers(HostPattern::Exact("a.b.shop.example".into())));
         assert!(!covers(HostPattern::Exact("other.example".into())));
         assert!(!covers(HostPattern::Any));
+    }
+
+    #[test]
+    fn a_memo_knows_the_same_text_only() {
+        let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let (pem, key, other) = (made(&key, &["shop.example"]), key.serialize_pem(), other.serialize_pem());
+        let mut memo = Memo { last: Arc::default(), now: BTreeMap::new() };
+        let first = memo.load(pem.as_bytes(), key.as_bytes()).unwrap();
+        memo = Memo { last: Arc::new(memo.now), now: BTreeMap::new() };
+        assert!(Arc::ptr_eq(&first, &memo.load(pem.as_bytes(), key.as_bytes()).unwrap()));
+        assert_eq!(memo.load(pem.as_bytes(), other.as_bytes()).unwrap_err(), CertificateError::Mismatch);
+        let forgotten = Memo { last: Arc::default(), now: BTreeMap::new() }.load(pem.as_bytes(), key.as_bytes());
+        assert!(!Arc::ptr_eq(&first, &forgotten.unwrap()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use snapshot::{Resource, ResourceId, Snapshot};
 
 use crate::backends::Services;
-use crate::certificates::{self, Lookup};
+use crate::certificates::{self, Loaded, Lookup, Memo};
 use crate::policy::{self, Policies};
 use crate::{
     DataPlane, Infrastructure, Kind, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
@@ -34,6 +34,8 @@ pub(crate) struct Context<'a> {
     rejected: BTreeSet<(Kind, ObjectKey)>,
     secrets: BTreeSet<ObjectKey>,
     certificates: BTreeMap<ObjectKey, Rc<Lookup>>,
+    /// Loads certificates.
+    pub(crate) memo: Memo,
 }
 
 impl<'a> Context<'a> {
@@ -54,6 +56,7 @@ impl<'a> Context<'a> {
             rejected,
             secrets: BTreeSet::new(),
             certificates: BTreeMap::new(),
+            memo: Memo::resume(),
         };
         context.snapshot(&DataPlane::Shared);
         context
@@ -61,6 +64,7 @@ impl<'a> Context<'a> {
 
     /// What was translated, with the statuses of policies: their ancestors are whoever uses their targets.
     pub(crate) fn finish(mut self) -> Translation {
+        self.memo.keep();
         self.statuses.policies = policy::statuses(&self.policies, self.resources, self.settings, &self.statuses);
         Translation {
             snapshots: self.snapshots,
@@ -98,6 +102,12 @@ impl<'a> Context<'a> {
     /// Whether a data plane's snapshot holds this resource.
     pub(crate) fn contains(&self, plane: &DataPlane, kind: snapshot::Kind, name: &str) -> bool {
         self.snapshots.get(plane).is_some_and(|snapshot| snapshot.get(&ResourceId::new(kind, name)).is_some())
+    }
+
+    /// Adds a certificate to a data plane's snapshot.
+    pub(crate) fn insert_certificate(&mut self, plane: &DataPlane, name: &str, loaded: &Loaded) {
+        let id = ResourceId::new(snapshot::Kind::Certificate, name);
+        self.snapshot(plane).insert_hashed(id, loaded.resource.clone());
     }
 
     /// Reports something that keeps traffic from being served as asked for.
@@ -148,7 +158,7 @@ impl<'a> Context<'a> {
             return known.clone();
         }
         self.secrets.insert(secret.clone());
-        let lookup = Rc::new(certificates::look_up(self.resources, secret));
+        let lookup = Rc::new(certificates::look_up(&mut self.memo, self.resources, secret));
         if let Some(error) = lookup.error.as_ref().filter(|error| error.is_in_secret()) {
             self.reject(Kind::Secret, secret);
             let consequence = match lookup.usable {

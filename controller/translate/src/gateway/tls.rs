@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crds::gateway::{Listener as Written, SecretObjectReference};
-use snapshot::{HostPattern, Resource, ServerCertificate, Tls};
+use snapshot::{HostPattern, ServerCertificate, Tls};
 
 use super::grants::Grants;
 use super::hostname;
@@ -53,11 +53,10 @@ pub(super) fn terminate(
         }
     }
     let loaded: Vec<(&str, &Loaded)> =
-        certificates.iter().filter_map(|(name, lookup)| Some((name.as_str(), lookup.usable.as_ref()?))).collect();
+        certificates.iter().filter_map(|(name, lookup)| Some((name.as_str(), lookup.usable.as_deref()?))).collect();
     if let Some(plane) = plane {
         for (name, loaded) in &loaded {
-            let resource = || Resource::Certificate(loaded.certificate.clone());
-            context.insert_once(plane, snapshot::Kind::Certificate, name, resource);
+            context.insert_certificate(plane, name, loaded);
         }
     }
     (by_name(&hostname::pattern(listener.hostname.as_deref()), &loaded), unresolved)

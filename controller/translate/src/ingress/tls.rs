@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use k8s_openapi::api::networking::v1::IngressTLS;
-use snapshot::{HostPattern, Resource, ServerCertificate, Tls};
+use snapshot::{HostPattern, ServerCertificate, Tls};
 
 use super::hosts::{Hosts, pattern};
 use super::version::Served;
-use crate::certificates::{self, Lookup};
+use crate::certificates::Lookup;
 use crate::context::Context;
 use crate::{DataPlane, Kind, ObjectKey};
 
@@ -137,14 +137,13 @@ impl Entry {
         let Some(loaded) = &lookup.usable else { return };
         if loaded.covers(host) {
             let name = secret.to_string();
-            let certificate = || Resource::Certificate(loaded.certificate.clone());
-            context.insert_once(&DataPlane::Shared, snapshot::Kind::Certificate, &name, certificate);
+            context.insert_certificate(&DataPlane::Shared, &name, loaded);
             by_name.insert(host.clone(), name);
         } else {
             let message = format!(
                 "the certificate in Secret {secret} ({}) does not cover host {host}; the default certificate is used instead: \
                  issue one for this host",
-                loaded.certificate.summary
+                loaded.summary
             );
             context.warn(Kind::Ingress, ingress, self.field(), "CertificateNotCovering", message);
         }
@@ -186,15 +185,12 @@ fn default_certificate(context: &mut Context<'_>) -> Option<String> {
         }
         if let Some(loaded) = &lookup.usable {
             let name = secret.to_string();
-            let certificate = || Resource::Certificate(loaded.certificate.clone());
-            context.insert_once(&DataPlane::Shared, snapshot::Kind::Certificate, &name, certificate);
+            context.insert_certificate(&DataPlane::Shared, &name, loaded);
             return Some(name);
         }
     }
     let (chain, key) = settings.fallback_certificate.as_ref()?;
-    let loaded = certificates::load(chain, key.expose()).ok()?;
-    context.insert_once(&DataPlane::Shared, snapshot::Kind::Certificate, FALLBACK, || {
-        Resource::Certificate(loaded.certificate)
-    });
+    let loaded = context.memo.load(chain, key.expose()).ok()?;
+    context.insert_certificate(&DataPlane::Shared, FALLBACK, &loaded);
     Some(FALLBACK.into())
 }
