@@ -1,0 +1,148 @@
+//! `sluice check DIR`: every problem in a folder of manifests, told like a compiler tells them.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde::Serialize;
+use translate::{Kind, ObjectKey, Severity, Translation, translate};
+
+use crate::folder::{Finding, Folder};
+use crate::standalone::{Output, Source};
+
+/// Reports every problem in a folder of manifests.
+///
+/// Exits with 0 when there is none, 1 when there are some, 2 when the folder cannot be read or an argument is wrong.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice check deploy/quickstart
+  sluice check --class nginx manifests/     # as the manifests of another ingress class
+  sluice check -o json manifests/ | jq '.findings[].message'")]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// How to print what was found
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// How many files were read.
+    pub files: usize,
+    /// How many objects they hold.
+    pub objects: usize,
+    /// What is wrong, in the order of the files.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// How many findings there are of this severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+}
+
+/// The command.
+pub fn main(args: &Args) -> ExitCode {
+    let report = match check(&args.source) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("{}: {error}", args.source.dir.display());
+            return ExitCode::from(2);
+        }
+    };
+    // Whoever closes the pipe early has seen enough.
+    let _ = print(&report, args.output, &mut io::stdout().lock());
+    if report.count(Severity::Warning) == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// Checks a folder. Fails only when it cannot be listed.
+pub fn check(source: &Source) -> io::Result<Report> {
+    let settings = source.settings().map_err(io::Error::other)?;
+    let folder = Folder::open(&source.dir, &settings)?;
+    let translation = translate(folder.resources(), &settings);
+    let mut findings = folder.findings();
+    findings.extend(translation.problems.iter().map(|problem| folder.place(problem)));
+    findings.extend(untold(&folder, &translation));
+    findings.sort();
+    Ok(Report { files: folder.files(), objects: folder.len(), findings })
+}
+
+fn print(report: &Report, output: Output, out: &mut impl Write) -> io::Result<()> {
+    if output == Output::Json {
+        serde_json::to_writer_pretty(&mut *out, report)?;
+        return writeln!(out);
+    }
+    for finding in &report.findings {
+        let severity = if finding.severity == Severity::Notice { "notice: " } else { "" };
+        writeln!(out, "{severity}{finding}")?;
+    }
+    let (problems, notices) = (report.count(Severity::Warning), report.count(Severity::Notice));
+    write!(out, "{} in {}: ", many(report.objects, "object"), many(report.files, "file"))?;
+    let problems = if problems == 0 { "no problem found".to_owned() } else { many(problems, "problem") };
+    let notices = if notices == 0 { String::new() } else { format!(", {}", many(notices, "notice")) };
+    writeln!(out, "{problems}{notices}")
+}
+
+fn many(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// What statuses say is wrong of objects of which no problem tells, and routes that nothing listens for.
+fn untold(folder: &Folder, translation: &Translation) -> BTreeSet<Finding> {
+    let told: BTreeSet<_> = translation.problems.iter().map(|problem| (problem.kind, &problem.object)).collect();
+    let mut findings = BTreeSet::new();
+    for (kind, key, field, condition) in conditions(translation) {
+        if is_bad(condition) && !told.contains(&(kind, key)) {
+            let message = format!("{}: {}", condition.type_, condition.message.trim_end_matches('.'));
+            findings.insert(folder.finding(kind, key, &field, &condition.reason, &message, Severity::Warning));
+        }
+    }
+    for key in folder.resources().http_routes.keys() {
+        let of = (Kind::HTTPRoute, key.clone());
+        if !told.contains(&(of.0, key)) && translation.statuses.routes.get(&of).is_none_or(Vec::is_empty) {
+            let message = "no parent of this route is a Gateway of Sluice's class in this folder, so nothing serves it; \
+                           correct the reference or add the Gateway";
+            findings.insert(folder.finding(of.0, key, "spec.parentRefs", "NoParent", message, Severity::Warning));
+        }
+    }
+    findings
+}
+
+/// Every condition of every status, with the object and the field it is about.
+fn conditions(translation: &Translation) -> impl Iterator<Item = (Kind, &ObjectKey, String, &Condition)> {
+    let statuses = &translation.statuses;
+    let classes = statuses.gateway_classes.iter().flat_map(|(key, status)| {
+        status.conditions.iter().flatten().map(move |condition| (Kind::GatewayClass, key, String::new(), condition))
+    });
+    let gateways = statuses.gateways.iter().flat_map(|(key, status)| {
+        let own =
+            status.conditions.iter().flatten().map(move |condition| (Kind::Gateway, key, String::new(), condition));
+        let listeners = status.listeners.iter().flatten().enumerate().flat_map(move |(index, listener)| {
+            let field = format!("spec.listeners[{index}]");
+            listener.conditions.iter().map(move |condition| (Kind::Gateway, key, field.clone(), condition))
+        });
+        own.chain(listeners)
+    });
+    let routes = statuses.routes.iter().flat_map(|((kind, key), parents)| {
+        let conditions = parents.iter().flat_map(|parent| &parent.conditions);
+        conditions.map(move |condition| (*kind, key, String::new(), condition))
+    });
+    let policies = statuses.policies.iter().flat_map(|((kind, key), ancestors)| {
+        let conditions = ancestors.iter().flat_map(|ancestor| &ancestor.conditions);
+        conditions.map(move |condition| (*kind, key, String::new(), condition))
+    });
+    classes.chain(gateways).chain(routes).chain(policies)
+}
+
+/// Most conditions are good when true; these are bad.
+fn is_bad(condition: &Condition) -> bool {
+    let bad_when = match condition.type_.as_str() {
+        "Conflicted" | "OverlappingTLSConfig" | "PartiallyInvalid" => "True",
+        _ => "False",
+    };
+    condition.status == bad_when
+}

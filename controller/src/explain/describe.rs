@@ -1,0 +1,141 @@
+//! Parts of a snapshot in words.
+
+use std::fmt::Write;
+
+use snapshot::{
+    BackendProtocol, Balancer, Cluster, Filter, HeaderEdit, LimitKey, Match, PathMatch, PathRewrite, PersistenceMode,
+    Refusal, Rule, Scheme, ValueMatch, ValuePattern, Verification,
+};
+
+/// A match: `path prefix /cart, method GET, header x-a = b`.
+pub(super) fn selector(selector: &Match) -> String {
+    let mut words = match &selector.path {
+        PathMatch::Exact(path) => format!("path {path}"),
+        PathMatch::Prefix(path) => format!("path prefix {path}"),
+        PathMatch::Regex(expression) => format!("path by expression {expression}"),
+    };
+    if let Some(method) = &selector.method {
+        let _ = write!(words, ", method {method}");
+    }
+    for (what, conditions) in [("header", &selector.headers), ("query parameter", &selector.query)] {
+        for ValueMatch { name, value } in conditions {
+            let _ = match value {
+                ValuePattern::Exact(value) => write!(words, ", {what} {name} = {value}"),
+                ValuePattern::Regex(expression) => write!(words, ", {what} {name} by expression {expression}"),
+            };
+        }
+    }
+    words
+}
+
+/// A rule's limits in time and size.
+pub(super) fn limits(rule: &Rule) -> Vec<String> {
+    let timeouts = &rule.timeouts;
+    let times = [
+        ("connect", timeouts.connect),
+        ("read", timeouts.read),
+        ("send", timeouts.send),
+        ("request", timeouts.request),
+        ("backend request", timeouts.backend_request),
+    ];
+    let times = times.into_iter().filter_map(|(name, time)| Some(format!("{name} timeout {:?}", time?)));
+    times.chain(rule.max_body.map(|bytes| format!("bodies up to {bytes} bytes"))).collect()
+}
+
+/// What a filter does.
+pub(super) fn filter(filter: &Filter) -> String {
+    match filter {
+        Filter::RequestHeaders(edit) => format!("request headers: {}", edits(edit)),
+        Filter::ResponseHeaders(edit) => format!("response headers: {}", edits(edit)),
+        Filter::Redirect(redirect) => {
+            let scheme = redirect.scheme.map_or("", |scheme| match scheme {
+                Scheme::Http => "http://",
+                Scheme::Https => "https://",
+            });
+            let host = redirect.hostname.as_deref().unwrap_or(if scheme.is_empty() { "" } else { "(same host)" });
+            let port = redirect.port.map(|port| format!(":{port}")).unwrap_or_default();
+            let path = redirect.path.as_ref().map_or("(same path)".to_owned(), path);
+            format!("{}: redirect to {scheme}{host}{port} {path}", redirect.status)
+        }
+        Filter::Rewrite(rewrite) => {
+            let host = rewrite.hostname.as_ref().map(|host| format!("host becomes {host}"));
+            let path = rewrite.path.as_ref().map(path);
+            format!("rewrite: {}", host.into_iter().chain(path).collect::<Vec<_>>().join(", "))
+        }
+        Filter::HttpsRedirect(redirect) => format!("{}: redirect from http to https", redirect.status),
+        Filter::TrailingSlashRedirect => "redirect to the path with a trailing slash".into(),
+        Filter::NginxHeaders => "headers as ingress-nginx sends them".into(),
+        Filter::StrictTransportSecurity(value) => format!("Strict-Transport-Security: {value}"),
+        Filter::RateLimit(limit) => {
+            let key = match &limit.key {
+                LimitKey::ClientIp => "client address".to_owned(),
+                LimitKey::Header(name) => format!("value of {name}"),
+            };
+            let (requests, per, burst, status) = (limit.requests, limit.per, limit.burst, limit.status);
+            format!("at most {requests} requests in {per:?} for each {key}, {burst} more at once; then {status}")
+        }
+        Filter::ConnectionLimit(limit) => {
+            format!(
+                "at most {} requests of a client address at the same time; then {}",
+                limit.connections, limit.status
+            )
+        }
+        Filter::Unknown => "something that this version does not know: the rule answers 500".into(),
+    }
+}
+
+fn edits(edit: &HeaderEdit) -> String {
+    let set = edit.set.iter().map(|(name, value)| format!("set {name}: {value}"));
+    let add = edit.add.iter().map(|(name, value)| format!("add {name}: {value}"));
+    let remove = edit.remove.iter().map(|name| format!("remove {name}"));
+    set.chain(add).chain(remove).collect::<Vec<_>>().join(", ")
+}
+
+fn path(rewrite: &PathRewrite) -> String {
+    match rewrite {
+        PathRewrite::Full(path) => format!("path becomes {path}"),
+        PathRewrite::Prefix(path) => format!("the matched part of the path becomes {path}"),
+    }
+}
+
+/// How a cluster is reached.
+pub(super) fn cluster(cluster: &Cluster) -> Vec<String> {
+    let (protocol, tls) = match &cluster.protocol {
+        BackendProtocol::Http1 => ("HTTP/1.1", None),
+        BackendProtocol::Http2 => ("HTTP/2", None),
+        BackendProtocol::Https(tls) => ("HTTP/1.1 over TLS", Some(tls)),
+        BackendProtocol::Http2Tls(tls) => ("HTTP/2 over TLS", Some(tls)),
+    };
+    let mut words = vec![protocol.to_owned()];
+    words.extend(tls.map(|tls| match tls.verification {
+        Verification::None => "any certificate".to_owned(),
+        Verification::Authorities(_) => "verified certificate".to_owned(),
+    }));
+    let balancer = match cluster.balancer {
+        Balancer::RoundRobin => "round robin",
+        Balancer::LeastRequest => "least requests of two",
+        Balancer::PeakEwma => "smallest latency of two",
+    };
+    words.push(balancer.to_owned());
+    words.extend(cluster.persistence.as_ref().map(|persistence| {
+        let mode = match persistence.mode {
+            PersistenceMode::Balanced => "balanced",
+            PersistenceMode::Persistent => "persistent",
+        };
+        format!("kept by the cookie {} ({mode})", persistence.cookie)
+    }));
+    words.extend(cluster.passive_health.as_ref().map(|health| {
+        format!("left out for {:?} after {} failures in a row", health.ejection_time, health.consecutive_failures)
+    }));
+    words
+}
+
+/// What the client gets.
+pub(super) fn refusal(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotFound => "404: this host or path was left without a backend",
+        Refusal::InvalidBackend => "500: the backend does not exist or may not be referred to",
+        Refusal::Unavailable => "503: the Service does not exist, or a setting of the route cannot be honoured",
+        Refusal::Unsupported => "500: the rule asks for something that this version does not know",
+    }
+}

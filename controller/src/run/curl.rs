@@ -1,0 +1,186 @@
+//! Commands that try out what a snapshot serves.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use snapshot::{
+    Filter, HostPattern, Kind, Match, PathMatch, Protocol, Resource, ResourceId, Rule, Snapshot, ValuePattern,
+};
+
+/// One `curl` command for each rule, host and scheme, with the rule's name as a comment, sorted by host; then one for each
+/// rate limit that exceeds it. Rules that only a regular expression selects are left out: which path to ask for is not known.
+pub(super) fn commands(snapshot: &Snapshot, address: IpAddr) -> Vec<String> {
+    let (mut commands, mut floods) = (BTreeMap::new(), BTreeMap::new());
+    for (_, hashed) in snapshot.iter().filter(|(id, _)| id.kind == Kind::Route) {
+        let Resource::Route(route) = hashed.resource().as_ref() else { continue };
+        for attachment in &route.attachments {
+            let id = ResourceId::new(Kind::Listener, &attachment.listener);
+            let Some(Resource::Listener(listener)) = snapshot.get(&id).map(|held| held.resource().as_ref()) else {
+                continue;
+            };
+            let tls = matches!(listener.protocol, Protocol::Https(_));
+            for host in &attachment.hostnames {
+                for rule in &route.rules {
+                    let Some((path, arguments)) = rule.matches.iter().find_map(request) else { continue };
+                    let target = Target { host: sample(host, address), port: listener.port, tls, address };
+                    let curl = target.arguments(&path, &arguments);
+                    if let Some(requests) = rule.filters.iter().find_map(exceeding) {
+                        let each = format!("curl -s -o /dev/null -w '%{{http_code}} '{curl}");
+                        let flood =
+                            format!("for i in $(seq {requests}); do {each}; done; echo   # {}, its limit", rule.name);
+                        floods.entry((target.host.clone(), path.clone(), arguments.clone())).or_insert(flood);
+                    }
+                    commands.insert((target.host, path, arguments, tls), format!("curl{curl}   # {}", rule.name));
+                }
+            }
+        }
+    }
+    commands.into_values().chain(floods.into_values()).collect()
+}
+
+/// How many requests at once are too many for this filter.
+fn exceeding(filter: &Filter) -> Option<u32> {
+    match filter {
+        Filter::RateLimit(limit) => Some(limit.burst.saturating_add(3).min(200)),
+        _ => None,
+    }
+}
+
+struct Target {
+    host: String,
+    port: u16,
+    tls: bool,
+    address: IpAddr,
+}
+
+impl Target {
+    fn arguments(&self, path: &str, arguments: &str) -> String {
+        let (insecure, scheme) = if self.tls { (" -k", "https") } else { ("", "http") };
+        let url = quoted(&format!("{scheme}://{}:{}{path}", self.host, self.port));
+        format!("{insecure}{}{arguments} {url}", self.resolve())
+    }
+
+    /// Every resolver knows `localhost` and what is below it; other names have to be told.
+    fn resolve(&self) -> String {
+        let name = self.host.parse::<IpAddr>().is_err() && !self.host.starts_with('[');
+        let local =
+            (self.host == "localhost" || self.host.ends_with(".localhost")) && reachable(self.address).is_loopback();
+        if name && !local {
+            format!(" --resolve {}:{}:{}", self.host, self.port, reachable(self.address))
+        } else {
+            String::new()
+        }
+    }
+}
+
+/// Where a client on this machine reaches what is bound to `address`.
+fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
+}
+
+/// A host that the pattern matches.
+fn sample(pattern: &HostPattern, address: IpAddr) -> String {
+    match (pattern, reachable(address)) {
+        (HostPattern::Exact(name), _) => name.clone(),
+        (HostPattern::OneLabel(suffix) | HostPattern::AnyLabels(suffix), _) => format!("any.{suffix}"),
+        (HostPattern::Any, IpAddr::V4(address)) => address.to_string(),
+        (HostPattern::Any, IpAddr::V6(address)) => format!("[{address}]"),
+    }
+}
+
+/// Path with query, and arguments of `curl`, of a request that the match selects.
+fn request(selector: &Match) -> Option<(String, String)> {
+    let mut path = match &selector.path {
+        PathMatch::Exact(path) | PathMatch::Prefix(path) => path.clone(),
+        PathMatch::Regex(_) => return None,
+    };
+    for (separator, condition) in std::iter::once('?').chain(std::iter::repeat('&')).zip(&selector.query) {
+        path.push_str(&format!("{separator}{}={}", condition.name, exact(&condition.value)?));
+    }
+    let mut arguments = selector.method.as_ref().map(|method| format!(" -X {method}")).unwrap_or_default();
+    for condition in &selector.headers {
+        arguments.push_str(&format!(" -H {}", quoted(&format!("{}: {}", condition.name, exact(&condition.value)?))));
+    }
+    Some((path, arguments))
+}
+
+fn exact(pattern: &ValuePattern) -> Option<&str> {
+    match pattern {
+        ValuePattern::Exact(value) => Some(value),
+        ValuePattern::Regex(_) => None,
+    }
+}
+
+/// Quoted for the shell, where it needs to be.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/%=@+,".contains(c);
+    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use snapshot::{
+        Action, Attachment, LimitKey, Listener, Rank, RateLimit, Refusal, Route, Rule, Timeouts, ValueMatch,
+    };
+
+    use super::*;
+
+    fn rule(name: &str, path: PathMatch, headers: Vec<ValueMatch>, filters: Vec<Filter>) -> Rule {
+        let rank = Rank { specificity: 0, created: 0, object: String::new(), rule: 0 };
+        Rule {
+            name: name.into(),
+            matches: vec![Match { path, method: None, headers, query: Vec::new(), rank }],
+            filters,
+            action: Action::Refuse(Refusal::NotFound),
+            timeouts: Timeouts { connect: None, read: None, send: None, request: None, backend_request: None },
+            max_body: None,
+            origins: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn each_rule_gets_a_command_that_selects_it() {
+        let mut snapshot = Snapshot::default();
+        let listener = Listener { port: 8080, hostname: HostPattern::Any, protocol: Protocol::Http };
+        snapshot.insert("http", Resource::Listener(listener));
+        let header = ValueMatch { name: "x-a".into(), value: ValuePattern::Exact("it's".into()) };
+        let limit = RateLimit {
+            id: "l".into(),
+            key: LimitKey::ClientIp,
+            requests: 1,
+            per: std::time::Duration::from_secs(1),
+            burst: 2,
+            status: 429,
+            exempt: Vec::new(),
+        };
+        let route = Route {
+            attachments: vec![Attachment {
+                listener: "http".into(),
+                hostnames: vec![HostPattern::Exact("a.localhost".into()), HostPattern::AnyLabels("example.com".into())],
+            }],
+            rules: vec![
+                rule("one", PathMatch::Prefix("/".into()), vec![header], Vec::new()),
+                rule("two", PathMatch::Exact("/l".into()), Vec::new(), vec![Filter::RateLimit(limit)]),
+                rule("three", PathMatch::Regex("/x.*".into()), Vec::new(), Vec::new()),
+            ],
+        };
+        snapshot.insert("r", Resource::Route(route));
+        let found = commands(&snapshot, Ipv4Addr::UNSPECIFIED.into());
+        assert_eq!(
+            found,
+            [
+                r"curl -H 'x-a: it'\''s' http://a.localhost:8080/   # one",
+                "curl http://a.localhost:8080/l   # two",
+                r"curl --resolve any.example.com:8080:127.0.0.1 -H 'x-a: it'\''s' http://any.example.com:8080/   # one",
+                "curl --resolve any.example.com:8080:127.0.0.1 http://any.example.com:8080/l   # two",
+                "for i in $(seq 5); do curl -s -o /dev/null -w '%{http_code} ' http://a.localhost:8080/l; done; echo   # two, its limit",
+                "for i in $(seq 5); do curl -s -o /dev/null -w '%{http_code} ' --resolve any.example.com:8080:127.0.0.1 \
+                 http://any.example.com:8080/l; done; echo   # two, its limit",
+            ]
+        );
+    }
+}

@@ -1,0 +1,208 @@
+//! `sluice run DIR`: controller and data plane in one process, over a folder of manifests instead of a cluster.
+
+mod curl;
+mod told;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use dataplane::{Options, Proxy, StartError};
+use snapshot::Snapshot;
+use translate::{Settings, translate};
+
+use crate::ca::CaError;
+use crate::echo::Echoes;
+use crate::folder::{Change, Folder, Watcher};
+use crate::options::AccessLog;
+use crate::standalone::Source;
+use told::Told;
+
+/// How long an editor may take between removing a file and writing it anew.
+const EDITORS_GAP: Duration = Duration::from_millis(40);
+
+/// How long requests that have begun may take once the command was asked to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves a folder of manifests from this process, and follows every edit of its files.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice run deploy/quickstart --echo
+  sluice run manifests/ --class nginx --http-port 80 --https-port 443 --address 0.0.0.0")]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// The address on which every port is bound
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    address: IpAddr,
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10280")]
+    admin_address: SocketAddr,
+    /// Start a small server, which answers with what it received, on each loopback endpoint that nobody listens on
+    #[arg(long)]
+    echo: bool,
+    /// The format of the access log, on standard output
+    #[arg(long, value_enum, default_value_t = AccessLog::Off)]
+    access_log: AccessLog,
+}
+
+/// Why the command ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The folder cannot be listed.
+    #[error("the folder {0} cannot be read: {1}")]
+    Folder(String, io::Error),
+    /// The folder cannot be watched.
+    #[error("the folder {0} cannot be watched: {1}")]
+    Watch(String, notify::Error),
+    /// No keys could be made.
+    #[error(transparent)]
+    Keys(#[from] CaError),
+    /// The proxy does not start.
+    #[error("the proxy does not start: {0}")]
+    Proxy(#[from] StartError),
+    /// The process may not have threads, sockets or signals.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// The command; returns when it was asked to stop and all requests are answered.
+pub fn main(args: &Args) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(run(args))
+}
+
+async fn run(args: &Args) -> Result<(), RunError> {
+    let dir = args.source.dir.display().to_string();
+    let mut settings = args.source.settings()?;
+    settings.access_log = args.access_log.into();
+    // Watched before it is read, so that no edit falls in between.
+    let mut watcher = Watcher::new(&args.source.dir).map_err(|error| RunError::Watch(dir.clone(), error))?;
+    let folder = Folder::open(&args.source.dir, &settings).map_err(|error| RunError::Folder(dir.clone(), error))?;
+    let proxy = Proxy::start(Options {
+        address: args.address,
+        admin: Some(args.admin_address),
+        // No load balancer stands in front that would have to notice.
+        drain_delay: Duration::ZERO,
+        ..Options::default()
+    })?;
+    let mut session =
+        Session { folder, settings, proxy, told: Told::default(), echoes: args.echo.then(Echoes::default) };
+    session.start_echoes().await;
+    let snapshot = session.publish();
+    greet(args, &session.folder, &snapshot);
+    let mut stop = std::pin::pin!(stop_requested());
+    loop {
+        tokio::select! {
+            requested = &mut stop => break requested?,
+            Some(began) = watcher.changed() => session.follow(began).await,
+        }
+    }
+    println!("stopping: answering what has begun (again to stop at once)");
+    tokio::select! {
+        _ = session.proxy.drain(DRAIN) => Ok(()),
+        again = stop_requested() => Ok(again?),
+    }
+}
+
+/// Everything that lives while the command runs.
+struct Session {
+    folder: Folder,
+    settings: Settings,
+    proxy: Proxy,
+    told: Told,
+    echoes: Option<Echoes>,
+}
+
+impl Session {
+    /// Follows an edit that began at this time.
+    async fn follow(&mut self, began: Instant) {
+        if self.folder.mid_edit() {
+            tokio::time::sleep(EDITORS_GAP).await;
+        }
+        match self.folder.reload() {
+            Err(error) => println!("the folder cannot be read: {error}; everything stays as it is"),
+            Ok(change) if !change.files => {}
+            Ok(change) => {
+                self.start_echoes().await;
+                self.publish();
+                println!("{} ({:.1} ms)", summary(&change), began.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+    }
+
+    /// Translates the folder, hands the result to the proxy and tells what is wrong.
+    fn publish(&mut self) -> Snapshot {
+        let translation = translate(self.folder.resources(), &self.settings);
+        self.folder.accept(&translation.rejected);
+        let snapshot = merged(translation.snapshots.values());
+        let rejections = self.proxy.apply(snapshot.clone());
+        let mut findings = self.folder.findings();
+        findings.extend(translation.problems.iter().map(|problem| self.folder.place(problem)));
+        findings.retain(|finding| finding.severity == translate::Severity::Warning);
+        for line in self.told.update(findings) {
+            println!("{line}");
+        }
+        for rejection in rejections {
+            println!("{}: {}", rejection.id, rejection.reason);
+        }
+        snapshot
+    }
+
+    async fn start_echoes(&mut self) {
+        let Some(echoes) = &mut self.echoes else { return };
+        for started in echoes.start(self.folder.resources()).await {
+            match started.outcome {
+                Ok(()) => println!("echo server for {} on {}", started.service, started.address),
+                Err(error) => println!("no echo server for {} on {}: {error}", started.service, started.address),
+            }
+        }
+    }
+}
+
+/// All data planes' parts as one: names are unique among all of them.
+pub(crate) fn merged<'a>(parts: impl Iterator<Item = &'a Snapshot>) -> Snapshot {
+    let mut whole = Snapshot::default();
+    for (id, resource) in parts.flat_map(Snapshot::iter) {
+        whole.insert_hashed(id.clone(), resource.clone());
+    }
+    whole
+}
+
+fn greet(args: &Args, folder: &Folder, snapshot: &Snapshot) {
+    let commands = curl::commands(snapshot, args.address);
+    if !commands.is_empty() {
+        println!("try:");
+    }
+    for command in commands {
+        println!("  {command}");
+    }
+    let (dir, source) = (args.source.dir.display(), &args.source);
+    println!(
+        "serving {} objects in {} files of {dir} on {}, ports {} and {}; edit them and the next request sees it",
+        folder.len(),
+        folder.files(),
+        args.address,
+        source.http_port,
+        source.https_port
+    );
+}
+
+fn summary(change: &Change) -> String {
+    const ENOUGH: usize = 4;
+    let named: Vec<_> = change.objects.iter().take(ENOUGH).map(String::as_str).collect();
+    match change.objects.len() {
+        0 => "no object changed".to_owned(),
+        many if many > ENOUGH => format!("changed: {} and {} more", named.join(", "), many - ENOUGH),
+        _ => format!("changed: {}", named.join(", ")),
+    }
+}
+
+/// Returns when the process is asked to stop, by Ctrl-C or SIGTERM.
+async fn stop_requested() -> io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,134 @@
+//! `sluice explain`: the way of a request, or why it has none.
+#![allow(clippy::expect_used)] // helpers of tests may stop at the first surprise, too
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn explain(dir: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .arg("explain")
+        .arg(dir)
+        .args(arguments)
+        .output()
+        .expect("sluice runs");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+fn quickstart(arguments: &[&str]) -> (Option<i32>, String) {
+    explain(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart"), arguments)
+}
+
+#[track_caller]
+fn assert_tells(answer: &(Option<i32>, String), code: i32, words: &[&str]) {
+    assert_eq!(answer.0, Some(code), "{}", answer.1);
+    for word in words {
+        assert!(answer.1.contains(word), "no {word:?} in\n{}", answer.1);
+    }
+}
+
+#[test]
+fn an_ingress_with_its_limit_and_where_the_limit_comes_from() {
+    let answer = quickstart(&["http://shop.localhost/search/shoes"]);
+    let words = [
+        "port 8080",
+        "shop.localhost",
+        "Ingress demo/search",
+        "path prefix /search",
+        "at most 1 requests",
+        "limit-rps",
+        "127.0.0.1:9003",
+    ];
+    assert_tells(&answer, 0, &words);
+}
+
+#[test]
+fn the_certificate_that_is_shown() {
+    let words = [
+        "port 8443",
+        "certificate",
+        "demo-tls",
+        "for shop.localhost",
+        "Ingress demo/shop",
+        "cookie visitor",
+        "127.0.0.1:9001",
+        "127.0.0.1:9002",
+    ];
+    assert_tells(&quickstart(&["https://shop.localhost:8443/"]), 0, &words);
+}
+
+#[test]
+fn headers_choose_the_rule_and_weights_the_backend() {
+    let tester = quickstart(&["http://api.localhost:8080/orders", "-H", "X-Version: v2"]);
+    assert_tells(&tester, 0, &["header x-version = v2", "100 %", "127.0.0.1:9005"]);
+    assert!(!tester.1.contains("9004"), "{}", tester.1);
+    assert_tells(
+        &quickstart(&["http://api.localhost/orders"]),
+        0,
+        &["90 %", "10 %", "127.0.0.1:9004", "127.0.0.1:9005", "x-served-by"],
+    );
+}
+
+#[test]
+fn programs_get_json() {
+    let (code, text) = quickstart(&["-o", "json", "http://api.localhost/"]);
+    let journey: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &journey["listener"]["port"]), (Some(0), &8080.into()));
+    assert_eq!(journey["backends"][0]["endpoints"][0], "127.0.0.1:9004");
+}
+
+#[test]
+fn why_a_request_finds_nothing() {
+    assert_tells(&quickstart(&["http://shop.localhost:81/"]), 1, &["nothing listens on port 81", "8080, 8443"]);
+    assert_tells(&quickstart(&["http://other.localhost/"]), 1, &["404", "shop.localhost"]);
+    assert_tells(&quickstart(&["https://shop.localhost:8080/"]), 1, &["plain HTTP"]);
+}
+
+const GATEWAY: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec:
+  gatewayClassName: sluice
+  listeners:
+  - {name: http, port: 8000, protocol: HTTP}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{name: g}]
+  hostnames: [a.example]
+  rules:
+  - matches:
+    - path: {type: PathPrefix, value: /only}
+      method: POST
+    backendRefs: [{name: missing, port: 80}]
+  - matches:
+    - path: {type: PathPrefix, value: /moved}
+    filters:
+    - type: RequestRedirect
+      requestRedirect: {hostname: b.example, statusCode: 301}
+";
+
+#[test]
+fn what_came_close_and_what_is_broken() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::write(dir.path().join("g.yaml"), GATEWAY).expect("a file");
+    let ask = |arguments: &[&str]| explain(dir.path(), arguments);
+    assert_tells(&ask(&["http://a.example:8000/only/one"]), 1, &["404", "HTTPRoute default/r", "method POST"]);
+    assert_tells(&ask(&["http://a.example:8000/other"]), 1, &["404", "path prefix /only", "path prefix /moved"]);
+    assert_tells(&ask(&["http://b.example:8000/"]), 1, &["404", "a.example"]);
+    assert_tells(&ask(&["http://a.example:8000/only", "-X", "POST"]), 1, &["500", "g.yaml:19:", "missing"]);
+    assert_tells(&ask(&["http://a.example:8000/moved/x"]), 0, &["301", "b.example"]);
+}
+
+#[test]
+fn a_wrong_argument_is_told_apart_from_an_answer() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for arguments in [&["not a url"][..], &["/path"], &["http://a/", "-H", "no colon"], &[]] {
+        assert_eq!(explain(dir.path(), arguments).0, Some(2), "{arguments:?}");
+    }
+    assert_eq!(explain(Path::new("/no/such/folder"), &["http://a/"]).0, Some(2));
+}

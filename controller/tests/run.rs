@@ -1,0 +1,274 @@
+//! `sluice run` over copies of the quickstart, as a user meets it: the binary, its terminal, sockets and files.
+#![allow(clippy::expect_used, clippy::panic)] // helpers of tests may stop at the first surprise, too
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// No test waits longer for anything. Generous: a timing decides no test.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Running {
+    dir: TempDir,
+    child: Child,
+    lines: Receiver<String>,
+    http_port: u16,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts `sluice run --echo` over a copy of the quickstart with ports that are free here; gives the lines up to `serving`.
+fn start() -> (Running, Vec<String>) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let held: Vec<_> = (0..7).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let ports: Vec<_> = held.iter().map(|listener| listener.local_addr().expect("an address").port()).collect();
+    for entry in
+        fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart")).expect("the quickstart")
+    {
+        let path = entry.expect("an entry").path();
+        let mut text = fs::read_to_string(&path).expect("a manifest");
+        for (written, free) in (9001..).zip(&ports[2..]) {
+            text = text.replace(&format!("port: {written}"), &format!("port: {free}"));
+        }
+        fs::write(dir.path().join(path.file_name().expect("a name")), text).expect("a copy");
+    }
+    drop(held);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["run", "--echo", "--admin-address", "127.0.0.1:0"])
+        .args(["--http-port", &ports[0].to_string(), "--https-port", &ports[1].to_string()])
+        .arg(dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sluice starts");
+    let (sender, lines) = channel();
+    let stdout = BufReader::new(child.stdout.take().expect("its output"));
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let running = Running { dir, child, lines, http_port: ports[0] };
+    let greeting = running.lines_until(|line| line.starts_with("serving "));
+    (running, greeting)
+}
+
+impl Running {
+    /// The lines up to the first that `wanted` accepts.
+    #[track_caller]
+    fn lines_until(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut seen = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("{error} after {seen:#?}"),
+            }
+            if seen.last().is_some_and(|line| wanted(line)) {
+                return seen;
+            }
+        }
+    }
+
+    fn edit(&self, file: &str, change: impl Fn(String) -> String) {
+        let path = self.dir.path().join(file);
+        let text = change(fs::read_to_string(&path).expect("a manifest"));
+        fs::write(&path, text).expect("a save");
+    }
+
+    fn ask(&self, host: &str, path: &str) -> Result<(u16, String), String> {
+        get(self.http_port, host, path)
+    }
+
+    /// Asks until the answer comes from `service`; gives how long it took.
+    #[track_caller]
+    fn wait_for_service(&self, host: &str, path: &str, service: &str) -> Duration {
+        let began = Instant::now();
+        loop {
+            let (status, body) = self.ask(host, path).expect("an answer");
+            if serde_json::from_str::<Value>(&body).is_ok_and(|answer| answer["service"] == service) {
+                return began.elapsed();
+            }
+            assert!(began.elapsed() < PATIENCE, "{service} never answered; last {status}: {body}");
+        }
+    }
+}
+
+/// One request on a connection of its own.
+fn get(port: u16, host: &str, path: &str) -> Result<(u16, String), String> {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = exchange().map_err(|error| error.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer but {answer:?}"))?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| head.to_owned())?;
+    Ok((status, body.to_owned()))
+}
+
+#[test]
+fn every_printed_line_shows_its_backend() {
+    let (_running, greeting) = start();
+    let commands: Vec<_> = greeting.iter().filter_map(|line| line.strip_prefix("  ")).collect();
+    let run = |command: &str| {
+        let command = command.replace("curl ", "curl -sS ");
+        let output = Command::new("sh").args(["-c", &command]).output().expect("sh and curl run");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{command}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    };
+    let (floods, single): (Vec<_>, Vec<_>) = commands.iter().partition(|command| command.starts_with("for "));
+    let mut answered = Vec::new();
+    for command in single {
+        let text = run(command);
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"));
+        let scheme = if command.contains("https://") { "https" } else { "http" };
+        assert_eq!(answer["headers"]["x-forwarded-proto"], scheme, "{command}: {text}");
+        answered.push((scheme, answer["service"].as_str().unwrap_or_default().to_owned()));
+    }
+    for scheme in ["http", "https"] {
+        for service in ["demo/storefront", "demo/search", "demo/api-v2"] {
+            assert!(answered.contains(&(scheme, service.to_owned())), "{scheme} {service} in {greeting:#?}");
+        }
+    }
+    assert_eq!(floods.len(), 1, "{commands:#?}");
+    let began = Instant::now();
+    while !run(floods[0]).contains("503") {
+        assert!(began.elapsed() < PATIENCE, "no limit: {}", floods[0]);
+    }
+}
+
+#[test]
+fn edits_are_live_at_once_and_fail_no_request() {
+    let (running, _) = start();
+    running.wait_for_service("api.localhost", "/", "demo/api-v1");
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = {
+        let (stop, port) = (stop.clone(), running.http_port);
+        std::thread::spawn(move || {
+            let (mut failed, mut asked) = (Vec::new(), 0);
+            while !stop.load(Ordering::Relaxed) {
+                asked += 1;
+                match get(port, "api.localhost", "/") {
+                    Ok((200, _)) => {}
+                    other => failed.push(other),
+                }
+            }
+            (asked, failed)
+        })
+    };
+    // All requests for one version, then all for the other, so that the first new answer tells that the edit is live.
+    let path = running.dir.path().join("gateway.yaml");
+    let original = fs::read_to_string(&path).expect("the manifest");
+    let only_v1 = original.replace("weight: 1", "weight: 0");
+    let only_v2 = original.replace("weight: 9", "weight: 0");
+    let mut times = Vec::new();
+    let mut live = |save: &dyn Fn(), service: &str| {
+        let began = Instant::now();
+        save();
+        running.wait_for_service("api.localhost", "/", service);
+        times.push(began.elapsed());
+        running.lines_until(|line| line.starts_with("changed: HTTPRoute demo/api ("));
+        for _ in 0..20 {
+            let (_, body) = running.ask("api.localhost", "/").expect("an answer");
+            assert!(body.contains(service), "{body}");
+        }
+    };
+    live(&|| fs::write(&path, &only_v1).expect("a save"), "demo/api-v1");
+    for _ in 0..5 {
+        live(&|| fs::write(&path, &only_v2).expect("a save"), "demo/api-v2");
+        // Saved as many editors do: a new file takes the old one's name.
+        let save = || {
+            let aside = running.dir.path().join("saving.tmp");
+            fs::write(&aside, &only_v1).expect("a new file");
+            fs::rename(&aside, &path).expect("a rename");
+        };
+        live(&save, "demo/api-v1");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (asked, failed) = load.join().expect("the load ends");
+    assert!(failed.is_empty(), "{} of {asked} failed: {failed:?}", failed.len());
+    println!("{asked} requests, none failed; from each save to the first new answer: {times:.1?}");
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_is_told_with_its_line() {
+    let (running, _) = start();
+    let original = fs::read_to_string(running.dir.path().join("ingress.yaml")).expect("the manifest");
+    let line = original.lines().position(|line| line.contains("rules:")).expect("a rule") + 2;
+    running.edit("ingress.yaml", |text| text.replacen("    - host: shop.localhost", "    - host: [shop.localhost", 1));
+    let told = running.lines_until(|line| line.contains("(InvalidYaml)"));
+    let place =
+        told.last().and_then(|told| told.split("ingress.yaml:").nth(1)?.split(':').next()?.parse::<usize>().ok());
+    assert!(place.is_some_and(|place| place >= line), "{told:#?}");
+    running.wait_for_service("shop.localhost", "/", "demo/storefront");
+
+    // Another file's edit goes through while this one is broken.
+    running.edit("gateway.yaml", |text| text.replace("weight: 9", "weight: 0"));
+    running.lines_until(|line| line.starts_with("changed: HTTPRoute demo/api"));
+    running.wait_for_service("api.localhost", "/", "demo/api-v2");
+    running.wait_for_service("shop.localhost", "/", "demo/storefront");
+
+    // A defect that only translation sees names object and field.
+    fs::write(running.dir.path().join("ingress.yaml"), original.replacen("name: storefront", "name: nowhere", 1))
+        .expect("a save");
+    let told = running.lines_until(|line| line.contains("nowhere"));
+    assert!(
+        told.iter().any(|line| line.contains("ingress.yaml:") && line.contains("Ingress demo/shop: spec.")),
+        "{told:#?}"
+    );
+    fs::write(running.dir.path().join("ingress.yaml"), original).expect("a save");
+    running.lines_until(|line| line.starts_with("resolved: "));
+    running.wait_for_service("shop.localhost", "/", "demo/storefront");
+}
+
+#[test]
+fn a_deleted_file_takes_its_routes_along() {
+    let (running, _) = start();
+    running.wait_for_service("api.localhost", "/", "demo/api-v1");
+    fs::remove_file(running.dir.path().join("gateway.yaml")).expect("a removal");
+    running.lines_until(|line| line.starts_with("changed: Gateway demo/api, HTTPRoute demo/api"));
+    let began = Instant::now();
+    while running.ask("api.localhost", "/").is_ok_and(|(status, _)| status == 200) {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    running.wait_for_service("shop.localhost", "/", "demo/storefront");
+}
+
+#[test]
+fn asked_to_stop_it_answers_what_has_begun_and_exits_well() {
+    let (mut running, _) = start();
+    running.wait_for_service("shop.localhost", "/", "demo/storefront");
+    let asked = Command::new("kill").arg(running.child.id().to_string()).status().expect("kill runs");
+    assert!(asked.success());
+    running.lines_until(|line| line.starts_with("stopping"));
+    let began = Instant::now();
+    let status = loop {
+        match running.child.try_wait().expect("its status") {
+            Some(status) => break status,
+            None => assert!(began.elapsed() < PATIENCE, "it did not stop"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_an_error() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_sluice")).args(["run", "/no/such/folder"]).output().expect("sluice runs");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/folder"));
+}
