@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use snapshot::{Cluster, Endpoint, Endpoints, Resource, Snapshot};
 
 use crate::context::Context;
-use crate::{DataPlane, ObjectKey, Resources, Settings};
+use crate::{DataPlane, Kind, ObjectKey, Resources, Settings};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -45,6 +45,27 @@ impl<'a> Services<'a> {
         let spec = self.resources.services.get(service).and_then(|entry| entry.current.spec.as_ref());
         let mut ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten()).filter(|port| is_tcp(port));
         self.port(service, PortRef::Number(ports.next().map_or(0, |port| port.port)))
+    }
+
+    /// The objects that name addresses for a Service which are not used for being local, each with the field and one address.
+    fn refused(&self, port: &ServicePort<'_>, settings: &Settings) -> Vec<(Kind, ObjectKey, String, String)> {
+        if let Some(name) = external_name(port.service) {
+            let refused = external(name, port, settings) == Endpoints::Addresses(Vec::new());
+            let object = (Kind::Service, port.key.clone(), "spec.externalName".into(), name.to_owned());
+            return if refused { vec![object] } else { Vec::new() };
+        }
+        let slices = self.slices.get(&(port.key.namespace.as_str(), port.key.name.as_str()));
+        let mut refused = Vec::new();
+        for slice in slices.into_iter().flatten() {
+            let addresses = slice.endpoints.iter().enumerate().flat_map(|(index, endpoint)| {
+                endpoint.addresses.iter().filter_map(move |address| Some((index, address.parse::<IpAddr>().ok()?)))
+            });
+            if let Some((index, address)) = addresses.into_iter().find(|(_, address)| !is_allowed(*address, settings)) {
+                let field = format!("endpoints[{index}].addresses");
+                refused.push((Kind::EndpointSlice, ObjectKey::of(&slice.metadata), field, address.to_string()));
+            }
+        }
+        refused
     }
 
     /// The endpoints of a port as they are now.
@@ -118,6 +139,11 @@ impl Context<'_> {
     ) {
         let id = port.id();
         if !self.contains(plane, snapshot::Kind::Endpoints, &id) {
+            for (kind, object, field, address) in self.services.refused(port, self.settings) {
+                let message =
+                    format!("{address:?} is not used, for it leads to the data plane or its node: use a pod's address");
+                self.warn(kind, &object, field, "AddressRefused", message);
+            }
             let endpoints = self.services.endpoints(port, self.settings);
             self.snapshot(plane).insert(id.as_str(), Resource::Endpoints(endpoints));
         }

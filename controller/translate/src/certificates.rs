@@ -97,11 +97,13 @@ impl CertificateError {
 /// Ingress asks for, and from one translation to the next nearly all certificates stay: so a translation starts from
 /// those of the last one. It changes no result, and what the last translation did not need is gone.
 pub(crate) struct Memo {
-    last: Arc<BTreeMap<Hash, Arc<Loaded>>>,
-    now: BTreeMap<Hash, Arc<Loaded>>,
+    last: Arc<ByHash>,
+    now: ByHash,
 }
 
-static LAST: Mutex<Option<Arc<BTreeMap<Hash, Arc<Loaded>>>>> = Mutex::new(None);
+type ByHash = BTreeMap<Hash, Arc<Loaded>>;
+
+static LAST: Mutex<Option<Arc<ByHash>>> = Mutex::new(None);
 
 impl Memo {
     /// Starts with what the last translation loaded.

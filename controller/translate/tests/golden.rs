@@ -1,6 +1,8 @@
 //! Golden tests: `tests/golden/*.yaml` hold manifests, a line `--- # expected`, and what they are translated to.
 //! `GOLDEN_REWRITE=1` writes the second part anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Helpers of tests may stop at the first surprise, too.
+
 mod support;
 
 use std::fmt::Write as _;

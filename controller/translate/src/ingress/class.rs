@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::networking::v1::Ingress;
 
-use crate::Kind;
 use crate::context::Context;
+use crate::{Kind, ObjectKey};
 
 /// The annotation that named a class before `spec.ingressClassName`.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -16,7 +16,10 @@ const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
 /// The classes of this controller.
 pub(super) struct Classes<'a> {
     ours: BTreeSet<&'a str>,
-    annotation: &'a str,
+    /// Whether the class that an operator expects to be ours exists, whoever's it is.
+    usual_exists: bool,
+    /// The name of that class.
+    usual: &'a str,
     without_class: bool,
 }
 
@@ -26,7 +29,8 @@ impl<'a> Classes<'a> {
         let (resources, settings) = (context.resources, context.settings);
         let mut classes = Self {
             ours: BTreeSet::new(),
-            annotation: &settings.ingress_class,
+            usual_exists: resources.ingress_classes.contains_key(&ObjectKey::new("", settings.ingress_class.as_str())),
+            usual: &settings.ingress_class,
             without_class: settings.watch_ingress_without_class,
         };
         for (key, entry) in &resources.ingress_classes {
@@ -46,13 +50,23 @@ impl<'a> Classes<'a> {
         classes
     }
 
+    /// Tells an Ingress that asks for our class by name while there is no such class.
+    pub(super) fn explain(&self, context: &mut Context<'_>, key: &ObjectKey, ingress: &Ingress) {
+        let name = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
+        if !self.usual_exists && name == Some(self.usual) {
+            let message =
+                format!("IngressClass {} does not exist, so nobody serves this Ingress: create it", self.usual);
+            context.warn(Kind::Ingress, key, "spec.ingressClassName", "IngressClassNotFound", message);
+        }
+    }
+
     /// Whether an Ingress is ours: by `ingressClassName`, else by the old annotation, else as one without class.
     pub(super) fn include(&self, ingress: &Ingress) -> bool {
         let name = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
         let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
         match (name, annotation) {
             (Some(name), _) => self.ours.contains(name),
-            (None, Some(annotation)) => annotation == self.annotation,
+            (None, Some(annotation)) => annotation == self.usual,
             (None, None) => self.without_class,
         }
     }

@@ -30,10 +30,13 @@ const LISTENERS: [&str; 2] = ["ingress/http", "ingress/https"];
 pub(crate) fn translate(context: &mut Context<'_>) {
     let resources = context.resources;
     let classes = Classes::new(context);
-    let ours = resources.ingresses.iter().filter(|(_, entry)| classes.include(&entry.current));
     let addresses = status::addresses(context);
     let mut ingresses = Vec::new();
-    for (key, entry) in ours {
+    for (key, entry) in &resources.ingresses {
+        if !classes.include(&entry.current) {
+            classes.explain(context, key, &entry.current);
+            continue;
+        }
         context.statuses.ingresses.insert(key.clone(), addresses.clone());
         ingresses.extend(version::choose(context, key, entry));
     }

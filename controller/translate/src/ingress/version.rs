@@ -1,5 +1,7 @@
 //! Which version of an Ingress is served: the newest, or, when that one is at fault, the last good one.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressSpec};
 
 use super::annotations::{self, Annotations, Outcome};
@@ -70,6 +72,7 @@ impl<'a> Judged<'a> {
             outcome: fault.outcome,
         };
         let mut faults: Vec<_> = faults.into_iter().map(of_annotation).collect();
+        faults.extend(ingress.spec.iter().flat_map(host_faults));
         faults.extend(ingress.spec.iter().flat_map(path_faults));
         let outcome = faults.iter().map(|fault| fault.outcome).max().unwrap_or(Outcome::Unknown);
         Self { ingress, annotations, faults, outcome }
@@ -88,6 +91,27 @@ impl<'a> Judged<'a> {
             denied,
         })
     }
+}
+
+/// A cluster's API server refuses such hosts; a folder of manifests has none.
+fn host_faults(spec: &IngressSpec) -> impl Iterator<Item = Fault> {
+    let hosts =
+        spec.rules.iter().flatten().enumerate().filter_map(|(rule, content)| Some((rule, content.host.as_ref()?)));
+    hosts.filter(|(_, host)| !is_host(host)).map(|(rule, host)| Fault {
+        field: format!("spec.rules[{rule}].host"),
+        reason: "InvalidHost",
+        message: format!("{host:?} is not a host name such as shop.example or *.shop.example"),
+        outcome: Outcome::Rejected,
+    })
+}
+
+fn is_host(host: &str) -> bool {
+    let label = |label: &str| {
+        let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        inner && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    host.is_empty() || (name.len() <= 253 && name.parse::<IpAddr>().is_err() && name.split('.').all(label))
 }
 
 /// ingress-nginx `strict-validate-path-type`: regular expressions are for ImplementationSpecific.
