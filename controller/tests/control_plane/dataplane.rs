@@ -78,15 +78,13 @@ impl DataPlane {
         self.messages.send(ClientMessage { message: Some(client_message::Message::Ack(ack)) }).await.unwrap();
     }
 
-    /// Takes and acknowledges batches until one holds a resource whose name or content contains `text`.
-    pub async fn until(&mut self, text: &str) {
+    /// Takes and acknowledges batches until one holds a resource with these bytes.
+    pub async fn until(&mut self, bytes: &[u8]) {
         loop {
             let batch = self.batch().await;
             self.acknowledge().await;
-            let holds = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-            if batch.upserts.iter().any(|upsert| {
-                upsert.name.as_ref().is_some_and(|name| name.name.contains(text)) || holds(&upsert.resource)
-            }) {
+            let holds = |resource: &[u8]| resource.windows(bytes.len()).any(|window| window == bytes);
+            if batch.upserts.iter().any(|upsert| holds(&upsert.resource)) {
                 return;
             }
         }

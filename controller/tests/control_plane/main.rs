@@ -217,7 +217,39 @@ async fn an_ingress_edit_reaches_the_data_planes_and_its_address_the_ingress() {
     assert_eq!(eventually("the Ingress has its address", read).await, "192.0.2.1");
 
     cluster.apply(&ingress(namespace, "web", "after.example")).await;
-    data_plane.until("after.example").await;
+    data_plane.until(b"after.example").await;
+    replica.stop().await;
+}
+
+/// A Secret that nobody referred to is fetched when an Ingress comes to use it, and followed from then on.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_secret_that_comes_into_use_is_served_and_rotated() {
+    let namespace = "secrets";
+    let cluster = prepare(namespace).await;
+    let rotate = async || {
+        let pair = rcgen::generate_simple_self_signed(vec!["tls.example".to_owned()]).unwrap();
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "pair", "namespace": namespace},
+            "stringData": {"tls.crt": pair.cert.pem(), "tls.key": pair.signing_key.serialize_pem()},
+        });
+        cluster.apply(&secret.to_string()).await;
+        pair.cert.der().to_vec()
+    };
+    let first = rotate().await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let mut data_plane = replica.connect(&cluster, namespace, (namespace, "dataplane")).await;
+    let stored = || replica.metric("sluice_controller_objects{kind=\"Secret\"}");
+    eventually("the first build is published", || async { (replica.get("/readyz").await.0 == 200).then_some(()) })
+        .await;
+    assert_eq!(stored().await, 0.0);
+
+    let tls = "spec:\n  tls: [{hosts: [tls.example], secretName: pair}]";
+    cluster.apply(&ingress(namespace, "tls", "tls.example").replace("spec:", tls)).await;
+    data_plane.until(&first).await;
+    assert_eq!(stored().await, 1.0);
+    data_plane.until(&rotate().await).await;
     replica.stop().await;
 }
 
