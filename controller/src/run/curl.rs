@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use snapshot::{
-    Filter, HostPattern, Kind, Match, PathMatch, Protocol, Resource, ResourceId, Rule, Snapshot, ValuePattern,
-};
+use snapshot::{Filter, HostPattern, Kind, Match, PathMatch, Protocol, Resource, ResourceId, Snapshot, ValuePattern};
 
 /// One `curl` command for each rule, host and scheme, with the rule's name as a comment, sorted by host; then one for each
 /// rate limit that exceeds it. Rules that only a regular expression selects are left out: which path to ask for is not known.
