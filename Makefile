@@ -14,7 +14,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
 
 run: ## serve deploy/quickstart on 8080 and 8443, with echo backends, and print curl lines
-	cargo run --locked --release -p sluice-controller --bin sluice -- run deploy/quickstart
+	cargo run --locked -p sluice-controller --bin sluice -- run deploy/quickstart --echo
 
 build: ## release builds of both programs, in $CARGO_TARGET_DIR/release
 	cargo build --locked --release -p sluice-controller -p sluice-dataplane

@@ -97,7 +97,7 @@ fn run(options: &Options) -> io::Result<()> {
     let _backend = start("1", "nginx", &nginx(&configuration.join("backend.conf")), 18080)?;
     let sluice = options.sluice.to_string_lossy();
     let folder = configuration.join("sluice").to_string_lossy().into_owned();
-    let arguments = ["run", &folder, "--http-port", "18083", "--https-port", "18443", "--no-access-log"];
+    let arguments = ["run", &folder, "--http-port", "18083", "--https-port", "18443"];
     let proxies = [
         ("nginx", 18081, "nginx".to_owned(), nginx(&configuration.join("nginx.conf"))),
         ("haproxy", 18082, "haproxy".into(), vec!["-f".into(), configuration.join("haproxy.cfg").display().to_string()]),
