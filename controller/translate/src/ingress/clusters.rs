@@ -59,15 +59,16 @@ impl Clusters {
         }
         let (balancing, mut origins) = (decided.balancing.clone(), decided.origins.clone());
         let protocol = ingress.annotations.backend_protocol.unwrap_or(Protocol::Http);
-        let policy = insert(context, port, protocol, balancing);
-        origins.extend(policy);
-        (name(port, protocol), origins)
+        let name = name(port, protocol);
+        origins.extend(insert(context, &name, port, protocol, balancing));
+        (name, origins)
     }
 
-    /// Adds the cluster of a port that no Ingress asks for; its name, and where its settings come from.
-    pub(super) fn of_settings(context: &mut Context<'_>, port: &ServicePort<'_>) -> (String, Vec<String>) {
-        let policy = insert(context, port, Protocol::Http, Balancing::of(&Annotations::default()));
-        (name(port, Protocol::Http), policy)
+    /// Adds the cluster of the default backend, which no Ingress has a say in; its name, and where its settings come from.
+    pub(super) fn of_default_backend(context: &mut Context<'_>, port: &ServicePort<'_>) -> (String, Vec<String>) {
+        let name = format!("ingress/default-backend/{}", port.id());
+        let origins = insert(context, &name, port, Protocol::Http, Balancing::of(&Annotations::default()));
+        (name, origins)
     }
 }
 
@@ -82,10 +83,16 @@ fn name(port: &ServicePort<'_>, protocol: Protocol) -> String {
     format!("ingress/{}{suffix}", port.id())
 }
 
-fn insert(context: &mut Context<'_>, port: &ServicePort<'_>, protocol: Protocol, balancing: Balancing) -> Vec<String> {
+fn insert(
+    context: &mut Context<'_>,
+    name: &str,
+    port: &ServicePort<'_>,
+    protocol: Protocol,
+    balancing: Balancing,
+) -> Vec<String> {
     let policy = context.policies.for_service(&port.key, port.name);
     let origins = policy.origins.values().map(|origin| format!("Service {}: {origin}", port.id())).collect();
-    context.insert_cluster(&DataPlane::Shared, &name(port, protocol), port, |endpoints| Cluster {
+    context.insert_cluster(&DataPlane::Shared, name, port, |endpoints| Cluster {
         endpoints,
         protocol: spoken(protocol),
         balancer: policy.balancer.unwrap_or(balancing.balancer),

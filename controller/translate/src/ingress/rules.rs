@@ -130,7 +130,7 @@ pub(super) fn fallback_rule(settings: &Settings, (action, origins): (Action, Vec
 fn default_backend(context: &mut Context<'_>, service: &ObjectKey) -> (Action, Vec<String>) {
     match context.services.first_port(service) {
         Ok(port) => {
-            let (cluster, mut origins) = Clusters::of_settings(context, &port);
+            let (cluster, mut origins) = Clusters::of_default_backend(context, &port);
             origins.push(format!("default backend {service} from the settings"));
             (forward(cluster), origins)
         }
