@@ -1,1 +1,24 @@
-//! x
+//! The I/O shell around translation: the controller, and the commands that work without a cluster.
+
+pub mod admin;
+pub mod bootstrap;
+pub mod build;
+pub mod ca;
+pub mod check;
+pub mod cluster;
+pub mod echo;
+pub mod events;
+pub mod explain;
+pub mod folder;
+pub mod kinds;
+pub mod leader;
+pub mod metrics;
+pub mod options;
+pub mod provision;
+pub mod run;
+pub mod shutdown;
+pub mod standalone;
+pub mod status;
+pub mod store;
+pub mod stream;
+pub mod watch;

@@ -1,1 +1,92 @@
-fn main() {}
+//! `sluice`: the controller, and the same translation over a folder of manifests.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use controller::cluster::Controller;
+use controller::options::Options;
+use controller::{check, explain, run, shutdown};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Ingress controller and Gateway API implementation.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The format of the log on standard error; RUST_LOG selects what is logged. Default: text on a terminal, else json
+    #[arg(long, global = true, value_enum, env = "SLUICE_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch a cluster and feed its data planes
+    Controller(Box<Options>),
+    Run(run::Args),
+    Check(check::Args),
+    Explain(explain::Args),
+    /// Print the version
+    Version,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.log_format);
+    let result = match cli.command {
+        Command::Controller(options) => controller(*options),
+        Command::Run(arguments) => run::main(&arguments).map_err(Into::into),
+        Command::Check(arguments) => return check::main(&arguments),
+        Command::Explain(arguments) => return explain::main(&arguments),
+        Command::Version => {
+            println!("sluice {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn controller(options: Options) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let client = kube::Client::try_default().await?;
+    let (trigger, shutdown) = shutdown::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        trigger.stop();
+    });
+    let controller = Controller::start(options, client, shutdown.clone()).await?;
+    Ok(controller.run(shutdown).await?)
+}
+
+fn log(format: Option<LogFormat>) {
+    let terminal = std::io::stderr().is_terminal();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
+        LogFormat::Text => builder.with_ansi(terminal).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
