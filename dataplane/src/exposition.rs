@@ -122,5 +122,5 @@ impl Scrape {
 
 /// Upper bound and count; the encoder adds them up.
 fn buckets(totals: &RuleTotals) -> Vec<(f64, u64)> {
-    BUCKETS.iter().copied().chain([f64::MAX]).zip(totals.buckets).collect()
+    BUCKETS.iter().copied().chain([f64::INFINITY]).zip(totals.buckets).collect()
 }

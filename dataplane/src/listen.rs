@@ -15,21 +15,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Binds `port` once for each of `workers`. Either all sockets are bound or none.
 pub fn bind(address: IpAddr, port: u16, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    (0..workers).map(|_| bind_one(SocketAddr::new(address, port))).collect()
+    let address = SocketAddr::new(address, port);
+    // A port that another process shares with everybody would be shared with us too, and half of the clients lost to it.
+    socket(address)?.bind(&address.into())?;
+    (0..workers).map(|_| bind_shared(address)).collect()
 }
 
-fn bind_one(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn bind_shared(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket(address)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.ip() == IpAddr::from([0u16; 8]) {
         // The unspecified IPv6 address serves IPv4 as well.
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// The next client. Errors of one connection are skipped; when the process has run out of something, it waits a little
@@ -72,6 +80,8 @@ mod tests {
         assert!(bind(loopback, stranger.local_addr().unwrap().port(), 2).is_err());
         let port = stranger.local_addr().unwrap().port();
         drop(stranger);
-        assert_eq!(bind(loopback, port, 3).unwrap().len(), 3);
+        let ours = bind(loopback, port, 3).unwrap();
+        assert_eq!(ours.len(), 3);
+        assert!(bind(loopback, port, 1).is_err());
     }
 }

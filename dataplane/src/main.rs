@@ -76,7 +76,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         state_dir: arguments.state_dir,
     };
     let applying = proxy.clone();
-    let apply = move |snapshot| applying.apply(snapshot).into_iter().map(|rejected| (rejected.id, rejected.reason)).collect();
+    let apply =
+        move |snapshot| applying.apply(snapshot).into_iter().map(|rejected| (rejected.id, rejected.reason)).collect();
     let signalled = tokio::select! {
         ended = source::run(config, proxy.readiness(), apply) => match ended.context("the source of snapshots ended")? {},
         _ = terminate.recv() => "SIGTERM",

@@ -46,6 +46,10 @@ const MAX_ERROR_RESETS: usize = 128;
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WITHIN: Duration = Duration::from_secs(20);
 
+/// The state as requests hold it: counted per worker, because counting them all in the `Arc` would bounce its cache line
+/// between the workers' cores.
+pub type Current = Rc<Arc<State>>;
+
 /// What the control thread asks of a worker.
 pub enum Command {
     /// Accept on this socket.
@@ -79,7 +83,7 @@ pub struct Worker {
     plain: (Arc<Connector>, Arc<Connector>),
     connectors: RefCell<HashMap<Hash, Arc<Connector>>>,
     log: AccessLog,
-    state: RefCell<Rc<Arc<State>>>,
+    state: RefCell<Current>,
     /// The counters of the rules of `state`, by the rule's address.
     rules: RefCell<HashMap<usize, Arc<RuleStats>>>,
     connections: RefCell<HashMap<u64, Arc<Watch>>>,
@@ -194,7 +198,9 @@ async fn accept(worker: Rc<Worker>, port: Arc<Port>, listener: TcpListener) {
 impl Worker {
     fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>, log: crate::log::LogSender) -> Self {
         let mut http1 = hyper::server::conn::http1::Builder::new();
-        http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER).pipeline_flush(true);
+        // One contiguous write per answer. hyper's `pipeline_flush` would give the same, but it also lifts the bound on what
+        // is buffered for a client that does not read, and loses answers to requests that it cannot parse.
+        http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER).writev(false);
         let mut http2 = hyper::server::conn::http2::Builder::new(LocalExec);
         http2
             .timer(TokioTimer::new())
@@ -225,7 +231,7 @@ impl Worker {
     }
 
     /// What is served now. A request asks once and lives on the answer.
-    pub fn state(&self) -> Rc<Arc<State>> {
+    pub fn state(&self) -> Current {
         let current = self.shared.state.load();
         let mut held = self.state.borrow_mut();
         if !Arc::ptr_eq(&current, &held) {

@@ -43,6 +43,7 @@ pub struct Pool {
 pub struct Entry {
     endpoint: Arc<Endpoint>,
     connector: Arc<Connector>,
+    #[expect(clippy::vec_box, reason = "a connection moves between here and requests; only its pointer is copied")]
     idle: RefCell<Vec<Box<Http1>>>,
     shared: h2::Shared,
     failed: Cell<Option<Coarse>>,

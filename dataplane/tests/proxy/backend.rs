@@ -22,7 +22,6 @@ pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 pub struct Backend {
     pub address: SocketAddr,
     pub connections: Arc<AtomicUsize>,
-    pub requests: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -81,7 +80,6 @@ impl Backend {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let requests = Arc::new(AtomicUsize::new(0));
         let counted = connections.clone();
         let accepting = tokio::spawn(async move {
             let mut serving = tokio::task::JoinSet::new();
@@ -92,7 +90,7 @@ impl Backend {
                 while serving.try_join_next().is_some() {}
             }
         });
-        Self { address, connections, requests, accepting }
+        Self { address, connections, accepting }
     }
 }
 

@@ -28,7 +28,8 @@ fn limited(endpoints: &[std::net::SocketAddr], max: u64) -> Rig {
 async fn a_body_that_says_it_is_too_large_is_refused_at_once() {
     let backend = Backend::echo("one").await;
     let rig = limited(&[backend.address], 10);
-    let request = |body: &'static str| Request::post("/").header("host", "a").body(Full::new(Bytes::from(body))).unwrap();
+    let request =
+        |body: &'static str| Request::post("/").header("host", "a").body(Full::new(Bytes::from(body))).unwrap();
     assert_eq!(send(rig.address(), request("0123456789")).await.status, 200);
     let answer = send(rig.address(), request("0123456789a")).await;
     assert_eq!((answer.status.as_u16(), answer.header("connection")), (413, "close"));
@@ -68,7 +69,9 @@ async fn answers_without_bodies_stay_without() {
         let mut response = full(if request.method() == Method::HEAD { "" } else { "text" });
         match request.uri().path() {
             "/204" => response = Response::builder().status(204).body(full("").into_body()).unwrap(),
-            "/304" => response = Response::builder().status(304).header("etag", "x").body(full("").into_body()).unwrap(),
+            "/304" => {
+                response = Response::builder().status(304).header("etag", "x").body(full("").into_body()).unwrap()
+            }
             _ => _ = response.headers_mut().insert("content-length", "4".parse().unwrap()),
         }
         response
@@ -77,7 +80,8 @@ async fn answers_without_bodies_stay_without() {
     let rig = Rig::plain(&[backend.address]);
     let mut client = http1(rig.address()).await;
     for (method, path, status) in [(Method::HEAD, "/", 200), (Method::GET, "/204", 204), (Method::GET, "/304", 304)] {
-        let request = Request::builder().method(method).uri(path).header("host", "a").body(Empty::<Bytes>::new()).unwrap();
+        let request =
+            Request::builder().method(method).uri(path).header("host", "a").body(Empty::<Bytes>::new()).unwrap();
         let answer = collect(client.send_request(request).await.unwrap()).await.unwrap();
         assert_eq!((answer.status.as_u16(), answer.body.as_str()), (status, ""));
         client.ready().await.unwrap();
@@ -147,7 +151,9 @@ async fn a_backend_that_does_not_read_slows_the_client_down() {
 #[tokio::test]
 async fn both_directions_flow_at_once() {
     // The backend answers while it reads, which a client may wait for before it sends the rest.
-    let backend = Backend::http1(|request: Request<Incoming>| async move { Response::new(request.into_body().boxed_unsync()) }).await;
+    let backend =
+        Backend::http1(|request: Request<Incoming>| async move { Response::new(request.into_body().boxed_unsync()) })
+            .await;
     let rig = Rig::plain(&[backend.address]);
     let (sender, receiver) = futures::channel::mpsc::channel::<Result<Frame<Bytes>, std::convert::Infallible>>(1);
     let request = Request::post("/").header("host", "a").body(StreamBody::new(receiver)).unwrap();

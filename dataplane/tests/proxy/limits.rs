@@ -61,10 +61,8 @@ async fn requests_at_once_are_limited_until_their_answers_are_complete() {
     let rig = limited(&backend, Filter::ConnectionLimit(limit));
     let mut client = http1(rig.address()).await;
     let first = tokio::spawn(client.send_request(get("/")));
-    eventually("the first is at the backend", || {
-        backend.connections.load(std::sync::atomic::Ordering::SeqCst) > 0
-    })
-    .await;
+    eventually("the first is at the backend", || backend.connections.load(std::sync::atomic::Ordering::SeqCst) > 0)
+        .await;
     assert_eq!(fetch(rig.address(), "/").await.status, 429);
     sender.send(true).unwrap();
     assert_eq!(crate::client::collect(first.await.unwrap().unwrap()).await.unwrap().status, 200);

@@ -1,5 +1,7 @@
 //! The data plane as its users meet it: real sockets on both sides.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may stop at the first surprise")]
+
 mod backend;
 mod balancing;
 mod bodies;

@@ -32,13 +32,21 @@ async fn malformed_requests_are_refused_and_the_connection_closed() {
     let large = format!("x-large: {}\r\n", "v".repeat(60_000));
     let long = "a".repeat(66_000);
     let cases: Vec<(&str, String, &[u16])> = vec![
-        ("repeated length", format!("POST / HTTP/1.1\r\n{host}Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"), &[400]),
+        (
+            "repeated length",
+            format!("POST / HTTP/1.1\r\n{host}Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
+            &[400],
+        ),
         ("signed length", format!("POST / HTTP/1.1\r\n{host}Content-Length: +3\r\n\r\nabc"), &[400]),
         ("length of words", format!("POST / HTTP/1.1\r\n{host}Content-Length: three\r\n\r\nabc"), &[400]),
         ("huge length", format!("POST / HTTP/1.1\r\n{host}Content-Length: 99999999999999999999\r\n\r\n"), &[400, 413]),
         ("list of lengths", format!("POST / HTTP/1.1\r\n{host}Content-Length: 3, 3\r\n\r\nabc"), &[400]),
         ("unknown encoding", format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\n\r\nabc"), &[400]),
-        ("chunked not last", format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"), &[400]),
+        (
+            "chunked not last",
+            format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"),
+            &[400],
+        ),
         ("encoding in 1.0", format!("POST / HTTP/1.0\r\n{host}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), &[400]),
         ("folded header", format!("GET / HTTP/1.1\r\n{host}X-A: 1\r\n 2\r\n\r\n"), &[400]),
         ("bare CR", format!("GET / HTTP/1.1\r\n{host}X-A: 1\r2\r\n\r\n"), &[400]),
@@ -71,7 +79,8 @@ async fn malformed_requests_are_refused_and_the_connection_closed() {
 async fn a_request_with_length_and_encoding_is_refused_or_framed_once_and_the_connection_closed() {
     let (backend, seen) = watched().await;
     let rig = Rig::plain(&[backend.address]);
-    for first in ["Content-Length: 4\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 4"] {
+    for first in ["Content-Length: 4\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 4"]
+    {
         let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n";
         let bytes = format!("POST / HTTP/1.1\r\nHost: a.example\r\n{first}\r\n\r\n0\r\n\r\n{smuggled}");
         let answer = raw(rig.address(), bytes.as_bytes()).await;

@@ -1,6 +1,7 @@
 //! A running data plane and the snapshot that it serves.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use dataplane::{Options, Proxy, Rejection};
@@ -14,9 +15,16 @@ pub struct Rig {
     pub port: u16,
 }
 
-/// A port that nobody uses now. Another process could take it before we do; tests that fail so say it at once.
+/// A port that nobody uses: below those that the system gives to outgoing connections, and given out once.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind((LOOPBACK, 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + (std::process::id() % 200) as u16 * 100;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::SeqCst) % 2_000;
+        if std::net::TcpListener::bind((LOOPBACK, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub fn options() -> Options {

@@ -99,7 +99,8 @@ async fn the_server_name_chooses_the_certificate() {
 async fn alpn_chooses_the_protocol() {
     let backend = Backend::echo("one").await;
     let secure = secure(&[backend.address]);
-    let stream = connect(&client(&secure.roots, &[b"h2", b"http/1.1"]), secure.address, "a.shop.example").await.unwrap();
+    let stream =
+        connect(&client(&secure.roots, &[b"h2", b"http/1.1"]), secure.address, "a.shop.example").await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let request = Request::get("https://a.shop.example/").body(Full::<Bytes>::default()).unwrap();
     let answer = collect(http2(stream).await.send_request(request).await.unwrap()).await.unwrap();
