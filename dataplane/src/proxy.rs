@@ -106,6 +106,14 @@ impl Proxy {
     /// # Errors
     /// See [`StartError`].
     pub fn start(options: Options) -> Result<Self, StartError> {
+        Self::start_logging_to(options, io::stdout())
+    }
+
+    /// As [`Proxy::start`], with the access log written to `output` instead of standard output, on a thread of its own.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_logging_to(options: Options, output: impl io::Write + Send + 'static) -> Result<Self, StartError> {
         let count =
             options.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
         let timeouts = ConnectionTimeouts {
@@ -124,7 +132,7 @@ impl Proxy {
         let (log, writer) = crate::log::channel();
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(|| writer.run(io::stdout()))
+            .spawn(|| writer.run(output))
             .map_err(StartError::Thread)?;
         let workers = stats.iter().enumerate().map(|(index, stats)| {
             Handle::start(index, shared.clone(), stats.clone(), log.clone()).map_err(StartError::Thread)

@@ -1,7 +1,13 @@
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
 use crate::backend::Backend;
-use crate::client::fetch;
+use crate::client::{fetch, send};
 use crate::rig::{LOOPBACK, Rig, free_port};
 
 #[tokio::test]
@@ -24,4 +30,38 @@ async fn a_refused_connection_is_tried_at_another_endpoint() {
     for _ in 0..20 {
         assert_eq!(fetch(rig.address(), "/").await.header("x-backend"), "one");
     }
+}
+
+/// Answers one request per connection, then closes it at the moment in which the next one arrives.
+async fn closing_on_reuse() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                let _ = stream.read(&mut request).await;
+            });
+        }
+    });
+    (address, accepting)
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_under_a_request_costs_an_idempotent_one_nothing_and_never_repeats_another() {
+    let (address, accepting) = closing_on_reuse().await;
+    let mut options = crate::rig::options();
+    options.workers = Some(1);
+    let rig = Rig::with(options, &[address], |_| {});
+    let request = |method: Method, body: &'static str| {
+        Request::builder().method(method).uri("/").header("host", "a").body(Full::new(Bytes::from(body))).unwrap()
+    };
+    for _ in 0..10 {
+        assert_eq!(send(rig.address(), request(Method::GET, "")).await.status, 200);
+    }
+    let answer = send(rig.address(), request(Method::POST, "once")).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-sluice-reason")), (502, "upstream_reset"));
+    accepting.abort();
 }

@@ -1,6 +1,7 @@
 //! What operators see.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataplane::Proxy;
@@ -8,7 +9,7 @@ use snapshot::{CookieSecure, Persistence, PersistenceMode, Resource};
 
 use crate::backend::Backend;
 use crate::client::{fetch, send};
-use crate::rig::{LOOPBACK, Rig, cluster, options};
+use crate::rig::{LOOPBACK, Rig, cluster, eventually, options};
 
 #[tokio::test]
 async fn health_readiness_and_metrics_are_served_on_a_port_of_their_own() {
@@ -94,4 +95,55 @@ async fn a_name_is_resolved_in_the_background() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("the name is never resolved");
+}
+
+/// Collects what is written.
+#[derive(Clone, Default)]
+struct Collected(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Collected {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_has_one_json_line_for_each_request() {
+    let backend = Backend::echo("one").await;
+    let mut rig = Rig::with(options(), &[backend.address], |snapshot| {
+        let settings = snapshot::Settings { access_log: snapshot::AccessLog::Json, ..crate::rig::settings() };
+        snapshot.insert("settings", Resource::Settings(settings));
+    });
+    let log = Collected::default();
+    rig.proxy = Proxy::start_logging_to(options(), log.clone()).unwrap();
+    rig.port = crate::rig::free_port();
+    let listener =
+        snapshot::Listener { port: rig.port, hostname: snapshot::HostPattern::Any, protocol: snapshot::Protocol::Http };
+    rig.set("web", Resource::Listener(listener));
+    let request = http::Request::post("/a\"b?c").header("host", "app.example").header("x-request-id", "id-1");
+    let request = request.body(http_body_util::Full::new(bytes::Bytes::from("hello"))).unwrap();
+    let answer = send(rig.address(), request).await;
+    fetch(rig.address(), "/%00").await;
+    eventually("both lines are written", || log.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count() == 2)
+        .await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |path: &str| lines.iter().find(|line| line["path"] == path).unwrap();
+    let served = of("/a\"b?c");
+    assert_eq!(served["client"], "127.0.0.1");
+    assert_eq!(served["method"], "POST");
+    assert_eq!(served["host"], "app.example");
+    assert_eq!(served["status"], 200);
+    assert_eq!(served["rule"], "rule 0");
+    assert_eq!(served["endpoint"], backend.address.to_string());
+    assert_eq!((served["bytes_in"].as_u64(), served["bytes_out"].as_u64()), (Some(5), Some(answer.body.len() as u64)));
+    assert_eq!(served["request_id"], "id-1");
+    assert_eq!(served["protocol"], "HTTP/1.1");
+    assert!(served["duration"].as_f64() >= served["upstream_duration"].as_f64());
+    assert_eq!((&of("/%00")["status"], &of("/%00")["reason"]), (&400.into(), &"bad_path".into()));
 }

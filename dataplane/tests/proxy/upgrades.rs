@@ -86,3 +86,31 @@ async fn a_backend_that_does_not_switch_answers_as_usual() {
     let response = http1(rig.address()).await.send_request(request).await.unwrap();
     assert_eq!(response.status(), 200);
 }
+
+#[tokio::test]
+async fn tunnels_live_through_edits_and_a_drain_up_to_its_deadline() {
+    let backend = Backend::http1(switching).await;
+    let mut rig = Rig::plain(&[backend.address]);
+    let mut stream = upgrade(&rig).await;
+    let mut buf = [0; 6];
+    stream.read_exact(&mut buf).await.unwrap();
+    for edit in 0..20 {
+        let name = format!("edit {edit}");
+        rig.set("all", snapshot::Resource::Route(route("web", vec![rule(&name, "/", "app")])));
+        stream.write_all(b"edited").await.unwrap();
+        stream.read_exact(&mut buf).await.unwrap();
+    }
+    let during = async {
+        while rig.proxy.ready() {
+            tokio::task::yield_now().await;
+        }
+        stream.write_all(b"drains").await.unwrap();
+        stream.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"drains");
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert_eq!(rest, b"");
+    };
+    let (drained, ()) = tokio::join!(rig.proxy.drain(Duration::from_millis(600)), during);
+    assert_eq!(drained.cut, 1);
+}
