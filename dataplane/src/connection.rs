@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use crate::clock::within;
+use crate::clock::{Alarm, within};
 use crate::forwarded::Origin;
 use crate::reason::Reason;
 use crate::transport::{ClientStream, Transport};
@@ -28,6 +28,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A TLS handshake takes a few milliseconds; this is for slow links.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Who connected before a drain has so long for a first request: it may be on its way.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What the requests of a connection have in common.
 pub struct Client {
@@ -119,6 +122,10 @@ async fn drive<C>(
             Signal::None => {}
             Signal::Finish if finishing => {}
             Signal::Finish => {
+                // A request that has arrived already is served.
+                if poll(connection, cx).is_ready() {
+                    return Poll::Ready(());
+                }
                 finishing = true;
                 finish(connection);
             }
@@ -183,12 +190,23 @@ async fn peek(worker: &Worker, stream: TcpStream, port: u16) -> Option<Opened> {
     let registered = worker.register(&watch);
     let mut first_bytes = Vec::new();
     let http2 = {
+        let mut alarm: Option<Alarm> = None;
         let mut reading = std::pin::pin!(read_preface(&stream, &mut first_bytes, &watch));
         std::future::poll_fn(|cx| {
             watch.register(cx.waker());
             match watch.asked() {
-                Signal::None => Future::poll(reading.as_mut(), cx),
-                Signal::Finish | Signal::Cut => Poll::Ready(None),
+                Signal::None => {}
+                Signal::Finish => {
+                    alarm.get_or_insert_with(|| Alarm::new(Some(Instant::now() + FIRST_REQUEST)));
+                }
+                Signal::Cut => return Poll::Ready(None),
+            }
+            if let Poll::Ready(read) = Future::poll(reading.as_mut(), cx) {
+                return Poll::Ready(read);
+            }
+            match &mut alarm {
+                Some(alarm) => alarm.poll(cx).map(|()| None),
+                None => Poll::Pending,
             }
         })
         .await?

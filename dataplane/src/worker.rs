@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
 use hyper_util::rt::TokioTimer;
 use snapshot::{BackendProtocol, Hash};
 use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use crate::clock::{Coarse, TICK};
@@ -87,6 +88,8 @@ pub struct Worker {
     /// The counters of the rules of `state`, by the rule's address.
     rules: RefCell<HashMap<usize, Arc<RuleStats>>>,
     connections: RefCell<HashMap<u64, Arc<Watch>>>,
+    /// Whether connections that appear only now have to finish as well.
+    finishing: Cell<bool>,
     next_connection: Cell<u64>,
 }
 
@@ -144,7 +147,8 @@ impl Drop for Handle {
 }
 
 async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
-    let mut listeners: HashMap<u16, JoinHandle<()>> = HashMap::new();
+    // A port is closed by dropping its end.
+    let mut listeners: HashMap<u16, oneshot::Sender<()>> = HashMap::new();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -152,21 +156,21 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
             command = commands.recv() => match command {
                 Some(Command::Listen(port, socket)) => match TcpListener::from_std(socket) {
                     Ok(listener) => {
-                        let number = port.number;
-                        listeners.insert(number, tokio::task::spawn_local(accept(worker.clone(), port, listener)));
+                        let (open, closed) = oneshot::channel();
+                        listeners.insert(port.number, open);
+                        tokio::task::spawn_local(accept(worker.clone(), port, listener, closed));
                     }
                     Err(error) => tracing::error!(port = port.number, %error, "cannot accept on a bound port"),
                 },
                 Some(Command::Unlisten(port)) => {
-                    if let Some(accepting) = listeners.remove(&port) {
-                        accepting.abort();
-                    }
-                    _ = worker.signal(Signal::Finish, |watch| watch.port == port);
+                    listeners.remove(&port);
+                    worker.signal(Signal::Finish, |watch| watch.port == port);
                 }
                 Some(Command::Announce) => _ = worker.signal(Signal::Finish, Watch::is_multiplexed),
                 Some(Command::Finish) => {
-                    listeners.drain().for_each(|(_, accepting)| accepting.abort());
-                    _ = worker.signal(Signal::Finish, |_| true);
+                    listeners.clear();
+                    worker.finishing.set(true);
+                    worker.signal(Signal::Finish, |_| true);
                 }
                 Some(Command::Cut) => _ = worker.signal(Signal::Cut, |_| true),
                 Some(Command::Stop) | None => break,
@@ -177,9 +181,19 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
     worker.log.flush(&worker.stats);
 }
 
-async fn accept(worker: Rc<Worker>, port: Arc<Port>, listener: TcpListener) {
+/// Accepts until `closed`, and then still those that the kernel has accepted for us.
+async fn accept(worker: Rc<Worker>, port: Arc<Port>, listener: TcpListener, mut closed: oneshot::Receiver<()>) {
+    let mut closing = false;
     loop {
-        let (stream, peer) = listen::accept(&listener).await;
+        let accepted = tokio::select! {
+            accepted = listen::accept(&listener), if !closing => Some(accepted),
+            _ = &mut closed, if !closing => {
+                closing = true;
+                continue;
+            }
+            else => listen::accept(&listener).now_or_never(),
+        };
+        let Some((stream, peer)) = accepted else { return };
         let tls = port.tls.load_full().map(TlsAcceptor::from);
         worker.stats.accepted.add(1);
         worker.stats.open.add(1);
@@ -226,6 +240,7 @@ impl Worker {
             log: AccessLog::new(log),
             rules: RefCell::default(),
             connections: RefCell::default(),
+            finishing: Cell::new(false),
             next_connection: Cell::new(0),
         }
     }
@@ -280,6 +295,9 @@ impl Worker {
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
         self.connections.borrow_mut().insert(id, watch.clone());
+        if self.finishing.get() {
+            watch.signal(Signal::Finish);
+        }
         Registered { worker: self, id }
     }
 
