@@ -103,13 +103,15 @@ impl Suite {
 
     /// Ends all controllers at once and keeps them away.
     pub async fn kill_controllers(&self) -> Result<()> {
-        let pods = self.cluster.pods(SYSTEM, CONTROLLERS).await?;
-        self.cluster.kubectl(&format!("-n {SYSTEM} scale deployment/sluice-controller --replicas=0")).await?;
-        for pod in &pods {
-            if let Ok(process) = self.cluster.process(pod).await {
-                kill(process).await?;
-            }
+        let mut processes = Vec::new();
+        for pod in self.cluster.pods(SYSTEM, CONTROLLERS).await? {
+            processes.push(self.cluster.process(&pod).await?);
         }
+        ensure!(processes.len() == 2, "there are {} controllers", processes.len());
+        for process in processes {
+            kill(process).await?;
+        }
+        self.cluster.kubectl(&format!("-n {SYSTEM} scale deployment/sluice-controller --replicas=0")).await?;
         until(PATIENCE, "no controller", async || {
             let left = self.cluster.kubectl(&format!("-n {SYSTEM} get pods -l {CONTROLLERS} -o name")).await?;
             ensure!(left.trim().is_empty(), "left: {left}");
@@ -126,13 +128,11 @@ impl Suite {
 
     /// Prints what helps to understand a failure.
     pub async fn describe(&self) {
-        for arguments in ["get pods -A -o wide", "-n sluice-system get events --sort-by=.lastTimestamp"] {
-            if let Ok(text) = self.cluster.kubectl(arguments).await {
-                println!("--- kubectl {arguments}\n{text}");
-            }
+        if let Ok(text) = self.cluster.kubectl("get pods -A -o wide").await {
+            println!("--- kubectl get pods -A -o wide\n{text}");
         }
         for pod in self.cluster.pods(SYSTEM, "app.kubernetes.io/name=sluice").await.unwrap_or_default() {
-            let arguments = format!("-n {SYSTEM} logs --tail=25 {}", pod.name_any());
+            let arguments = format!("-n {SYSTEM} logs --tail=15 {}", pod.name_any());
             if let Ok(text) = self.cluster.kubectl(&arguments).await {
                 println!("--- kubectl {arguments}\n{text}");
             }

@@ -30,7 +30,7 @@ pub async fn helm_install(suite: &mut Suite) -> Result<String> {
             "--namespace",
             SYSTEM,
             "--create-namespace",
-            "--set",
+            "--set-string",
             "image.repository=docker.io/local/sluice,image.tag=1,image.pullPolicy=Never",
             "--wait",
             "--timeout=60s",

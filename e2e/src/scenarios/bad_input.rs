@@ -108,7 +108,7 @@ pub async fn among_good_ones(suite: &mut Suite) -> Result<String> {
     })
     .await?;
     cluster.apply(BAD_TARGET).await?;
-    suite.event("bad-target", &["Warning", "spec.targetRefs[0]", "nowhere"]).await?;
+    suite.event("bad-target", &["Warning", "spec.targetRefs", "nowhere"]).await?;
     sleep(Duration::from_secs(1)).await;
     let requests = load.stop().await.without_failure()?;
     Ok(format!("0 of {requests} answers changed"))

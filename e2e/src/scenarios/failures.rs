@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::time::sleep;
 
 use crate::client::Target;
@@ -20,9 +21,10 @@ pub async fn controllers_killed(suite: &mut Suite) -> Result<String> {
     suite.answers(&at_gateway, "alpha").await?;
 
     let load = Load::start(&[target, at_gateway], std::sync::Arc::new(|_, answer| answer.from("alpha").map(|_| ())));
-    suite.kill_controllers().await?;
+    let killed = suite.kill_controllers().await;
     sleep(Duration::from_secs(5)).await; // load without any controller
     suite.restore_controllers().await?;
+    killed?;
     // The new ones are in command: an edit takes effect.
     suite.cluster.apply(&ingress("killed-later", "killed-later.test", "beta", &[], None)).await?;
     let later = suite.ingress_target("killed-later.test").await?;
@@ -38,22 +40,27 @@ pub async fn dataplane_restarted(suite: &mut Suite) -> Result<String> {
     let pod = pods.first().context("the Gateway has no data plane")?;
     let target = Target::http(pod_address(pod, 80)?, "restarted.gateway.test", "/");
     suite.answers(&target, "alpha").await?;
-    suite.kill_controllers().await?;
+    let killed = suite.kill_controllers().await;
+    let restarted = restart(suite, pod, &target).await;
+    suite.restore_controllers().await?;
+    killed?;
+    let delay = restarted?;
+    ensure!(delay <= Duration::from_secs(2), "it served {delay:?} after its start");
+    Ok(format!("served {} ms after its start", delay.as_millis()))
+}
+
+/// Ends the pod's process; returns how long after the start of the next one that one answered.
+async fn restart(suite: &Suite, pod: &Pod, target: &Target) -> Result<Duration> {
     let old = suite.cluster.process(pod).await?;
     kill(old).await?;
-
-    let restarted = until(PATIENCE, "the restarted data plane answers", async || {
+    until(PATIENCE, "the restarted data plane answers", async || {
         target.get().await?.from("alpha")?;
         let answered = Instant::now();
         let new = suite.cluster.process(pod).await?;
         ensure!(new != old, "it was not restarted");
         Ok(age(new)?.saturating_sub(answered.elapsed()))
     })
-    .await;
-    suite.restore_controllers().await?;
-    let delay = restarted?;
-    ensure!(delay <= Duration::from_secs(2), "it served {delay:?} after its start");
-    Ok(format!("served {} ms after its start", delay.as_millis()))
+    .await
 }
 
 /// How long ago a process was started.

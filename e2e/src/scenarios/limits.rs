@@ -84,7 +84,7 @@ pub async fn stickiness(suite: &mut Suite) -> Result<String> {
     stays(&data_planes, &cookie, &pod).await.context("after another pod went")?;
 
     // When its own pod goes, a visitor moves once and stays.
-    suite.cluster.kubectl(&format!("-n {NAMESPACE} delete pod {pod}")).await?;
+    suite.cluster.kubectl(&format!("-n {NAMESPACE} delete --wait=false pod {pod}")).await?;
     let gone = pod.clone();
     (pod, cookie) = until(PATIENCE, "another pod and cookie", async || {
         let (pod, cookie) = visit(&data_planes[0], Some(&cookie)).await?;
