@@ -34,7 +34,8 @@ pub struct Answered {
     pub until: Option<(Instant, Reason)>,
 }
 
-/// Sends a request to an endpoint of `cluster` and waits for the head of its answer.
+/// Sends a request to an endpoint of `cluster` and waits for the head of its answer. `now` is when the exchange started:
+/// reading the clock is a noticeable part of a request's cost, so the first attempt counts from there.
 ///
 /// # Errors
 /// Why there is none.
@@ -43,6 +44,7 @@ pub async fn send(
     cluster: &Cluster,
     timeouts: &Timeouts,
     mut request: Request<RequestBody>,
+    now: Tick,
 ) -> Result<Answered, Reason> {
     let worker = exchange.client.worker.clone();
     let connector = worker.connector(cluster)?;
@@ -55,11 +57,11 @@ pub async fn send(
             worker.stats.retries_refused.add(1);
             break;
         }
-        let Some((picked, entry)) = choose(exchange, cluster, &connector, &request, &tried) else { break };
+        let Some((picked, entry)) = choose(exchange, cluster, &connector, &request, &tried, now) else { break };
         worker.stats.retries.add(u64::from(attempt > 0));
         let address = picked.endpoint().address();
         exchange.endpoint = Some(address);
-        let began = Instant::now();
+        let began = if attempt == 0 { exchange.start } else { Instant::now() };
         let until = earliest(whole, timeouts.backend_request.map(|limit| (began + limit, Reason::RequestTimeout)));
         let connection = match within(until.map(|(at, _)| at), entry.checkout(timeouts.connect)).await {
             Some(Ok(connection)) => connection,
@@ -80,7 +82,8 @@ pub async fn send(
             Ok(Ok(sent)) => {
                 let took = began.elapsed();
                 exchange.upstream_took = Some(took);
-                cluster.report(picked.endpoint(), Outcome::Answered(sent.status(), took), Tick::now());
+                let began = if attempt == 0 { now } else { Tick::now() };
+                cluster.report(picked.endpoint(), Outcome::Answered(sent.status(), took), began + took);
                 return Ok(Answered { sent, picked, until });
             }
             Ok(Err(SendError { error, unsent })) => (error, unsent),
@@ -118,10 +121,11 @@ fn choose(
     connector: &Arc<Connector>,
     request: &Request<RequestBody>,
     tried: &[SocketAddr],
+    now: Tick,
 ) -> Option<(Picked, Rc<Entry>)> {
     let pool = &exchange.client.worker.pool;
     let pick = |tried: &[SocketAddr]| {
-        let picked = cluster.pick(&Selection { headers: request.headers(), tried, now: Tick::now() })?;
+        let picked = cluster.pick(&Selection { headers: request.headers(), tried, now })?;
         let entry = pool.entry(picked.endpoint(), connector);
         Some((picked, entry))
     };

@@ -104,7 +104,7 @@ async fn forward(
 
     let body = request_body(exchange, body, rule.max_body)?;
     let request = request(parts.method, outgoing, protocol, body);
-    let answered = attempt::send(exchange, cluster, &rule.timeouts, request).await?;
+    let answered = attempt::send(exchange, cluster, &rule.timeouts, request, now).await?;
 
     let https = client.is_tls();
     let cookie = || {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +28,7 @@ use crate::metrics::{RuleStats, WorkerStats};
 use crate::reason::Reason;
 use crate::route::Rule;
 use crate::shared::{Phase, Port, Shared, State};
-use crate::upstream::{Connector, Pool, RetryBudget};
+use crate::upstream::{AddressHasher, Connector, Pool, RetryBudget};
 use crate::watch::{Signal, Watch};
 
 /// Most header lines of a request.
@@ -86,7 +87,7 @@ pub struct Worker {
     log: AccessLog,
     state: RefCell<Current>,
     /// The counters of the rules of `state`, by the rule's address.
-    rules: RefCell<HashMap<usize, Arc<RuleStats>>>,
+    rules: RefCell<HashMap<usize, Arc<RuleStats>, BuildHasherDefault<AddressHasher>>>,
     connections: RefCell<HashMap<u64, Arc<Watch>>>,
     /// Whether connections that appear only now have to finish as well.
     finishing: Cell<bool>,

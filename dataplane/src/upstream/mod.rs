@@ -8,6 +8,7 @@ mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -36,7 +37,25 @@ const COOL_DOWN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Pool {
     /// By address of the endpoint's handle and of its connector; each entry keeps both alive, so neither can be reused.
-    entries: RefCell<HashMap<(usize, usize), Rc<Entry>>>,
+    entries: RefCell<HashMap<(usize, usize), Rc<Entry>, BuildHasherDefault<AddressHasher>>>,
+}
+
+/// Hashes addresses of our own objects, which nobody chooses: no defence against collisions is needed.
+#[derive(Default)]
+pub struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        crate::random::mix(self.0)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_usize(usize::from(*byte)));
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        self.0 = self.0.rotate_left(29) ^ address as u64;
+    }
 }
 
 /// The connections of one worker to one endpoint.
