@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,7 +27,7 @@ use crate::metrics::{RuleStats, WorkerStats};
 use crate::reason::Reason;
 use crate::route::Rule;
 use crate::shared::{Phase, Port, Shared, State};
-use crate::upstream::{AddressHasher, Connector, Pool, RetryBudget};
+use crate::upstream::{ByAddress, Connector, Pool, RetryBudget};
 use crate::watch::{Signal, Watch};
 
 /// Most header lines of a request.
@@ -87,7 +86,7 @@ pub struct Worker {
     log: AccessLog,
     state: RefCell<Current>,
     /// The counters of the rules of `state`, by the rule's address.
-    rules: RefCell<HashMap<usize, Arc<RuleStats>, BuildHasherDefault<AddressHasher>>>,
+    rules: RefCell<ByAddress<usize, Arc<RuleStats>>>,
     connections: RefCell<HashMap<u64, Arc<Watch>>>,
     /// Whether connections that appear only now have to finish as well.
     finishing: Cell<bool>,

@@ -37,8 +37,11 @@ const COOL_DOWN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Pool {
     /// By address of the endpoint's handle and of its connector; each entry keeps both alive, so neither can be reused.
-    entries: RefCell<HashMap<(usize, usize), Rc<Entry>, BuildHasherDefault<AddressHasher>>>,
+    entries: RefCell<ByAddress<(usize, usize), Rc<Entry>>>,
 }
+
+/// A map by addresses of our own objects.
+pub type ByAddress<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
 /// Hashes addresses of our own objects, which nobody chooses: no defence against collisions is needed.
 #[derive(Default)]
