@@ -19,7 +19,9 @@ fn each_feature_has_its_tests() {
             let (place, name) = test.split_once(' ').unwrap_or((test, ""));
             let there = match (place, name.split_once("::")) {
                 ("golden", None) => root.join(format!("controller/translate/tests/golden/{name}.yaml")).exists(),
-                ("proxy", Some((file, function))) => defines(&read(&format!("dataplane/tests/proxy/{file}.rs")), function),
+                ("proxy", Some((file, function))) => {
+                    defines(&read(&format!("dataplane/tests/proxy/{file}.rs")), function)
+                }
                 ("control_plane", None) => ["cluster", "dataplane", "main"]
                     .iter()
                     .any(|file| defines(&read(&format!("controller/tests/control_plane/{file}.rs")), name)),

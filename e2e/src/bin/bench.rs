@@ -75,7 +75,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     while let Some(arg) = args.next() {
         let mut number = || {
             let value = args.next().unwrap_or_default();
-            value.parse().ok().filter(|number| *number > 0).ok_or(format!("{arg} takes a positive number, not {value:?}"))
+            value
+                .parse()
+                .ok()
+                .filter(|number| *number > 0)
+                .ok_or(format!("{arg} takes a positive number, not {value:?}"))
         };
         match arg.as_str() {
             "--rounds" => options.rounds = number()? as usize,
@@ -100,7 +104,12 @@ fn run(options: &Options) -> io::Result<()> {
     let arguments = ["run", &folder, "--http-port", "18083", "--https-port", "18443"];
     let proxies = [
         ("nginx", 18081, "nginx".to_owned(), nginx(&configuration.join("nginx.conf"))),
-        ("haproxy", 18082, "haproxy".into(), vec!["-f".into(), configuration.join("haproxy.cfg").display().to_string()]),
+        (
+            "haproxy",
+            18082,
+            "haproxy".into(),
+            vec!["-f".into(), configuration.join("haproxy.cfg").display().to_string()],
+        ),
         ("sluice", 18083, sluice.into_owned(), arguments.map(str::to_owned).to_vec()),
     ];
     let proxies = proxies
@@ -129,7 +138,12 @@ fn nginx(configuration: &Path) -> Vec<String> {
         "-p".into(),
         temporary.display().to_string(),
         "-g".into(),
-        format!("pid {};", temporary.join(format!("sluice-bench-{}.pid", configuration.file_stem().unwrap_or_default().to_string_lossy())).display()),
+        format!(
+            "pid {};",
+            temporary
+                .join(format!("sluice-bench-{}.pid", configuration.file_stem().unwrap_or_default().to_string_lossy()))
+                .display()
+        ),
         "-c".into(),
         configuration.display().to_string(),
     ]
@@ -199,7 +213,9 @@ fn cpu_nanoseconds(process: u32) -> u64 {
     family(process)
         .into_iter()
         .flat_map(|process| fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten())
-        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok())
+        .filter_map(|task| {
+            fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok()
+        })
         .sum()
 }
 
@@ -216,7 +232,10 @@ fn report(rounds: &[BTreeMap<&str, Sample>]) {
         values.sort_by(f64::total_cmp);
         (values[values.len() / 2], values[0], values[values.len() - 1])
     };
-    println!("HTTP/1.1 keep-alive, 1 KiB, one worker on one core; median [smallest largest] of {} rounds", rounds.len());
+    println!(
+        "HTTP/1.1 keep-alive, 1 KiB, one worker on one core; median [smallest largest] of {} rounds",
+        rounds.len()
+    );
     println!("{:<10} {:>24} {:>12} {:>12}", "", "CPU per request, us", "requests/s", "memory, KiB");
     for name in &names {
         let of = |field: fn(&Sample) -> f64| spread(rounds.iter().map(|round| field(&round[name])).collect());
