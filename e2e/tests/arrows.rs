@@ -1,4 +1,5 @@
 //! The arrows between the crates, as ARCHITECTURE.md draws them, and no others.
+#![allow(clippy::unwrap_used)] // the helpers of a test, too, may stop at the first surprise
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
