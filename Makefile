@@ -5,10 +5,12 @@ CACHE := $(or $(SLUICE_CACHE),$(HOME)/.cache/sluice)
 export SLUICE_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 DENY := $(CACHE)/cargo-deny/bin/cargo-deny --locked --log-level error
+HELM := $(CACHE)/k8s/helm
+RENDERED := $(CACHE)/rendered.yaml
 section = @printf '\n== %s ==\n' "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down golden crds manifests bench clean
+.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down golden crds manifests chart bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
@@ -19,7 +21,7 @@ run: ## serve deploy/quickstart on 8080 and 8443, with echo backends, and print 
 build: ## release builds of both programs, in $CARGO_TARGET_DIR/release
 	cargo build --locked --release -p sluice-controller -p sluice-dataplane
 
-test: prerequisites lint deny unit control-plane e2e ## everything: installs what the tests need (as root), then runs all of them
+test: prerequisites lint deny chart unit control-plane e2e ## everything: installs what the tests need (as root), then runs all of them
 
 test-fast: lint unit ## what needs neither root nor a cluster
 
@@ -65,11 +67,18 @@ crds: ## regenerate crds/yaml
 	CRDS_REWRITE=1 cargo test --locked -p sluice-crds --test yaml
 
 manifests: ## render deploy/sluice.yaml from the chart
-	@printf '# Rendered from helm/sluice by `make manifests`. Apply with: kubectl apply --server-side -f sluice.yaml\n' >deploy/sluice.yaml.new
-	@printf 'apiVersion: v1\nkind: Namespace\nmetadata:\n  name: sluice-system\n' >>deploy/sluice.yaml.new
-	@$(CACHE)/k8s/helm template sluice helm/sluice --namespace sluice-system --include-crds \
-	  --api-versions gateway.networking.k8s.io/v1/GatewayClass >>deploy/sluice.yaml.new
-	@mv deploy/sluice.yaml.new deploy/sluice.yaml
+	@{ printf '# Rendered from helm/sluice by `make manifests`. Apply with: kubectl apply --server-side -f sluice.yaml\n'; \
+	  printf 'apiVersion: v1\nkind: Namespace\nmetadata:\n  name: sluice-system\n  labels:\n    pod-security.kubernetes.io/enforce: restricted\n'; \
+	  $(HELM) template sluice helm/sluice --namespace sluice-system --include-crds --kube-version 1.33.0 \
+	    --api-versions gateway.networking.k8s.io/v1/GatewayClass; } >$(RENDERED)
+	@mv $(RENDERED) deploy/sluice.yaml
+
+chart: ## lint the chart, and see that deploy/sluice.yaml is what it renders
+	$(call section,chart)
+	$(HELM) lint --quiet --kube-version 1.33.0 helm/sluice
+	@cp deploy/sluice.yaml $(CACHE)/committed.yaml
+	@$(MAKE) manifests
+	@cmp deploy/sluice.yaml $(CACHE)/committed.yaml || { echo "deploy/sluice.yaml was stale; it is rewritten, commit it"; exit 1; }
 
 bench: ## CPU per request against nginx and HAProxy
 	@command -v nginx haproxy wrk taskset >/dev/null || e2e/prerequisites.sh

@@ -4,6 +4,17 @@ use std::fmt::Write as _;
 
 pub const NAMESPACE: &str = "e2e";
 
+/// A namespace that lets in no pod but those of Pod Security's strictest standard.
+pub fn restricted_namespace(name: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {name}, labels: {{pod-security.kubernetes.io/enforce: restricted}}}}
+"
+    )
+}
+
 /// A Service with a Deployment of the echo backend.
 pub fn echo(name: &str, replicas: u32) -> String {
     format!(
@@ -26,11 +37,13 @@ spec:
     metadata: {{labels: {{app: {name}}}}}
     spec:
       enableServiceLinks: false
+      securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
       containers:
         - name: echo
           image: docker.io/local/e2e:1
           imagePullPolicy: Never
           command: [/echo, serve]
+          securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
           env:
             - {{name: SERVICE, value: {name}}}
             - {{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}

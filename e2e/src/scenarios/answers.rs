@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use crate::client::Target;
 use crate::cluster::until;
-use crate::manifests::{GATEWAY, NAMESPACE, echo, ingress, route};
+use crate::manifests::{GATEWAY, NAMESPACE, echo, ingress, restricted_namespace, route};
 use crate::suite::{GATEWAY_DATAPLANES, SYSTEM, Suite};
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -21,6 +21,7 @@ pub async fn helm_install(suite: &mut Suite) -> Result<String> {
     cluster.kubectl("wait --for=condition=Established crd --all --timeout=60s").await?;
     cluster.kubectl("-n kube-system rollout status deployment/coredns --timeout=60s").await?;
     let chart = format!("{REPOSITORY}/helm/sluice");
+    cluster.apply(&restricted_namespace(SYSTEM)).await?;
     let began = Instant::now();
     cluster
         .helm(&[
@@ -29,7 +30,6 @@ pub async fn helm_install(suite: &mut Suite) -> Result<String> {
             &chart,
             "--namespace",
             SYSTEM,
-            "--create-namespace",
             "--set-string",
             "image.repository=docker.io/local/sluice,image.tag=1,image.pullPolicy=Never",
             "--wait",
@@ -39,7 +39,7 @@ pub async fn helm_install(suite: &mut Suite) -> Result<String> {
     let ready = began.elapsed().as_secs_f32();
     suite.ingress_address(80).await?;
 
-    cluster.kubectl(&format!("create namespace {NAMESPACE}")).await?;
+    cluster.apply(&restricted_namespace(NAMESPACE)).await?;
     let backends = [("alpha", 2), ("beta", 2), ("chat", 2), ("rolled", 3), ("sticky", 3)];
     cluster.apply(&backends.map(|(name, replicas)| echo(name, replicas)).concat()).await?;
     cluster.apply(&suite.authority.issue("*.gateway.test")?.secret(NAMESPACE, "gateway-tls")).await?;
@@ -50,7 +50,7 @@ pub async fn helm_install(suite: &mut Suite) -> Result<String> {
     Ok(format!("every pod Ready {ready:.1} s after helm install"))
 }
 
-/// Every documented manifest is accepted by the API server.
+/// Every documented manifest, and the chart rendered for kubectl, is accepted by the API server.
 pub async fn examples(suite: &mut Suite) -> Result<String> {
     let mut files = Vec::new();
     for file in std::fs::read_dir(Path::new(REPOSITORY).join("deploy/examples"))? {
@@ -59,6 +59,8 @@ pub async fn examples(suite: &mut Suite) -> Result<String> {
         files.push(path);
     }
     ensure!(!files.is_empty(), "there are no examples");
+    let rendered = format!("{REPOSITORY}/deploy/sluice.yaml");
+    suite.cluster.kubectl(&format!("apply --server-side --force-conflicts --dry-run=server -f {rendered}")).await?;
     Ok(format!("{} files", files.len()))
 }
 
