@@ -94,7 +94,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = AccessLog::Json)]
     pub access_log: AccessLog,
 
-    /// Proxies whose X-Forwarded-* headers and PROXY protocol are believed, as CIDRs; may be repeated
+    /// Proxies whose X-Forwarded-* headers are believed, as CIDRs; may be repeated
     #[arg(long, value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
 }

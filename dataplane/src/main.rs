@@ -1,5 +1,6 @@
 //! `sluice-dataplane`: the proxy as a process of its own, fed by the controllers.
 
+use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use clap::Parser;
 use dataplane::source::{self, Config};
 use dataplane::{Options, Proxy};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,10 +27,10 @@ struct Arguments {
     #[arg(long, env = "SLUICE_CONTROLLERS", value_name = "NAME:PORT", required = true, value_delimiter = ',')]
     controllers: Vec<String>,
     /// The authority of the controllers' certificates, in PEM.
-    #[arg(long, env = "SLUICE_CA", value_name = "FILE", default_value = "/var/run/secrets/sluice/ca/ca.crt")]
+    #[arg(long, env = "SLUICE_CA", value_name = "FILE", default_value = "/var/run/sluice/ca/ca.crt")]
     ca: PathBuf,
     /// The ServiceAccount token that proves who this data plane is. Read anew for each connection.
-    #[arg(long, env = "SLUICE_TOKEN", value_name = "FILE", default_value = "/var/run/secrets/sluice/token/token")]
+    #[arg(long, env = "SLUICE_TOKEN", value_name = "FILE", default_value = "/var/run/sluice/token/token")]
     token: PathBuf,
     /// Where the last good snapshot is kept; a memory-backed volume, because it holds private keys.
     #[arg(long, env = "SLUICE_STATE_DIR", value_name = "DIR")]
@@ -48,16 +50,22 @@ struct Arguments {
 }
 
 const EXAMPLES: &str = "Examples:
-  sluice-dataplane --controllers sluice-controller.sluice-system.svc:9443 --state-dir /run/sluice
-  sluice-dataplane --controllers 127.0.0.1:9443 --ca ca.pem --token token --address 127.0.0.1 --workers 1";
+  sluice-dataplane --controllers sluice-controller.sluice-system.svc:15010 --state-dir /run/sluice
+  sluice-dataplane --controllers 127.0.0.1:15010 --ca ca.pem --token token --address 127.0.0.1 --workers 1";
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log();
     // The control side; requests run on the proxy's own threads.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(run(arguments))
+}
+
+/// Logs to standard error as RUST_LOG selects: text on a terminal, else JSON.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() { builder.init() } else { builder.json().init() }
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
