@@ -93,18 +93,22 @@ impl Target {
 
 /// What the parser lets pass: repeated lengths, a length beside an encoding, encodings other than `chunked`.
 fn check_framing(headers: &HeaderMap) -> Result<(), Reason> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    let encoding = encodings.next();
-    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    let digits = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
-    let clear = lengths.next().is_none()
-        && encodings.next().is_none()
-        && !(length.is_some() && encoding.is_some())
-        && length.is_none_or(digits)
-        && encoding.is_none_or(chunked);
-    if clear { Ok(()) } else { Err(Reason::BadFraming) }
+    let mut framings = 0;
+    for (name, value) in headers {
+        let value = value.as_bytes();
+        let clear = if name == CONTENT_LENGTH {
+            !value.is_empty() && value.iter().all(u8::is_ascii_digit)
+        } else if name == TRANSFER_ENCODING {
+            value.eq_ignore_ascii_case(b"chunked")
+        } else {
+            continue;
+        };
+        framings += 1;
+        if !clear || framings > 1 {
+            return Err(Reason::BadFraming);
+        }
+    }
+    Ok(())
 }
 
 /// The one host that the request names, in its target or its header.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use snapshot::Scheme;
@@ -45,7 +46,7 @@ pub struct Forwarded {
     pub believed_host: Option<String>,
     /// The scheme as it is passed on; what a trusted proxy says stays as it is.
     pub proto: HeaderValue,
-    /// `X-Forwarded-For` as it came.
+    /// `X-Forwarded-For` as it came; known once [`Forwarded::write`] has replaced it.
     pub original_for: Option<HeaderValue>,
     chain: HeaderValue,
     client_value: HeaderValue,
@@ -85,7 +86,7 @@ impl Forwarded {
             port: origin.port,
             believed_host: None,
             proto: scheme_value(origin.scheme),
-            original_for: headers.get(X_FORWARDED_FOR).cloned(),
+            original_for: None,
             chain: origin.peer_value.clone(),
             client_value: origin.peer_value.clone(),
             host_value: authority.cloned(),
@@ -98,8 +99,8 @@ impl Forwarded {
     }
 
     /// Replaces the headers of a request by what is known.
-    pub fn write(&self, headers: &mut HeaderMap) {
-        headers.insert(X_FORWARDED_FOR, self.chain.clone());
+    pub fn write(&mut self, headers: &mut HeaderMap) {
+        self.original_for = headers.insert(X_FORWARDED_FOR, self.chain.clone());
         headers.insert(X_REAL_IP, self.client_value.clone());
         headers.insert(X_FORWARDED_PROTO, self.proto.clone());
         headers.insert(X_FORWARDED_PORT, self.port_value.clone());
@@ -145,17 +146,20 @@ impl Forwarded {
 /// Keeps a request's identifier when it is sane (visible ASCII, at most 128 bytes, given once), replaces it otherwise,
 /// and returns it.
 pub fn request_id(headers: &mut HeaderMap) -> HeaderValue {
-    let mut given = headers.get_all(X_REQUEST_ID).iter();
-    if let (Some(id), None) = (given.next(), given.next())
-        && !id.is_empty()
-        && id.len() <= MAX_REQUEST_ID
-        && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    {
-        return id.clone();
+    let new = || HeaderValue::from_bytes(&random::hex()).unwrap_or(HeaderValue::from_static("0"));
+    match headers.entry(X_REQUEST_ID) {
+        Entry::Occupied(mut given) => {
+            if given.iter().count() > 1 || !is_sane(given.get()) {
+                given.insert_mult(new());
+            }
+            given.get().clone()
+        }
+        Entry::Vacant(none) => none.insert(new()).clone(),
     }
-    let id = HeaderValue::from_bytes(&random::hex()).unwrap_or(HeaderValue::from_static("0"));
-    headers.insert(X_REQUEST_ID, id.clone());
-    id
+}
+
+fn is_sane(id: &HeaderValue) -> bool {
+    !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 
 /// The rightmost address that is not a trusted proxy's, else the leftmost that is an address at all. What is right of
@@ -211,7 +215,7 @@ mod tests {
     fn a_stranger_is_not_believed() {
         let mut headers = headers(CLAIMS);
         let host = HeaderValue::from_static("a.example:8080");
-        let forwarded = Forwarded::of(&origin(), &headers, Some(&host), &["192.168.0.0/16".parse().unwrap()]);
+        let mut forwarded = Forwarded::of(&origin(), &headers, Some(&host), &["192.168.0.0/16".parse().unwrap()]);
         assert_eq!(
             (forwarded.client.to_string().as_str(), forwarded.scheme, forwarded.port),
             ("10.0.0.9", Scheme::Http, 8080)
@@ -228,7 +232,7 @@ mod tests {
     #[test]
     fn a_trusted_proxy_is_believed_up_to_the_first_stranger() {
         let mut headers = headers(CLAIMS);
-        let forwarded = Forwarded::of(&origin(), &headers, None, &["10.0.0.0/8".parse().unwrap()]);
+        let mut forwarded = Forwarded::of(&origin(), &headers, None, &["10.0.0.0/8".parse().unwrap()]);
         assert_eq!(
             (forwarded.client.to_string().as_str(), forwarded.scheme, forwarded.port),
             ("2.2.2.2", Scheme::Https, 443)

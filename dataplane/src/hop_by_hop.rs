@@ -1,37 +1,45 @@
 //! Headers that are for the next hop only (RFC 9110, section 7.6.1).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// CGI programs take it for their proxy setting (httpoxy).
-const PROXY: HeaderName = HeaderName::from_static("proxy");
+/// What is for one hop only, and what must not reach a backend.
+static STRIPPED: [HeaderName; 10] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    // CGI programs take it for their proxy setting (httpoxy).
+    HeaderName::from_static("proxy"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    // Whoever expects a go-ahead gets it from here, when the backend takes the body.
+    EXPECT,
+];
 
 /// Removes the headers that must not be passed on, those that `Connection` names among them. `TE` stays when it allows
 /// trailers, which gRPC needs. Whoever passes an upgrade on reads `Upgrade` before.
 ///
 /// To be called before we add headers of our own: a client could name these in `Connection`.
 pub fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        for name in named_by_connection(headers) {
-            headers.remove(name);
+    let mut trailers = false;
+    // A look at each name that is there, not a lookup of each of ours: most heads hold none or one of them.
+    while let Some(name) = headers.keys().find(|name| STRIPPED.contains(name)).cloned() {
+        if name == CONNECTION {
+            for named in named_by_connection(headers) {
+                headers.remove(named);
+            }
+        } else if name == TE {
+            trailers = headers.get_all(TE).iter().any(allows_trailers);
         }
-        headers.remove(CONNECTION);
-    }
-    for name in
-        [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, PROXY, TRANSFER_ENCODING, UPGRADE]
-    {
         headers.remove(name);
     }
-    if headers.contains_key(TE) {
-        let trailers = headers.get_all(TE).iter().any(allows_trailers);
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -79,6 +87,7 @@ mod tests {
             ("proxy-authorization", "x"),
             ("proxy", "http://evil"),
             ("te", "gzip, trailers"),
+            ("expect", "100-continue"),
             ("accept", "*/*"),
         ]);
         assert_eq!(left, ["accept: */*", "te: trailers"]);

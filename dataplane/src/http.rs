@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::header::{CONNECTION, EXPECT, UPGRADE};
+use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -24,6 +24,9 @@ use crate::tick::Tick;
 use crate::tunnel;
 use crate::upstream::{Sent, Upgraded};
 use crate::watch::Signal;
+
+/// Room for the headers that every backend gets from us, and a few that filters add.
+const ADDED_HEADERS: usize = 12;
 
 /// Serves one request.
 pub async fn serve(client: Rc<Client>, mut request: Request<Incoming>) -> Response<ResponseBody> {
@@ -58,7 +61,7 @@ async fn forward(
     exchange.host = target.authority().cloned();
     let client = exchange.client.clone();
     let origin = &client.origin;
-    let forwarded = Forwarded::of(origin, &parts.headers, target.authority(), &state.trusted_proxies);
+    let mut forwarded = Forwarded::of(origin, &parts.headers, target.authority(), &state.trusted_proxies);
     exchange.address = forwarded.client;
     if let Some(server_name) = &client.server_name
         && state.table.misdirected(origin.port(), server_name, target.host())
@@ -76,6 +79,14 @@ async fn forward(
     let rule = found.rule.clone();
     exchange.rule = Some(rule.clone());
 
+    let protocol = if upgrade { parts.headers.get(UPGRADE).cloned() } else { None };
+    let mut headers = std::mem::take(&mut parts.headers);
+    hop_by_hop::strip(&mut headers);
+    // Growing step by step would hash what is there again each time.
+    headers.reserve(ADDED_HEADERS);
+    forwarded.write(&mut headers);
+    exchange.request_id = Some(forwarded::request_id(&mut headers));
+
     let now = Tick::now();
     let context = filter::Context {
         target: &target,
@@ -84,11 +95,6 @@ async fn forward(
         matched: found.path,
         now,
     };
-    let protocol = parts.headers.get(UPGRADE).filter(|_| upgrade).cloned();
-    let mut headers = std::mem::take(&mut parts.headers);
-    clean(&mut headers);
-    forwarded.write(&mut headers);
-    exchange.request_id = Some(forwarded::request_id(&mut headers));
     let mut outgoing = Outgoing { headers, path: target.raw().clone(), host: target.authority().cloned() };
     filter::on_request(&rule.filters, &context, &mut outgoing, &mut exchange.guards)?;
 
@@ -149,14 +155,6 @@ fn wants_upgrade(request: &Request<Incoming>) -> bool {
         && request.headers().get_all(CONNECTION).iter().any(named)
 }
 
-/// What a backend never sees of a client's headers.
-fn clean(headers: &mut HeaderMap) {
-    hop_by_hop::strip(headers);
-    headers.remove(http::header::HOST);
-    // Whoever expects a go-ahead gets it from here, when the backend takes the body.
-    headers.remove(EXPECT);
-}
-
 fn mark_upgrade(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
     if let Some(protocol) = protocol {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -188,8 +186,9 @@ fn request(
     *request.uri_mut() = outgoing.path.into();
     *request.headers_mut() = outgoing.headers;
     mark_upgrade(request.headers_mut(), protocol);
-    if let Some(host) = outgoing.host {
-        request.headers_mut().insert(http::header::HOST, host);
+    match outgoing.host {
+        Some(host) => drop(request.headers_mut().insert(HOST, host)),
+        None => drop(request.headers_mut().remove(HOST)),
     }
     request
 }

@@ -66,7 +66,7 @@ pub struct Context<'a> {
 /// The request as it will be sent to the backend.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Its headers, without `Host`.
+    /// Its headers; what they say of `Host` does not count.
     pub headers: HeaderMap,
     /// Its path and query.
     pub path: PathAndQuery,

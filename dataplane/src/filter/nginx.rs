@@ -51,7 +51,8 @@ pub(super) fn trailing_slash_redirect(context: &Context<'_>) -> Result<(), Answe
 
 /// The headers that ingress-nginx sends besides ours, without those whose name holds an underscore.
 pub(super) fn request_headers(context: &Context<'_>, headers: &mut HeaderMap) {
-    let dropped: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let dropped: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().as_bytes().contains(&b'_')).cloned().collect();
     for name in dropped {
         headers.remove(name);
     }
