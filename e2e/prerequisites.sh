@@ -7,6 +7,7 @@ cargo_deny=0.20.2
 
 # What is looked for, and the package that has it.
 wanted=(
+  cc:build-essential
   containerd:containerd ctr:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins
   nft:nftables iptables:iptables conntrack:conntrack ip:iproute2 ethtool:ethtool socat:socat openssl:openssl
   buildah:buildah nsenter:util-linux taskset:util-linux curl:curl
@@ -19,9 +20,9 @@ missing() {
   done | sort -u
 }
 
-for tool in cargo rustfmt cargo-clippy cc go; do
+for tool in cargo rustfmt cargo-clippy go; do
   if ! command -v "$tool" >/dev/null; then
-    echo "missing: $tool (Rust 1.95 with rustfmt and clippy, a C compiler, Go 1.26)" >&2
+    echo "missing: $tool (Rust 1.95 with rustfmt and clippy, Go 1.26)" >&2
     exit 1
   fi
 done

@@ -89,7 +89,12 @@ async fn client(targets: Vec<Target>, mode: Mode, check: Check, stopped: watch::
     let mut kept = BTreeMap::new();
     let began = Instant::now();
     for target in targets.iter().cycle() {
-        if *stopped.borrow() || began.elapsed() > LONGEST {
+        if *stopped.borrow() {
+            break;
+        }
+        if began.elapsed() > LONGEST {
+            // What came after was not under load.
+            report.failures.insert(format!("the load ended after {LONGEST:?}, before its scenario"), 1);
             break;
         }
         // Connections differ in address and server name; several hosts share one without TLS.

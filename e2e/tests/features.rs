@@ -25,6 +25,7 @@ fn each_feature_has_its_tests() {
                 ("control_plane", None) => ["cluster", "dataplane", "main"]
                     .iter()
                     .any(|file| defines(&read(&format!("controller/tests/control_plane/{file}.rs")), name)),
+                ("unit", Some((file, function))) => defines(&read(file), function),
                 ("run" | "check" | "explain", None) => defines(&read(&format!("controller/tests/{place}.rs")), name),
                 ("e2e", None) => read("e2e/src/scenarios/mod.rs").contains(&format!("\"{name}\"")),
                 _ => false,
