@@ -77,8 +77,8 @@ pub async fn send(
         let reused = connection.is_reused();
         let mut limits = Limits::new(exchange, timeouts, until, began);
         address_request(&mut request, &connector);
-        let replay = is_replayable(&request).then(|| request_clone(&request));
-        let (error, unsent) = match deliver(connection, request, &mut limits).await {
+        let replayable = is_replayable(&request);
+        let (error, again) = match deliver(connection, &mut request, &mut limits).await {
             Ok(Ok(sent)) => {
                 let took = began.elapsed();
                 exchange.upstream_took = Some(took);
@@ -86,7 +86,7 @@ pub async fn send(
                 cluster.report(picked.endpoint(), Outcome::Answered(sent.status(), took), began + took);
                 return Ok(Answered { sent, picked, until });
             }
-            Ok(Err(SendError { error, unsent })) => (error, unsent),
+            Ok(Err(SendError { error, unsent })) => (error, unsent || replayable),
             Err(reason) => {
                 if matches!(reason, Reason::ReadTimeout | Reason::SendTimeout) {
                     cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
@@ -98,7 +98,7 @@ pub async fn send(
             return Err(reason);
         }
         tracing::debug!(endpoint = %address, %error, reused, "an attempt failed");
-        failure = if error.is_parse() { Reason::BadResponse } else { Reason::UpstreamReset };
+        failure = error.reason();
         if reused {
             // The endpoint closes its idle connections, perhaps because it is restarting: the others will be no better.
             entry.forget_idle();
@@ -106,9 +106,8 @@ pub async fn send(
             cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
             tried.push(address);
         }
-        match unsent.or(replay) {
-            Some(again) => request = again,
-            None => return Err(failure),
+        if !again {
+            return Err(failure);
         }
     }
     Err(failure)
@@ -147,17 +146,20 @@ fn choose(
 
 async fn deliver(
     connection: Connection,
-    request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     limits: &mut Limits,
 ) -> Result<Result<Sent, SendError>, Reason> {
-    let upload = limits.upload.clone();
-    match connection {
-        Connection::Http1(connection) => {
-            let done = || upload.as_ref().is_none_or(|upload| upload.state() == UploadState::Done);
-            connection.send(request, |cx| limits.poll(cx), done).await
-        }
-        Connection::Http2(connection) => connection.send(request, |cx| limits.poll(cx)).await,
+    let connection = match connection {
+        Connection::Http1(connection) => return connection.send(request, |cx| limits.poll(cx)).await,
+        Connection::Http2(connection) => connection,
+    };
+    // hyper keeps what it has begun to send.
+    let copy = is_replayable(request).then(|| request_clone(request));
+    let sent = connection.send(request, |cx| limits.poll(cx)).await;
+    if let (Ok(Err(SendError { unsent: false, .. })), Some(copy)) = (&sent, copy) {
+        *request = copy;
     }
+    sent
 }
 
 /// Puts the target into the form that the connection's protocol wants.

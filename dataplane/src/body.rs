@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::clock::Alarm;
 use crate::exchange::Exchange;
 use crate::reason::Reason;
-use crate::upstream::Lease;
+use crate::upstream::{BackendBody, BackendError};
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum BodyError {
     Client(hyper::Error),
     /// The backend broke off or sent something invalid.
     #[error("the backend's body broke off: {0}")]
-    Backend(hyper::Error),
+    Backend(BackendError),
     /// The rule's limit.
     #[error("the body is larger than the rule allows")]
     TooLarge,
@@ -169,11 +169,10 @@ enum Source {
     Done,
 }
 
-/// A backend's body with the connection it comes from.
+/// A backend's body, and how long it may take.
 #[derive(Debug)]
 pub struct Download {
-    incoming: Incoming,
-    lease: Lease,
+    body: BackendBody,
     alarm: Alarm,
     read: Option<Duration>,
     until: Option<(Instant, Reason)>,
@@ -182,15 +181,12 @@ pub struct Download {
 
 impl Download {
     /// A body that must keep moving within `read`, and end by `until`.
-    pub fn new(incoming: Incoming, lease: Lease, read: Option<Duration>, until: Option<(Instant, Reason)>) -> Self {
-        Self { incoming, lease, alarm: Alarm::default(), read, until, waiting: false }
+    pub fn new(body: BackendBody, read: Option<Duration>, until: Option<(Instant, Reason)>) -> Self {
+        Self { body, alarm: Alarm::default(), read, until, waiting: false }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if polled.is_pending() && self.lease.drive(cx) {
-            polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        }
+        let polled = self.body.poll_frame(cx);
         if polled.is_ready() {
             self.waiting = false;
         }
@@ -235,8 +231,8 @@ impl ResponseBody {
 
     /// A backend's body.
     pub fn backend(download: Download, exchange: Exchange) -> Self {
-        if download.incoming.is_end_stream() {
-            download.lease.finish();
+        if download.body.is_end_stream() {
+            download.body.finish();
             return Self { source: Source::Done, exchange: Some(exchange) };
         }
         Self { source: Source::Backend(Box::new(download)), exchange: Some(exchange) }
@@ -257,7 +253,7 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         if let Source::Backend(download) = std::mem::replace(&mut self.source, Source::Done) {
-            download.lease.finish();
+            download.body.finish();
         }
     }
 }
@@ -285,7 +281,7 @@ impl Body for ResponseBody {
         };
         match frame {
             Some(Ok(frame)) => {
-                let complete = download.incoming.is_end_stream() || frame.is_trailers();
+                let complete = download.body.is_end_stream() || frame.is_trailers();
                 this.sent(frame.data_ref().map_or(0, Bytes::len));
                 if complete {
                     this.finish();
@@ -310,7 +306,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Backend(download) => download.incoming.size_hint(),
+            Source::Backend(download) => download.body.size_hint(),
             Source::Done => SizeHint::with_exact(0),
         }
     }

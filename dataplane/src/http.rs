@@ -127,14 +127,14 @@ async fn forward(
         }
     };
     let reply = match answered.sent {
-        Sent::Answered(response, lease) => {
-            let (head, incoming) = response.into_parts();
+        Sent::Answered(response, body) => {
+            let (head, ()) = response.into_parts();
             let mut response = response_head(head.status, head.headers);
             dress(response.headers_mut());
-            Reply::Stream(response, Download::new(incoming, lease, rule.timeouts.read, answered.until))
+            Reply::Stream(response, Download::new(body, rule.timeouts.read, answered.until))
         }
         Sent::Switched(response, backend) => {
-            let (head, _) = response.into_parts();
+            let (head, ()) = response.into_parts();
             let protocol = head.headers.get(UPGRADE).cloned();
             let mut response = response_head(head.status, head.headers);
             dress(response.headers_mut());

@@ -7,12 +7,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::h1::{SendError, Sent};
-use super::{ConnectError, Entry, IDLE, Lease};
+use super::{BackendBody, BackendError, ConnectError, Entry, IDLE};
 use crate::body::RequestBody;
 use crate::clock::Coarse;
 use crate::local::LocalExec;
@@ -109,23 +109,27 @@ impl Channel {
 }
 
 impl Http2 {
-    /// See [`super::Http1::send`].
+    /// See [`super::Http1::send`]. The request is taken, and given back when nothing of it was sent.
     pub async fn send<L>(
         mut self,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
         mut limit: impl FnMut(&mut Context<'_>) -> Poll<L>,
     ) -> Result<Result<Sent, SendError>, L> {
-        let mut response = std::pin::pin!(self.sender.try_send_request(request));
+        let taken = std::mem::take(request);
+        let mut response = std::pin::pin!(self.sender.try_send_request(taken));
         let response = std::future::poll_fn(|cx| match response.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Ok(response)),
             Poll::Pending => limit(cx).map(Err),
         })
         .await?;
         Ok(match response {
-            Ok(response) => Ok(Sent::Answered(response, Lease::Http2(self))),
+            Ok(response) => {
+                let (head, incoming) = response.into_parts();
+                Ok(Sent::Answered(Response::from_parts(head, ()), BackendBody::Http2(incoming, self)))
+            }
             Err(mut error) => {
-                let unsent = error.take_message();
-                Err(SendError { error: error.into_error(), unsent })
+                let unsent = error.take_message().map(|unsent| *request = unsent).is_some();
+                Err(SendError { error: BackendError::Http2(error.into_error()), unsent })
             }
         })
     }

@@ -9,11 +9,16 @@ mod tls;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use snapshot::BackendProtocol;
 
 pub use budget::RetryBudget;
@@ -23,6 +28,7 @@ pub use h2::Http2;
 
 use crate::balance::Endpoint;
 use crate::clock::Coarse;
+use crate::reason::Reason;
 
 /// Idle connections are closed after this, before backends (60 s and more, most of them) close them under a request.
 const IDLE: Duration = Duration::from_secs(50);
@@ -80,15 +86,35 @@ pub enum Connection {
     Http2(Http2),
 }
 
-/// What a response's body holds of its connection.
+/// Why a backend did not answer, or not completely.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The endpoint closed the connection too early.
+    #[error("the connection was closed")]
+    Closed,
+    /// What the endpoint sent is not valid HTTP.
+    #[error("not valid HTTP: {0}")]
+    Malformed(&'static str),
+    /// The body of the request broke off; its [`crate::body::Upload`] says why.
+    #[error("the body of the request broke off")]
+    Upload,
+    /// What hyper says of an HTTP/2 connection.
+    #[error(transparent)]
+    Http2(hyper::Error),
+}
+
+/// A response's body with its connection.
 #[derive(Debug)]
-pub enum Lease {
-    /// Goes back to the pool when the body is complete.
+pub enum BackendBody {
+    /// The connection goes back to the pool when the body is complete.
     Http1(Box<Http1>),
-    /// Runs by itself; counts as a stream until dropped.
-    Http2(#[allow(dead_code, reason = "held until it is dropped")] Http2),
-    /// Runs by itself and is not reused.
-    Detached,
+    /// The request is still being sent; the connection is not used again.
+    Early(Rc<RefCell<Http1>>),
+    /// The connection runs by itself; it counts a stream until this is dropped.
+    Http2(Incoming, #[allow(dead_code, reason = "held until it is dropped")] Http2),
 }
 
 impl Pool {
@@ -142,7 +168,7 @@ impl Entry {
             Some(connection) => Ok(Connection::Http1(connection)),
             None => {
                 let transport = self.connect(connect).await?;
-                Http1::handshake(transport, self.clone()).await.map(|new| Connection::Http1(Box::new(new)))
+                Ok(Connection::Http1(Box::new(Http1::new(transport, self.clone()))))
             }
         }
     }
@@ -195,21 +221,48 @@ impl Sent {
     }
 }
 
-impl Lease {
-    /// Moves the connection's bytes. Returns whether there may be news.
-    pub fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+impl BackendError {
+    /// The reason to answer with.
+    pub fn reason(&self) -> Reason {
         match self {
-            Lease::Http1(connection) => {
-                connection.drive(cx);
-                true
-            }
-            Lease::Http2(_) | Lease::Detached => false,
+            BackendError::Malformed(_) => Reason::BadResponse,
+            BackendError::Http2(error) if error.is_parse() => Reason::BadResponse,
+            _ => Reason::UpstreamReset,
+        }
+    }
+}
+
+impl BackendBody {
+    /// The next frame.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BackendError>>> {
+        match self {
+            BackendBody::Http1(connection) => connection.poll_frame(cx),
+            BackendBody::Early(connection) => connection.borrow_mut().poll_frame(cx),
+            BackendBody::Http2(incoming, _) => Pin::new(incoming).poll_frame(cx).map_err(BackendError::Http2),
         }
     }
 
-    /// The response is complete.
+    /// Whether it is complete.
+    pub fn is_end_stream(&self) -> bool {
+        match self {
+            BackendBody::Http1(connection) => connection.is_end_stream(),
+            BackendBody::Early(connection) => connection.borrow().is_end_stream(),
+            BackendBody::Http2(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    /// What is known of its size.
+    pub fn size_hint(&self) -> SizeHint {
+        match self {
+            BackendBody::Http1(connection) => connection.size_hint(),
+            BackendBody::Early(connection) => connection.borrow().size_hint(),
+            BackendBody::Http2(incoming, _) => incoming.size_hint(),
+        }
+    }
+
+    /// It is complete: the connection may carry another request.
     pub fn finish(self) {
-        if let Lease::Http1(connection) = self {
+        if let BackendBody::Http1(connection) = self {
             connection.release();
         }
     }
