@@ -67,7 +67,7 @@ impl<'a> Judged<'a> {
         let (annotations, faults) = annotations::parse(ingress.metadata.annotations.as_ref().unwrap_or(&empty));
         let of_annotation = |fault: annotations::Fault| Fault {
             field: format!("metadata.annotations[{}]", fault.name),
-            reason: if fault.outcome == Outcome::Unknown { "UnknownAnnotation" } else { "InvalidAnnotation" },
+            reason: fault.reason,
             message: fault.message,
             outcome: fault.outcome,
         };

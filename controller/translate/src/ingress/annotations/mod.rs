@@ -88,6 +88,8 @@ pub(super) enum Scope {
 pub(super) struct Fault {
     /// The annotation's whole name.
     pub(super) name: String,
+    /// One word in CamelCase for what is wrong.
+    pub(super) reason: &'static str,
     /// What is wrong, as the beginning of a sentence.
     pub(super) message: String,
     /// What follows from it.
@@ -181,6 +183,17 @@ const REMOVED: &[&str] = &[
     "session-cookie-hash",
 ];
 
+/// Names that restrict who gets in and are not supported yet: an Ingress is not opened to everybody by moving it here.
+const RESTRICTING: &[&str] = &[
+    "allowlist-source-range",
+    "auth-secret",
+    "auth-tls-secret",
+    "auth-type",
+    "auth-url",
+    "denylist-source-range",
+    "whitelist-source-range",
+];
+
 /// Parses all annotations of an Ingress. An empty value counts as absent, as in ingress-nginx.
 pub(super) fn parse(annotations: &BTreeMap<String, String>) -> (Annotations, Vec<Fault>) {
     let ours = || annotations.iter().filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?, value.trim())));
@@ -196,6 +209,7 @@ pub(super) fn parse(annotations: &BTreeMap<String, String>) -> (Annotations, Vec
             Ok(()) => parsed.given.push((known, value.to_owned())),
             Err(expected) => faults.push(Fault {
                 name: format!("{PREFIX}{name}"),
+                reason: "InvalidAnnotation",
                 message: format!("{value:?} is not {expected}"),
                 outcome: known.on_error,
             }),
@@ -215,12 +229,16 @@ fn is_known(name: &str) -> bool {
 }
 
 fn unknown(name: &str) -> Fault {
-    let message = if REMOVED.contains(&name) || name.starts_with("lua-resty-waf") {
-        "this annotation was removed from ingress-nginx and has no effect: remove it"
+    let (reason, message, outcome) = if RESTRICTING.contains(&name) {
+        ("UnsupportedAnnotation", "this annotation restricts access, which is not supported yet", Outcome::Denied)
+    } else if REMOVED.contains(&name) || name.starts_with("lua-resty-waf") {
+        let message = "this annotation was removed from ingress-nginx and has no effect: remove it";
+        ("UnknownAnnotation", message, Outcome::Unknown)
     } else {
-        "this annotation is not supported and has no effect: remove it, or check its spelling"
+        let message = "this annotation is not supported and has no effect: remove it, or check its spelling";
+        ("UnknownAnnotation", message, Outcome::Unknown)
     };
-    Fault { name: format!("{PREFIX}{name}"), message: message.into(), outcome: Outcome::Unknown }
+    Fault { name: format!("{PREFIX}{name}"), reason, message: message.into(), outcome }
 }
 
 #[cfg(test)]
@@ -258,6 +276,7 @@ mod tests {
             ("limit-rps", "many", Outcome::Rejected),
             ("limit-rsp", "10", Outcome::Unknown),
             ("secure-backends", "true", Outcome::Unknown),
+            ("whitelist-source-range", "10.0.0.0/8", Outcome::Denied),
         ] {
             assert_eq!(outcome(name, value), [(format!("{PREFIX}{name}"), expected)]);
         }
