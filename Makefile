@@ -18,8 +18,8 @@ help: ## list the targets
 run: ## serve deploy/quickstart on 8080 and 8443, with echo backends, and print curl lines
 	cargo run --locked -p sluice-controller --bin sluice -- run deploy/quickstart --echo
 
-build: ## release builds of both programs, in $CARGO_TARGET_DIR/release
-	cargo build --locked --release -p sluice-controller -p sluice-dataplane
+build: ## static release builds of both programs; prints where they are
+	e2e/release.sh
 
 test: prerequisites lint deny chart unit control-plane e2e ## everything: installs what the tests need (as root), then runs all of them
 
@@ -82,8 +82,8 @@ chart: ## lint the chart, and see that deploy/sluice.yaml is what it renders
 
 bench: ## CPU per request against nginx and HAProxy
 	@command -v nginx haproxy wrk taskset >/dev/null || e2e/prerequisites.sh
-	cargo build --locked --release -p sluice-controller -p sluice-e2e --bin sluice --bin bench
-	$(CARGO_TARGET_DIR)/release/bench $(CARGO_TARGET_DIR)/release/sluice
+	cargo build --locked -p sluice-e2e --bin bench
+	$(CARGO_TARGET_DIR)/debug/bench "$$(e2e/release.sh)/sluice"
 
 clean: ## remove the build output
 	cargo clean

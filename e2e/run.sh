@@ -15,10 +15,7 @@ if [ "${1:-}" = --keep ]; then keep=1 && shift; fi
 
 "$here/cluster/build.sh"
 cd "$root"
-target=$(rustc -vV | sed -n 's/^host: //p')
-# Static, because the image holds no C library.
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target "$target" \
-  -p sluice-controller -p sluice-dataplane -p sluice-e2e --bin sluice --bin sluice-dataplane --bin echo
+release=$("$here/release.sh")
 cargo build --locked -p sluice-e2e --bin e2e
 
 work=$(mktemp -d)
@@ -27,7 +24,6 @@ finish() {
   [ -n "$keep" ] || "$here/cluster/down.sh" "$state"
 }
 trap finish EXIT
-release=$CARGO_TARGET_DIR/$target/release
 image() { # name dockerfile binaries...
   local name=$1 dockerfile=$2
   local buildah=(buildah --storage-driver vfs --root "$work/storage" --runroot "$work/storage-run")
