@@ -11,6 +11,7 @@ use super::backends::{Backends, Port};
 use super::rules::{self, ParsedRule, Rules, Unusable, Work};
 use super::{View, condition, gateway_status, hostname};
 use crate::context::Context;
+use crate::policy::Traffic;
 use crate::{DataPlane, Entry, Kind, ObjectKey};
 
 /// The label that every namespace has (well-known labels of Kubernetes).
@@ -205,12 +206,19 @@ fn emit(
     }
     for (listener, attachments) in groups {
         let build = |rule: &ParsedRule| {
+            let mut filters = Vec::new();
+            let mut origins = Vec::new();
             let traffic = policies.for_rule(&view.key, listener, key, rule.section.as_deref());
-            let (mut filters, mut origins) =
-                traffic.map(|traffic| (traffic.filters.clone(), traffic.origins.clone())).unwrap_or_default();
-            let (action, timeouts) = match &rule.work {
-                None => (Action::Refuse(Refusal::Unsupported), rules::no_timeouts()),
-                Some(work) => {
+            if let Some(Traffic::Limited(limits)) = traffic {
+                (filters, origins) = limits.iter().cloned().unzip();
+            }
+            let (action, timeouts) = match (&rule.work, traffic) {
+                (None, _) => (Action::Refuse(Refusal::Unsupported), rules::no_timeouts()),
+                (Some(_), Some(Traffic::Refused(why))) => {
+                    origins.push(why.clone());
+                    (Action::Refuse(Refusal::Unavailable), rules::no_timeouts())
+                }
+                (Some(work), _) => {
                     filters.extend(work.filters.iter().cloned());
                     (action(context, plane, work, &mut origins), work.timeouts.clone())
                 }

@@ -14,6 +14,7 @@ use super::hosts::{Claim, Host, Path, Place};
 use super::version::Served;
 use crate::backends::{BackendError, PortRef, ServicePort};
 use crate::context::Context;
+use crate::policy::Traffic;
 use crate::{Kind, ObjectKey, Settings};
 
 /// ingress-nginx `proxy-body-size`.
@@ -83,6 +84,9 @@ impl Rules {
         let refuse = |refusal| (Action::Refuse(refusal), Vec::new());
         if ingress.denied {
             return refuse(Refusal::Unavailable);
+        }
+        if let Some(Traffic::Refused(why)) = context.policies.for_ingress(ingress.key) {
+            return (Action::Refuse(Refusal::Unavailable), vec![why.clone()]);
         }
         match claim.backend {
             None => self.fallback.clone(),
@@ -219,9 +223,9 @@ fn filters(context: &Context<'_>, ingress: &Served<'_>, place: Place, tls: bool)
     if annotations.body_size.is_none() {
         origins.push("proxy-body-size=1m (default)".into());
     }
-    if let Some(traffic) = context.policies.for_ingress(ingress.key) {
-        filters.extend(traffic.filters.iter().cloned());
-        origins.extend(traffic.origins.iter().cloned());
+    if let Some(Traffic::Limited(limits)) = context.policies.for_ingress(ingress.key) {
+        filters.extend(limits.iter().map(|(filter, _)| filter.clone()));
+        origins.extend(limits.iter().map(|(_, origin)| origin.clone()));
     }
     (filters, origins)
 }

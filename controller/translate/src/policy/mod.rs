@@ -50,13 +50,15 @@ struct Judged {
 /// What became of a policy at one of its targets.
 enum Verdict {
     InForce,
-    NotFound(String),
+    /// With the field of the reference that names nothing.
+    NotFound(&'static str, String),
     Conflicted(String),
 }
 
 impl Policies {
     /// Reads all policies. Of several on the same target the oldest is in force; one whose current version is invalid
-    /// stays in force as it last was.
+    /// stays in force as it last was. A TrafficPolicy that never was valid refuses its targets' requests, for nothing is
+    /// served without its protection; a BackendPolicy that never was protects nothing, so its targets have the defaults.
     pub fn new(resources: &Resources, problems: &mut Vec<Problem>, rejected: &mut BTreeSet<(Kind, ObjectKey)>) -> Self {
         let mut report = Report { problems, rejected };
         let (traffic, mut judged) = judge::<TrafficPolicy, _>(
@@ -64,6 +66,9 @@ impl Policies {
             &[Kind::Gateway, Kind::HTTPRoute, Kind::Ingress],
             |policy| &policy.spec.target_refs,
             |key, policy| traffic::parse(key, &policy.spec),
+            |key, defects| {
+                Some(Traffic::Refused(format!("TrafficPolicy {key} is invalid, so requests are refused: {defects}")))
+            },
             &mut report,
         );
         let (backend, of_backends) = judge::<BackendPolicy, _>(
@@ -71,6 +76,7 @@ impl Policies {
             &[Kind::Service],
             |policy| &policy.spec.target_refs,
             |key, policy| backend::parse(key, &policy.spec),
+            |_, _| None,
             &mut report,
         );
         judged.extend(of_backends);
@@ -116,8 +122,7 @@ impl Policies {
     }
 
     fn limits(&self, kind: Kind, object: &ObjectKey, section: Option<&str>) -> Option<&Traffic> {
-        let traffic = self.traffic.get(kind, object, section)?;
-        (!traffic.filters.is_empty()).then_some(traffic)
+        self.traffic.get(kind, object, section).map(AsRef::as_ref).filter(|traffic| !traffic.is_empty())
     }
 }
 
@@ -144,6 +149,7 @@ fn judge<P: Stored, T>(
     kinds: &[Kind],
     references: impl Fn(&P) -> &[PolicyTargetReference],
     parse: impl Fn(&ObjectKey, &P) -> Result<T, Vec<Invalid>>,
+    instead: impl Fn(&ObjectKey, &str) -> Option<T>,
     report: &mut Report,
 ) -> (Claims<T>, Vec<Judged>) {
     let mut entries: Vec<(&ObjectKey, &Entry<P>)> = P::map(resources).iter().collect();
@@ -167,30 +173,35 @@ fn judge<P: Stored, T>(
             Ok(version) => Some(version),
             Err(errors) => {
                 report.rejected.insert((P::KIND, key.clone()));
+                let defects: Vec<_> =
+                    errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+                let defects = defects.join("; ");
                 let good = entry.last_good.as_deref().and_then(|good| read(good).ok());
-                let instead = match good {
-                    Some(_) => "the last valid version stays in force",
-                    None => "the policy is not in force",
+                let (named, _) = targets(references(&entry.current), &key.namespace, kinds);
+                let (version, consequence) = match (good, instead(key, &defects)) {
+                    (Some(good), _) => (Some(good), "the last valid version stays in force"),
+                    (None, Some(content)) if !named.is_empty() => {
+                        (Some((named, Arc::new(content))), "requests to its targets are answered with 503")
+                    }
+                    (None, _) => (None, "the policy is not in force"),
                 };
                 for error in &errors {
-                    let message = format!("{}; {instead}", error.message);
+                    let message = format!("{}; {consequence}", error.message);
                     report.warn(P::KIND, key, &error.field, "Invalid", &message);
                 }
-                let messages: Vec<_> =
-                    errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
-                invalid = Some(format!("{}; {instead}", messages.join("; ")));
-                good
+                invalid = Some(format!("{defects}; {consequence}"));
+                version
             }
         };
         let verdicts = version.map(|(targets, content)| {
-            let verdict = |target: Target| {
+            let verdict = |(index, target): (usize, Target)| {
                 let verdict = attach(&mut claims, resources, &target, key, &content);
-                let (reason, message) = match &verdict {
+                let (field, reason, message) = match &verdict {
                     Verdict::InForce => return (target, verdict),
-                    Verdict::NotFound(message) => ("TargetNotFound", message),
-                    Verdict::Conflicted(message) => ("Conflicted", message),
+                    Verdict::NotFound(field, message) => (*field, "TargetNotFound", message),
+                    Verdict::Conflicted(message) => ("name", "Conflicted", message),
                 };
-                report.warn(P::KIND, key, "spec.targetRefs", reason, message);
+                report.warn(P::KIND, key, &format!("spec.targetRefs[{index}].{field}"), reason, message);
                 (target, verdict)
             };
             targets.into_iter().map(verdict).collect()
@@ -198,7 +209,7 @@ fn judge<P: Stored, T>(
         // Without a valid version the targets of the broken one still tell under which ancestors to report.
         let targets: Vec<_> = verdicts.unwrap_or_else(|| {
             let (targets, _) = targets(references(&entry.current), &key.namespace, kinds);
-            targets.into_iter().map(|target| (target, Verdict::InForce)).collect()
+            targets.into_iter().map(|(_, target)| (target, Verdict::InForce)).collect()
         });
         let metadata = entry.current.metadata().clone();
         let first = references(&entry.current).first().filter(|_| targets.is_empty());
@@ -223,7 +234,7 @@ fn attach<T>(
     content: &Arc<T>,
 ) -> Verdict {
     match target.find(resources) {
-        Err(message) => Verdict::NotFound(message),
+        Err((field, message)) => Verdict::NotFound(field, message),
         Ok(()) => match claims.claim(target.clone(), policy, content) {
             Ok(()) => Verdict::InForce,
             Err(holder) => Verdict::Conflicted(format!(
@@ -233,12 +244,17 @@ fn attach<T>(
     }
 }
 
-fn targets(references: &[PolicyTargetReference], namespace: &str, kinds: &[Kind]) -> (Vec<Target>, Vec<Invalid>) {
+/// The possible targets, each with the index of its reference, and what is wrong with the other references.
+fn targets(
+    references: &[PolicyTargetReference],
+    namespace: &str,
+    kinds: &[Kind],
+) -> (Vec<(usize, Target)>, Vec<Invalid>) {
     let mut targets = Vec::new();
     let mut errors = Vec::new();
     for (index, reference) in references.iter().enumerate() {
         match Target::of(reference, namespace, kinds) {
-            Ok(target) => targets.push(target),
+            Ok(target) => targets.push((index, target)),
             Err(message) => {
                 errors.push(Invalid { field: format!("spec.targetRefs[{index}]"), message });
             }

@@ -30,7 +30,7 @@ pub(crate) fn statuses(
         let mut ancestors: BTreeMap<ParentReference, Vec<&Verdict>> = BTreeMap::new();
         for (target, verdict) in &policy.targets {
             let of_target = match verdict {
-                Verdict::NotFound(_) => vec![target.reference()],
+                Verdict::NotFound(..) => vec![target.reference()],
                 _ => ancestors_of(target, resources, statuses, &users),
             };
             for ancestor in of_target {
@@ -58,7 +58,7 @@ fn entry(
         _ => None,
     });
     let not_found = first(|verdict| match verdict {
-        Verdict::NotFound(message) => Some(message),
+        Verdict::NotFound(_, message) => Some(message),
         _ => None,
     });
     let (verdict, reason, message) = match (&policy.invalid, conflict, not_found) {

@@ -44,8 +44,8 @@ impl Target {
         Ok(Self { kind, object, section: reference.section_name.clone() })
     }
 
-    /// Whether the target is there.
-    pub fn find(&self, resources: &Resources) -> Result<(), String> {
+    /// Whether the target is there; fails with the field of the reference that is wrong, and the remedy.
+    pub fn find(&self, resources: &Resources) -> Result<(), (&'static str, String)> {
         let ObjectKey { namespace, name } = &self.object;
         let sections: Option<Vec<String>> = match self.kind {
             Kind::Gateway => resources
@@ -62,14 +62,16 @@ impl Target {
         };
         match (&self.section, sections) {
             (_, None) => {
-                Err(format!("there is no {} {}: create it, or correct spec.targetRefs", self.kind, self.object))
+                let message =
+                    format!("there is no {} {}: create it, or correct spec.targetRefs", self.kind, self.object);
+                Err(("name", message))
             }
-            (Some(section), Some(sections)) if !sections.contains(section) => Err(format!(
-                "{} {} has no {} named {section}: correct sectionName in spec.targetRefs",
-                self.kind,
-                self.object,
-                section_word(self.kind)
-            )),
+            (Some(section), Some(sections)) if !sections.contains(section) => {
+                let (kind, object, word) = (self.kind, &self.object, section_word(self.kind));
+                let message =
+                    format!("{kind} {object} has no {word} named {section}: correct sectionName in spec.targetRefs");
+                Err(("sectionName", message))
+            }
             _ => Ok(()),
         }
     }

@@ -11,37 +11,44 @@ use crate::{ObjectKey, duration};
 
 const LONGEST_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
-/// What a TrafficPolicy adds to each rule that it reaches.
+/// What a TrafficPolicy does with each rule that it reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Traffic {
-    /// In front of the rule's own filters.
-    pub filters: Vec<Filter>,
-    /// One line per filter that says where it comes from, for [`snapshot::Rule::origins`].
-    pub origins: Vec<String>,
+pub(crate) enum Traffic {
+    /// Requests pass these filters first; with each the line that says where it comes from, for [`snapshot::Rule::origins`].
+    Limited(Vec<(Filter, String)>),
+    /// The policy cannot be honoured, so no request passes. The line says why.
+    Refused(String),
+}
+
+impl Traffic {
+    /// Whether the policy says nothing.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Traffic::Limited(filters) if filters.is_empty())
+    }
 }
 
 /// The filters of a policy. Buckets are named after the policy and the limit's position, so everything that one policy
 /// reaches in a data plane shares them.
 pub(super) fn parse(policy: &ObjectKey, spec: &TrafficPolicySpec) -> Result<Traffic, Vec<Invalid>> {
-    let mut traffic = Traffic { filters: Vec::new(), origins: Vec::new() };
+    let mut filters = Vec::new();
     let mut errors = Vec::new();
     for (index, limit) in spec.rate_limits.iter().enumerate() {
         match rate_limit(format!("TrafficPolicy/{}/{}/{index}", policy.namespace, policy.name), limit) {
             Ok(filter) => {
                 let key =
                     limit.header.as_ref().map_or("client address".into(), |name| format!("value of header {name}"));
-                traffic.origins.push(format!(
+                let origin = format!(
                     "TrafficPolicy {policy} spec.rateLimits[{index}]: {} requests per {} and {key}",
                     limit.requests, limit.per
-                ));
-                traffic.filters.push(Filter::RateLimit(filter));
+                );
+                filters.push((Filter::RateLimit(filter), origin));
             }
             Err((field, message)) => {
                 errors.push(Invalid { field: format!("spec.rateLimits[{index}].{field}"), message });
             }
         }
     }
-    if errors.is_empty() { Ok(traffic) } else { Err(errors) }
+    if errors.is_empty() { Ok(Traffic::Limited(filters)) } else { Err(errors) }
 }
 
 fn rate_limit(id: String, limit: &LocalRateLimit) -> Result<RateLimit, (String, String)> {
