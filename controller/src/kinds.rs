@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use crds::policy::{BackendPolicy, TrafficPolicy};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::Resource;
@@ -103,7 +103,6 @@ pub fn api_resource(kind: Kind) -> ApiResource {
         Kind::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
         Kind::Secret => ApiResource::erase::<Secret>(&()),
         Kind::Namespace => ApiResource::erase::<Namespace>(&()),
-        Kind::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
         Kind::TrafficPolicy => ApiResource::erase::<TrafficPolicy>(&()),
         Kind::BackendPolicy => ApiResource::erase::<BackendPolicy>(&()),
     }
@@ -125,7 +124,6 @@ pub fn uid(resources: &Resources, kind: Kind, key: &translate::ObjectKey) -> Opt
         Kind::EndpointSlice => of::<EndpointSlice>(resources, key),
         Kind::Secret => of::<Secret>(resources, key),
         Kind::Namespace => of::<Namespace>(resources, key),
-        Kind::ConfigMap => of::<ConfigMap>(resources, key),
         Kind::TrafficPolicy => of::<TrafficPolicy>(resources, key),
         Kind::BackendPolicy => of::<BackendPolicy>(resources, key),
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use crds::policy::{BackendPolicy, TrafficPolicy};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -52,7 +52,7 @@ macro_rules! objects {
 
 objects! {
     IngressClass, Ingress, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, Service, EndpointSlice, Secret, Namespace,
-    ConfigMap, TrafficPolicy, BackendPolicy,
+    TrafficPolicy, BackendPolicy,
 }
 
 /// An object as a file holds it.
@@ -221,7 +221,7 @@ macro_rules! complete {
 }
 
 complete! {
-    IngressClass, Ingress, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, Service, EndpointSlice, ConfigMap, TrafficPolicy,
+    IngressClass, Ingress, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, Service, EndpointSlice, TrafficPolicy,
     BackendPolicy,
 }
 

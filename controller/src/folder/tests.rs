@@ -31,7 +31,7 @@ fn lines(dir: &TempDir, folder: &Folder) -> Vec<String> {
 #[test]
 fn objects_come_from_documents_lists_and_json_in_nested_folders() {
     let (dir, folder) = folder(&[
-        ("a.yaml", &format!("# first\n---\n{SERVICE}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\n")),
+        ("a.yaml", &format!("# first\n---\n{SERVICE}---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: c}}\n")),
         (
             "deep/er/b.yml",
             "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Secret\n  metadata: {name: s}\n  stringData: {a: b}\n  data: {c: ZA==}\n",
@@ -46,7 +46,7 @@ fn objects_come_from_documents_lists_and_json_in_nested_folders() {
     assert_eq!(lines(&dir, &folder), Vec::<String>::new());
     let resources = folder.resources();
     assert!(resources.get::<k8s_openapi::api::core::v1::Service>("shop", "cart").is_some());
-    assert!(resources.get::<k8s_openapi::api::core::v1::ConfigMap>("default", "c").is_some());
+    assert!(resources.get::<k8s_openapi::api::core::v1::Namespace>("", "c").is_some());
     assert!(resources.get::<crds::gateway::HTTPRoute>("default", "r").is_some());
     let secret = resources.get::<k8s_openapi::api::core::v1::Secret>("default", "s").expect("the secret");
     let data: Vec<_> = secret.data.iter().flatten().map(|(name, value)| (name.as_str(), value.0.as_slice())).collect();

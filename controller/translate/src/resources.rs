@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use crds::policy::{BackendPolicy, TrafficPolicy};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube_core::ObjectMeta;
@@ -132,7 +132,6 @@ kinds! {
     EndpointSlice endpoint_slices "discovery.k8s.io/v1";
     Secret secrets "v1";
     Namespace namespaces "v1";
-    ConfigMap config_maps "v1";
     TrafficPolicy traffic_policies "sluice.dev/v1alpha1";
     BackendPolicy backend_policies "sluice.dev/v1alpha1";
 }

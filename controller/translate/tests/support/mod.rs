@@ -100,13 +100,13 @@ macro_rules! by_kind {
 mod kinds {
     pub use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
     pub use crds::policy::{BackendPolicy, TrafficPolicy};
-    pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+    pub use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
     pub use k8s_openapi::api::discovery::v1::EndpointSlice;
     pub use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 }
 
 by_kind! {
-    IngressClass Ingress GatewayClass Gateway HTTPRoute ReferenceGrant Service EndpointSlice Secret Namespace ConfigMap
+    IngressClass Ingress GatewayClass Gateway HTTPRoute ReferenceGrant Service EndpointSlice Secret Namespace
     TrafficPolicy BackendPolicy
 }
 
