@@ -246,7 +246,8 @@ fn resolve<'s>(
             list.extend(addresses.map(|address| Endpoint { address: SocketAddr::new(address, number) }));
         }
     }
-    // A pod that still serves while it ends is better than nobody (kube-proxy and the Gateway API say the same).
+    // A pod that still serves while it ends is better than nobody, as for kube-proxy and the Gateway API. For Ingresses too,
+    // though ingress-nginx never does it: it only counts while no endpoint is ready, where the answer would be a sure 503.
     let mut addresses = if ready.is_empty() { terminating } else { ready };
     addresses.sort();
     addresses.dedup();

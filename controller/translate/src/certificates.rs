@@ -103,6 +103,10 @@ pub(crate) struct Memo {
 
 type ByHash = BTreeMap<Hash, Arc<Loaded>>;
 
+/// Pure all the same. What is found here is what [`load`] gives for these very bytes, as the key is a hash of all of them
+/// that nobody can collide and failures are not kept; so an empty map, another translation's or one from a race between
+/// two translations costs time, never a result. It holds no more than the certificates of one translation, the last that
+/// ended. An argument instead would burden every caller with a cache that none of them has to know of.
 static LAST: Mutex<Option<Arc<ByHash>>> = Mutex::new(None);
 
 impl Memo {
