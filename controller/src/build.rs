@@ -11,7 +11,7 @@ use snapshot::{ResourceId, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
-use translate::{DataPlane, Kind, ObjectKey, Problem, Settings, Severity, Translation, translate};
+use translate::{DataPlane, Infrastructure, Kind, ObjectKey, Problem, Settings, Severity, Translation, translate};
 
 use crate::events::Report;
 use crate::kinds::{self, Watched};
@@ -37,8 +37,8 @@ pub struct Outputs {
     pub unwritten: watch::Sender<Arc<Unwritten>>,
     /// What is wrong with whose objects, sorted.
     pub reports: watch::Sender<Arc<Vec<Report>>>,
-    /// The data planes that Gateways need.
-    pub infrastructure: watch::Sender<Arc<BTreeMap<ObjectKey, provision::Wanted>>>,
+    /// The data planes that Gateways need; `None` before the first full build.
+    pub infrastructure: watch::Sender<Arc<Option<provision::Plan>>>,
     /// Whether the first full build is published.
     pub ready: watch::Sender<bool>,
 }
@@ -185,25 +185,44 @@ impl Builder {
         built.snapshots = snapshots.into_iter().map(|(plane, snapshot)| (plane, Arc::new(snapshot))).collect();
         built.identities = identities;
         built.gate.published(self.publisher.publish(built.snapshots.clone(), built.identities.clone()));
+        let spared = self.spared(statuses.gateways.keys(), &infrastructure);
         built.wanted.replace(statuses);
         self.outputs.ready.send_replace(true);
 
         let resources = &self.store.resources;
         let uid = |kind, key: &ObjectKey| kinds::uid(resources, kind, key);
-        let infrastructure = infrastructure
+        let wanted = infrastructure
             .into_iter()
             .filter_map(|(gateway, infrastructure)| {
                 let uid = uid(Kind::Gateway, &gateway)?;
                 Some((gateway, provision::Wanted { uid, infrastructure }))
             })
             .collect();
-        send_if_new(&self.outputs.infrastructure, infrastructure);
+        send_if_new(&self.outputs.infrastructure, Some(provision::Plan { wanted, spared }));
         let reports = problems
             .into_iter()
             .chain(self.store.problems().cloned())
             .map(|problem| Report { uid: uid(problem.kind, &problem.object), problem })
             .collect();
         built.reports = reports;
+    }
+
+    /// The Gateways of our classes, or that cannot be told from ours for now, which get no data planes as they are: what a bad
+    /// edit refuses today may be serving.
+    fn spared<'a>(
+        &'a self,
+        ours: impl Iterator<Item = &'a ObjectKey>,
+        infrastructure: &BTreeMap<ObjectKey, Infrastructure>,
+    ) -> BTreeSet<ObjectKey> {
+        let unreadable = |kind| self.store.problems().filter(move |problem| problem.kind == kind);
+        let classes: BTreeSet<_> = unreadable(Kind::GatewayClass).map(|problem| problem.object.name.as_str()).collect();
+        let of_such_a_class = self.store.resources.gateways.iter();
+        let of_such_a_class = of_such_a_class
+            .filter(|(_, entry)| classes.contains(entry.current.spec.gateway_class_name.as_str()))
+            .map(|(key, _)| key);
+        let unreadable = unreadable(Kind::Gateway).map(|problem| &problem.object);
+        let there = ours.chain(of_such_a_class).chain(unreadable);
+        there.filter(|key| !infrastructure.contains_key(*key)).cloned().collect()
     }
 
     /// The path of most events: replaces the endpoints of these Services, looking at no route.

@@ -167,7 +167,7 @@ impl Controller {
                 ca: keys.authority.certificate,
                 installation: options.namespace.clone(),
             },
-            wanted: infrastructure_receiver,
+            plan: infrastructure_receiver,
             leader: leads.clone(),
         };
         writers.spawn(provisioner.run(stopping.clone()));

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crds::gateway::Gateway;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::Value;
 use snapshot::Hash;
 use tokio::sync::watch;
@@ -34,14 +35,23 @@ pub struct Wanted {
     pub infrastructure: Infrastructure,
 }
 
+/// What there should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What Gateways ask for.
+    pub wanted: BTreeMap<ObjectKey, Wanted>,
+    /// Gateways that are there but cannot be followed as they are: what was made for them stays as it is.
+    pub spared: BTreeSet<ObjectKey>,
+}
+
 /// Keeps the data planes of Gateways as they should be.
 pub struct Provisioner {
     /// Access to the API server.
     pub client: Client,
     /// What all data planes have in common.
     pub template: Template,
-    /// The Gateways; the latest set counts.
-    pub wanted: watch::Receiver<Arc<BTreeMap<ObjectKey, Wanted>>>,
+    /// The latest counts; `None` until the Gateways are known, and nothing is touched before.
+    pub plan: watch::Receiver<Arc<Option<Plan>>>,
     /// Whether this replica writes.
     pub leader: watch::Receiver<bool>,
 }
@@ -54,18 +64,22 @@ impl Provisioner {
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let mut applied: BTreeMap<Id, Hash> = BTreeMap::new();
         let mut all_again = Instant::now();
+        let mut spared: BTreeSet<ObjectKey> = BTreeSet::new();
         loop {
             let leads = *self.leader.borrow_and_update();
-            let wanted = self.wanted.borrow_and_update().clone();
+            let plan = self.plan.borrow_and_update().clone();
             let now = Instant::now();
-            if !leads || all_again <= now {
+            let spared_before =
+                std::mem::replace(&mut spared, plan.iter().flat_map(|plan| &plan.spared).cloned().collect());
+            // What was made for a Gateway that is no longer spared is known to the cluster alone.
+            if !leads || all_again <= now || spared != spared_before {
                 applied.clear();
                 all_again = now + AGAIN;
             }
             let mut wake = all_again;
-            if leads {
+            if let (true, Some(plan)) = (leads, plan.as_ref()) {
                 tokio::select! {
-                    complete = self.reconcile(&wanted, &mut applied) => {
+                    complete = self.reconcile(plan, &mut applied) => {
                         if !complete {
                             wake = now + RETRY;
                         }
@@ -74,7 +88,7 @@ impl Provisioner {
                 }
             }
             tokio::select! {
-                Ok(()) = self.wanted.changed() => {}
+                Ok(()) = self.plan.changed() => {}
                 Ok(()) = self.leader.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
                 () = shutdown.requested() => return,
@@ -83,11 +97,11 @@ impl Provisioner {
     }
 
     /// Applies what `applied` does not hold yet and deletes what is not wanted. Returns whether everything went well.
-    async fn reconcile(&self, wanted: &BTreeMap<ObjectKey, Wanted>, applied: &mut BTreeMap<Id, Hash>) -> bool {
+    async fn reconcile(&self, plan: &Plan, applied: &mut BTreeMap<Id, Hash>) -> bool {
         let mut complete = true;
         let mut keep = BTreeSet::new();
         let first = applied.is_empty();
-        for (gateway, wanted) in wanted {
+        for (gateway, wanted) in &plan.wanted {
             for object in self.template.objects(gateway, wanted) {
                 let id = id(&object);
                 let hash = Hash::of(object.to_string().as_bytes());
@@ -107,7 +121,7 @@ impl Provisioner {
             }
         }
         if first || applied.keys().any(|id| !keep.contains(id)) {
-            match self.sweep(&keep).await {
+            match self.sweep(&keep, &plan.spared).await {
                 Ok(()) => applied.retain(|id, _| keep.contains(id)),
                 Err(error) => {
                     complete = false;
@@ -119,7 +133,7 @@ impl Provisioner {
     }
 
     /// Deletes what this installation once made and nobody wants now.
-    async fn sweep(&self, keep: &BTreeSet<Id>) -> Result<(), Error> {
+    async fn sweep(&self, keep: &BTreeSet<Id>, spared: &BTreeSet<ObjectKey>) -> Result<(), Error> {
         let ours = ListParams::default().labels(&self.template.selector());
         for resource in objects::kinds() {
             let listed = within(async {
@@ -128,7 +142,11 @@ impl Provisioner {
             for object in listed.await? {
                 let namespace = object.namespace().unwrap_or_default();
                 let name = object.name_any();
-                if keep.contains(&(resource.kind.clone(), ObjectKey::new(&namespace, &name))) {
+                // The label could be a shortened name.
+                let is_spared = object.owner_references().iter().any(|owner| {
+                    owner.kind == Gateway::kind(&()) && spared.contains(&ObjectKey::new(&namespace, &owner.name))
+                });
+                if is_spared || keep.contains(&(resource.kind.clone(), ObjectKey::new(&namespace, &name))) {
                     continue;
                 }
                 tracing::info!(kind = resource.kind, namespace, name, "deleting an object of a former Gateway");

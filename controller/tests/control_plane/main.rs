@@ -6,10 +6,12 @@ mod dataplane;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Parser;
 use controller::cluster::{Controller, Error};
 use controller::options::Options;
+use controller::provision::{Plan, Provisioner, Template};
 use controller::shutdown::{self, Trigger};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -19,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use translate::ObjectKey;
 
 use cluster::{Cluster, eventually};
 use dataplane::DataPlane;
@@ -96,7 +99,7 @@ impl Replica {
 }
 
 /// A namespace, classes of its own, a Service `echo` with one endpoint.
-async fn prepare(namespace: &str) -> std::sync::Arc<Cluster> {
+async fn prepare(namespace: &str) -> Arc<Cluster> {
     let cluster = Cluster::shared().await;
     cluster.namespace(namespace).await;
     let manifest = format!(
@@ -412,4 +415,86 @@ async fn a_gateway_gets_data_planes_and_is_programmed_after_they_acknowledge() {
     })
     .await;
     replica.stop().await;
+}
+
+/// The objects of a Gateway that is gone are deleted; those of one that a bad edit made unacceptable stay, also after a restart.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_bad_edit_and_a_restart_take_no_data_planes_away() {
+    let namespace = "refused";
+    let cluster = prepare(namespace).await;
+    let other = gateway(namespace).replace("name: web", "name: other");
+    cluster.apply(&gateway(namespace)).await;
+    cluster.apply(&other).await;
+    let deployment = |gateway: &str| {
+        let (cluster, name) = (cluster.clone(), format!("{gateway}-{namespace}"));
+        async move { cluster.get("apps/v1", "Deployment", namespace, &name).await }
+    };
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    eventually("a Gateway has a Deployment", || deployment("web")).await;
+    eventually("the other one too", || deployment("other")).await;
+    replica.stop().await;
+
+    let bad = "infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: none}}\n  gatewayClassName:";
+    cluster.apply(&gateway(namespace).replace("gatewayClassName:", bad)).await;
+    let body = json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"namespace": namespace}});
+    cluster.api(&body).delete("other", &Default::default()).await.unwrap();
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    eventually("what the other one had is gone", || async { deployment("other").await.is_none().then_some(()) }).await;
+    eventually("the bad edit is seen", || async {
+        let gateway = cluster.get(GATEWAY_API, "Gateway", namespace, "web").await?;
+        (condition(&gateway["status"]["conditions"], "Accepted")["status"] == "False").then_some(())
+    })
+    .await;
+    assert!(deployment("web").await.is_some());
+
+    let body = json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"namespace": namespace}});
+    cluster.api(&body).delete("web", &Default::default()).await.unwrap();
+    eventually("it goes with its Gateway", || async { deployment("web").await.is_none().then_some(()) }).await;
+    replica.stop().await;
+}
+
+/// Whoever leads before anything is known about Gateways deletes nothing.
+#[tokio::test]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_leader_without_a_build_deletes_nothing() {
+    let namespace = "unbuilt";
+    let cluster = prepare(namespace).await;
+    let labels = format!("sluice.dev/installation: {namespace}, gateway.networking.k8s.io/gateway-name: web");
+    for name in ["known", "former"] {
+        cluster
+            .apply(&format!(
+                "
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {name}
+  namespace: {namespace}
+  labels: {{{labels}}}
+  ownerReferences: [{{apiVersion: {GATEWAY_API}, kind: Gateway, name: {name}, uid: '1'}}]
+"
+            ))
+            .await;
+    }
+    let (plan, plan_receiver) = watch::channel(Arc::new(None));
+    let (_leads, leader) = watch::channel(true);
+    let (trigger, shutdown) = shutdown::channel();
+    let template = Template {
+        image: "sluice".into(),
+        pull_policy: "Never".into(),
+        replicas: 1,
+        controllers: "controllers:1".into(),
+        ca: String::new(),
+        installation: namespace.into(),
+    };
+    let provisioner = Provisioner { client: cluster.client(), template, plan: plan_receiver, leader };
+    let mut run = Box::pin(provisioner.run(shutdown));
+    assert!(futures::poll!(&mut run).is_pending(), "it has seen that it leads, and no plan");
+    plan.send_replace(Arc::new(Some(Plan { spared: [ObjectKey::new(namespace, "known")].into(), ..Plan::default() })));
+    let run = tokio::spawn(run);
+    let there = async |name: &str| cluster.get("v1", "ConfigMap", namespace, name).await.is_some();
+    eventually("a former Gateway's object is gone", || async { (!there("former").await).then_some(()) }).await;
+    assert!(there("known").await);
+    trigger.stop();
+    run.await.unwrap();
 }
