@@ -88,14 +88,16 @@ pub fn host(raw: &str) -> Result<Cow<'_, str>, Reason> {
         return Ok(lower(name));
     }
     let name = name.strip_suffix('.').unwrap_or(name);
-    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if name.is_empty()
-        || name.len() > 253
-        || !name.bytes().all(valid)
-        || name.starts_with('.')
-        || name.ends_with('.')
-        || name.contains("..")
-    {
+    // A dot at the beginning, at the end or after another one is an empty label.
+    let mut before = b'.';
+    for byte in name.bytes() {
+        let valid = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && before != b'.');
+        if !valid {
+            return Err(Reason::BadHost);
+        }
+        before = byte;
+    }
+    if before == b'.' || name.len() > 253 {
         return Err(Reason::BadHost);
     }
     Ok(lower(name))

@@ -81,10 +81,11 @@ pub fn write_header(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
 }
 
 /// Takes the head of a response to a request with this method from what has arrived; `None` when it is not complete.
+/// The headers go into `spare`, an empty map with room.
 ///
 /// # Errors
 /// [`BackendError::Malformed`]; so is a response whose end two readers could see in two places (RFC 9112, 6.3).
-pub fn parse(input: &mut BytesMut, method: &Method) -> Result<Option<Head>, BackendError> {
+pub fn parse(input: &mut BytesMut, method: &Method, spare: &mut HeaderMap) -> Result<Option<Head>, BackendError> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, input, &mut lines);
@@ -98,7 +99,8 @@ pub fn parse(input: &mut BytesMut, method: &Method) -> Result<Option<Head>, Back
     let status = code.ok_or(BackendError::Malformed("the status"))?;
     let current = parsed.version == Some(1);
     let mut facts = Facts { keep_alive: current, chunked: false, length: None };
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    let mut headers = std::mem::take(spare);
+    headers.reserve(parsed.headers.len());
     let bytes = Bytes::copy_from_slice(&input[..length]);
     let base = input.as_ptr().addr();
     for line in &*parsed.headers {
@@ -177,7 +179,7 @@ mod tests {
     use super::*;
 
     fn parsed(head: &str, method: Method) -> Result<Option<Head>, BackendError> {
-        parse(&mut BytesMut::from(head), &method)
+        parse(&mut BytesMut::from(head), &method, &mut HeaderMap::new())
     }
 
     fn framing(lines: &str) -> Option<(Framing, bool)> {

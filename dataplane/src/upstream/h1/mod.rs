@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -35,6 +35,7 @@ const READ_MOST: usize = 64 * 1024;
 const WRITE: usize = 16 * 1024;
 /// Memory that an idle connection may hold for each direction.
 const IDLE_BUFFER: usize = 16 * 1024;
+const IDLE_HEADERS: usize = 64;
 
 /// A connection, idle or carrying one request.
 pub struct Http1 {
@@ -50,6 +51,8 @@ pub struct Http1 {
     /// What is to come of the response's body.
     framing: Framing,
     keep_alive: bool,
+    /// An empty map for the headers of the next answer: that of the request before, which has grown already.
+    spare: HeaderMap,
     idle_since: Coarse,
     home: Rc<Entry>,
     /// Whether it has carried a request before: then the endpoint may have closed it at this very moment.
@@ -93,6 +96,7 @@ impl Http1 {
             encoding: Encoding::Done,
             framing: Framing::Done,
             keep_alive: false,
+            spare: HeaderMap::new(),
             idle_since: Coarse::now(),
             home,
             reused: false,
@@ -141,6 +145,8 @@ impl Http1 {
             let upgraded = Upgraded { transport: self.transport, first_bytes: self.input.freeze() };
             return Ok(Ok(Sent::Switched(response, upgraded)));
         }
+        self.spare = std::mem::take(request.headers_mut());
+        self.spare.clear();
         self.keep_alive &= upload.done && upload.error.is_none();
         if upload.done {
             return Ok(Ok(Sent::Answered(response, BackendBody::Http1(self))));
@@ -204,6 +210,9 @@ impl Http1 {
         if self.output.capacity() > IDLE_BUFFER {
             self.output = Vec::new();
         }
+        if self.spare.capacity() > IDLE_HEADERS {
+            self.spare = HeaderMap::new();
+        }
         self.idle_since = Coarse::now();
         let home = self.home.clone();
         home.push_idle(self);
@@ -212,7 +221,7 @@ impl Http1 {
     /// Waits for the head of the final answer; interim ones (1xx) are for this hop.
     fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<Response<()>, BackendError>> {
         loop {
-            let head = if self.input.is_empty() { None } else { head::parse(&mut self.input, method)? };
+            let head = if self.input.is_empty() { None } else { head::parse(&mut self.input, method, &mut self.spare)? };
             match head {
                 Some(Head { response, framing, keep_alive }) => {
                     let status = response.status();
@@ -312,7 +321,7 @@ impl Encoding {
         Ok(())
     }
 
-    fn end(&mut self, trailers: Option<http::HeaderMap>, out: &mut Vec<u8>) -> Result<(), BackendError> {
+    fn end(&mut self, trailers: Option<HeaderMap>, out: &mut Vec<u8>) -> Result<(), BackendError> {
         match std::mem::replace(self, Encoding::Done) {
             // The backend still waits for the rest.
             Encoding::Length(left) if left > 0 => return Err(BackendError::Upload),
