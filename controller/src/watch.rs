@@ -1,7 +1,8 @@
 //! One guarded watch per kind: the API server's events, as changes of the store.
 //!
 //! An object that does not decode is reported and harms no other; a watch that breaks keeps its last state and is tried
-//! again; a kind that the cluster does not have counts as an empty list until it appears.
+//! again; a kind that the cluster does not have counts as an empty list until it appears. One that it had is gone only after
+//! the API server has said so for a while: it also does when its CRDs are being replaced or it has just started.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,10 +14,14 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use translate::ObjectKey;
 
 use crate::kinds::{Watched, strip};
 use crate::store::Change;
+
+/// How long a kind that was there has to be missing before its objects count as gone.
+const GONE: Duration = Duration::from_secs(30);
 
 /// Watches one kind for as long as someone takes the changes.
 pub async fn run<T: Watched>(client: Client, changes: mpsc::Sender<Change>) {
@@ -24,6 +29,7 @@ pub async fn run<T: Watched>(client: Client, changes: mpsc::Sender<Change>) {
     let config = watcher::Config { field_selector: T::FIELDS.map(Into::into), ..watcher::Config::default() };
     let mut events = watch(api, config).backoff(Doubling::default()).boxed();
     let mut listed = BTreeSet::new();
+    let mut presence = Presence::Unknown;
     while let Some(event) = events.next().await {
         let change = match event {
             Ok(Event::Init) => {
@@ -34,20 +40,62 @@ pub async fn run<T: Watched>(client: Client, changes: mpsc::Sender<Change>) {
                 listed.insert(ObjectKey::of(object.meta()));
                 changed(object)
             }
-            Ok(Event::InitDone) => Change::listed::<T>(std::mem::take(&mut listed)),
+            Ok(Event::InitDone) => {
+                presence = Presence::There;
+                Change::listed::<T>(std::mem::take(&mut listed))
+            }
             Ok(Event::Apply(object)) => changed(object),
             Ok(Event::Delete(object)) => Change::delete::<T>(ObjectKey::of(object.meta())),
             Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => {
+                let before = presence;
+                if !presence.not_found(Instant::now()) {
+                    if before == Presence::There {
+                        tracing::warn!(kind = %T::KIND, "the kind is not found; its last state stays in force for now");
+                    }
+                    continue;
+                }
                 tracing::debug!(kind = %T::KIND, "the cluster does not have this kind");
                 Change::listed::<T>(BTreeSet::new())
             }
             Err(error) => {
+                presence.interrupted();
                 tracing::warn!(kind = %T::KIND, %error, "the watch is interrupted; its last state stays in force");
                 continue;
             }
         };
         if changes.send(change).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Whether the cluster has a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// It was never listed.
+    Unknown,
+    /// It was listed.
+    There,
+    /// It was listed, and since then nothing but "not found" was heard.
+    Missing(Instant),
+}
+
+impl Presence {
+    /// The API server says that there is no such kind. Returns whether to believe it.
+    fn not_found(&mut self, now: Instant) -> bool {
+        match *self {
+            Self::Unknown => return true,
+            Self::There => *self = Self::Missing(now),
+            Self::Missing(since) if now.duration_since(since) >= GONE => *self = Self::Unknown,
+            Self::Missing(_) => {}
+        }
+        *self == Self::Unknown
+    }
+
+    /// Another failure says nothing about the kind: what is missing has to be so without a break.
+    fn interrupted(&mut self) {
+        if let Self::Missing(_) = self {
+            *self = Self::There;
         }
     }
 }
@@ -97,6 +145,24 @@ impl Backoff for Doubling {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kind_that_was_never_there_is_missing_at_once() {
+        assert!(Presence::Unknown.not_found(Instant::now()));
+    }
+
+    #[test]
+    fn a_kind_that_was_there_is_gone_only_after_a_while_of_nothing_else() {
+        let start = Instant::now();
+        let mut presence = Presence::There;
+        assert!(!presence.not_found(start), "one answer deletes nothing");
+        assert!(!presence.not_found(start + GONE / 2));
+        presence.interrupted();
+        assert!(!presence.not_found(start + GONE), "counted anew");
+        assert!(!presence.not_found(start + GONE + GONE / 2));
+        assert!(presence.not_found(start + GONE * 2));
+        assert!(presence.not_found(start + GONE * 2), "and stays so");
+    }
 
     #[test]
     fn waits_longer_up_to_a_bound_and_starts_over() {
