@@ -1,32 +1,30 @@
 //! How many requests each client has at once.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 
 use super::Key;
+use super::table::Table;
 
-/// Counters in a set; a key may be in any of them.
-const WAYS: usize = 8;
-/// Sets: 8,192 counters of 8 bytes, 64 KiB for a limiter once it is used.
-const SETS: usize = 1024;
 /// The low bits of a counter hold the count, the others a part of the key's hash.
 const COUNT: u64 = (1 << 20) - 1;
 
-/// The counters of one limiter. Without locks; a counter belongs to a key only while it counts something.
+/// The counters of one limiter: 4 KiB, and 64 KiB more once many clients have requests at the same time. Without locks; a
+/// counter belongs to a key only while it counts something.
 ///
-/// When all counters of a key's set are taken by other clients the request passes uncounted: memory is bounded, and
+/// When even then all counters where a key may be are taken by other clients the request passes uncounted: memory is bounded, and
 /// what bounds a crowd that large is the data plane's own limit.
 #[derive(Debug, Default)]
 pub struct ConnectionCounters {
-    sets: OnceLock<Box<[[AtomicU64; WAYS]]>>,
+    table: Table<AtomicU64>,
 }
 
 /// One counted request; it is counted until this is dropped.
 #[derive(Debug)]
 pub struct ConnectionGuard {
     counters: Arc<ConnectionCounters>,
-    /// `None` when it was let through uncounted.
-    place: Option<(usize, usize)>,
+    /// The counter; `None` when it was let through uncounted.
+    place: Option<usize>,
 }
 
 impl ConnectionCounters {
@@ -34,40 +32,40 @@ impl ConnectionCounters {
     pub fn enter(self: &Arc<Self>, key: Key, limit: u32) -> Option<ConnectionGuard> {
         let tag = key.0 & !COUNT;
         let limit = u64::from(limit).min(COUNT);
-        let set_index = (key.0 & COUNT) as usize % SETS;
-        let set = self.sets().get(set_index)?;
         loop {
-            let of_key = |counter: &AtomicU64| {
+            // One look for both: two requests of a new key choose the same counter, and one of them looks again.
+            let mut own = None;
+            let mut unused = None;
+            for (place, counter) in self.table.slots(key) {
                 let value = counter.load(Relaxed);
-                (value & COUNT > 0 && value & !COUNT == tag).then_some(value)
-            };
-            let own = set.iter().enumerate().find_map(|(way, counter)| Some((way, of_key(counter)?)));
-            let unused = || {
-                let values = set.iter().map(|counter| counter.load(Relaxed)).enumerate();
-                values.into_iter().find(|(_, value)| value & COUNT == 0)
-            };
-            let Some((way, value)) = own.or_else(unused) else {
+                if value & COUNT == 0 {
+                    unused = unused.or(Some((place, counter, value)));
+                } else if value & !COUNT == tag {
+                    own = Some((place, counter, value));
+                    break;
+                }
+            }
+            let Some((place, counter, value)) = own.or(unused) else {
+                if self.table.grow() {
+                    continue;
+                }
                 return Some(ConnectionGuard { counters: self.clone(), place: None });
             };
             if value & COUNT >= limit {
                 return None;
             }
             let next = tag | ((value & COUNT) + 1);
-            if set[way].compare_exchange(value, next, Relaxed, Relaxed).is_ok() {
-                return Some(ConnectionGuard { counters: self.clone(), place: Some((set_index, way)) });
+            if counter.compare_exchange(value, next, Relaxed, Relaxed).is_ok() {
+                return Some(ConnectionGuard { counters: self.clone(), place: Some(place) });
             }
         }
-    }
-
-    fn sets(&self) -> &[[AtomicU64; WAYS]] {
-        self.sets.get_or_init(|| std::iter::repeat_with(Default::default).take(SETS).collect())
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        if let Some((set, way)) = self.place {
-            self.counters.sets()[set][way].fetch_sub(1, Relaxed);
+        if let Some(counter) = self.place.and_then(|place| self.counters.table.slot(place)) {
+            counter.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -100,6 +98,19 @@ mod tests {
             let guard = counters.enter(client(number), 1).unwrap();
             assert!(guard.place.is_some());
         }
+        assert!(counters.table.is_small());
+    }
+
+    #[test]
+    fn a_crowd_gets_more_memory_and_everybody_in_it_is_counted() {
+        let counters = Arc::new(ConnectionCounters::default());
+        let crowd = || (1..=8192).map(|number| Key(number << COUNT.count_ones() | number));
+        let enter = || crowd().filter_map(|key| counters.enter(key, 1)).collect::<Vec<_>>();
+        let guards = enter();
+        assert!(guards.iter().all(|guard| guard.place.is_some()));
+        assert_eq!((guards.len(), enter().len()), (8192, 0));
+        drop(guards);
+        assert_eq!(enter().len(), 8192);
     }
 
     #[test]

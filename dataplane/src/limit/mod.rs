@@ -3,6 +3,7 @@
 mod connections;
 mod rate;
 mod registry;
+mod table;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;

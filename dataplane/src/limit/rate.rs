@@ -1,29 +1,28 @@
 //! Token buckets by key (GCRA) in memory that a flood of keys cannot grow.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Key;
+use super::table::Table;
 use crate::tick::Tick;
 
-/// Buckets in a set; a key may be in any of them.
-const WAYS: usize = 8;
-/// Sets: 8,192 buckets of 16 bytes, 128 KiB for a limiter once it is used.
-const SETS: usize = 1024;
+/// How often a key looks for a place.
+const ATTEMPTS: usize = 8;
 
-/// The buckets of one limiter.
+/// The buckets of one limiter: 8 KiB, and 128 KiB more once many clients press against it at the same time.
 ///
 /// A bucket is the key's hash and the theoretical arrival time (GCRA): the moment when the bucket is full again. A key
-/// that finds its set full takes the place of the bucket that is full soonest. Keys that came once are forgotten before
-/// keys that press against the limit, so a flood of keys frees nobody who is limited.
+/// takes the place of a bucket that is full, for that is as good as none. Where no bucket is full, memory grows, once; then
+/// the bucket that is full soonest gives way. Keys that came once are forgotten before keys that press against the
+/// limit, so a flood of keys frees nobody who is limited.
 ///
 /// Without locks. Two threads that put a key in the same place at the same moment can lose one request of a count,
 /// never more.
 #[derive(Debug)]
 pub struct RateBuckets {
     interval: u64,
-    sets: OnceLock<Box<[[Bucket; WAYS]]>>,
+    table: Table<Bucket>,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +36,7 @@ impl RateBuckets {
     /// Buckets that are filled with `requests` in `per`.
     pub fn new(requests: u32, per: Duration) -> Self {
         let per = u64::try_from(per.as_nanos()).unwrap_or(u64::MAX);
-        Self { interval: (per / u64::from(requests.max(1))).max(1), sets: OnceLock::new() }
+        Self { interval: (per / u64::from(requests.max(1))).max(1), table: Table::default() }
     }
 
     /// Takes one request from the bucket of `key`, which may be `burst` requests ahead of the rate.
@@ -47,7 +46,7 @@ impl RateBuckets {
     pub fn take(&self, key: Key, burst: u32, now: Tick) -> Result<(), Duration> {
         let now = now.nanos();
         let tolerance = self.interval.saturating_mul(u64::from(burst));
-        let bucket = self.bucket(key);
+        let Some(bucket) = self.bucket(key, now) else { return Ok(()) };
         let taken = bucket.full_at.try_update(Relaxed, Relaxed, |full_at| {
             let full_at = full_at.max(now);
             (full_at - now <= tolerance).then(|| full_at.saturating_add(self.interval))
@@ -55,19 +54,22 @@ impl RateBuckets {
         taken.map(drop).map_err(|full_at| Duration::from_nanos(full_at.saturating_sub(tolerance).saturating_sub(now)))
     }
 
-    fn bucket(&self, key: Key) -> &Bucket {
-        let sets = self.sets.get_or_init(|| std::iter::repeat_with(Default::default).take(SETS).collect());
-        let set = &sets[key.0 as usize % SETS];
+    fn bucket(&self, key: Key, now: u64) -> Option<&Bucket> {
+        let mut place = None;
         // Whoever loses a race for a place looks again; after a few losses any place will do.
-        let mut place = &set[0];
-        for _ in 0..WAYS {
-            if let Some(own) = set.iter().find(|bucket| bucket.key.load(Relaxed) == key.0) {
-                return own;
+        for _ in 0..ATTEMPTS {
+            let slots = || self.table.slots(key).map(|(_, bucket)| bucket);
+            if let Some(own) = slots().find(|bucket| bucket.key.load(Relaxed) == key.0) {
+                return Some(own);
             }
-            place = set.iter().min_by_key(|bucket| bucket.full_at.load(Relaxed)).unwrap_or(place);
-            let before = place.key.load(Relaxed);
-            if place.key.compare_exchange(before, key.0, Relaxed, Relaxed).is_ok() {
-                place.full_at.store(0, Relaxed);
+            place = slots().min_by_key(|bucket| bucket.full_at.load(Relaxed));
+            let taken = place?;
+            if taken.full_at.load(Relaxed) > now && self.table.grow() {
+                continue;
+            }
+            let before = taken.key.load(Relaxed);
+            if taken.key.compare_exchange(before, key.0, Relaxed, Relaxed).is_ok() {
+                taken.full_at.store(0, Relaxed);
                 break;
             }
         }
@@ -114,6 +116,28 @@ mod tests {
             assert!(buckets.take(client(number), 3, at(1001)).is_ok());
         }
         assert!(buckets.take(client(0), 3, at(1002)).is_err());
+    }
+
+    #[test]
+    fn clients_that_come_and_go_need_little_memory() {
+        let buckets = RateBuckets::new(1, Duration::from_secs(1));
+        for number in 1..10_000 {
+            assert!(buckets.take(client(number), 0, at(u64::from(number) * 1000)).is_ok());
+        }
+        assert!(buckets.table.is_small());
+    }
+
+    #[test]
+    fn a_crowd_gets_more_memory_and_nobody_in_it_is_forgotten() {
+        let buckets = RateBuckets::new(1, Duration::from_secs(3600));
+        let take = |range: std::ops::RangeInclusive<u64>| {
+            range.filter(|number| buckets.take(Key(*number), 0, at(1000)).is_ok()).count()
+        };
+        assert_eq!(take(1..=512), 512);
+        assert!(buckets.table.is_small(), "every set is full, and none overflows");
+        assert_eq!(take(513..=8192), 8192 - 512);
+        assert!(!buckets.table.is_small());
+        assert_eq!(take(1..=8192), 0);
     }
 
     #[test]
