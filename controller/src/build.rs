@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::discovery::v1::Endpoint;
 use kube::{Api, Client};
 use snapshot::{ResourceId, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
-use translate::{DataPlane, Infrastructure, Kind, ObjectKey, Problem, Settings, Severity, Translation, translate};
+use translate::{
+    DataPlane, Infrastructure, Kind, ObjectKey, Problem, Resources, Settings, Severity, Translation, translate,
+};
 
 use crate::events::Report;
 use crate::kinds::{self, Watched};
@@ -184,6 +187,7 @@ impl Builder {
         }
         built.snapshots = snapshots.into_iter().map(|(plane, snapshot)| (plane, Arc::new(snapshot))).collect();
         built.identities = identities;
+        self.expect(built);
         built.gate.published(self.publisher.publish(built.snapshots.clone(), built.identities.clone()));
         let spared = self.spared(statuses.gateways.keys(), &infrastructure);
         built.wanted.replace(statuses);
@@ -247,7 +251,20 @@ impl Builder {
         if changed {
             built.gate.published(self.publisher.publish(built.snapshots.clone(), built.identities.clone()));
         }
+        let account =
+            |service: &ObjectKey| ServiceAccount { namespace: service.namespace.clone(), name: service.name.clone() };
+        if services.iter().any(|service| built.identities.contains_key(&account(service))) {
+            self.expect(built);
+        }
         self.metrics.built_endpoints();
+    }
+
+    /// Counts the ready data planes of each Gateway. Their Service has the name of their account. Which Service leads to the shared
+    /// ones is not known: the one whose addresses Ingresses report may be another.
+    fn expect(&self, built: &mut Built) {
+        let accounts = built.identities.iter().filter(|(_, plane)| matches!(plane, DataPlane::Gateway(_)));
+        let ready = accounts.map(|(account, plane)| (plane.clone(), ready_endpoints(&self.store.resources, account)));
+        built.gate.expect(ready.collect());
     }
 
     /// Tells the writers what differs from what the API server holds, as far as data planes acknowledged it.
@@ -306,6 +323,25 @@ fn origin(id: &ResourceId, plane: &DataPlane) -> Option<(Kind, ObjectKey)> {
         (.., DataPlane::Gateway(gateway)) => Some((Kind::Gateway, gateway.clone())),
         _ => None,
     }
+}
+
+/// How many endpoints of the Service of this name are ready; one with addresses of two families counts once.
+fn ready_endpoints(resources: &Resources, service: &ServiceAccount) -> usize {
+    let namespace = &service.namespace;
+    let slices = resources.endpoint_slices.range(ObjectKey::new(namespace, "")..);
+    let slices = slices.take_while(|(key, _)| key.namespace == *namespace).map(|(_, entry)| entry.current.as_ref());
+    let mut ready: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for slice in slices {
+        let of = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));
+        if of != Some(&service.name) {
+            continue;
+        }
+        let is_ready = |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+        let endpoints = slice.endpoints.iter().filter(|endpoint| is_ready(endpoint).unwrap_or(true));
+        let addresses = endpoints.filter_map(|endpoint| endpoint.addresses.first()).map(String::as_str);
+        ready.entry(&slice.address_type).or_default().extend(addresses);
+    }
+    ready.values().map(BTreeSet::len).max().unwrap_or_default()
 }
 
 /// Wakes nobody when nothing changed.

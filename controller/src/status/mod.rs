@@ -182,6 +182,7 @@ impl Wanted {
             let generation = status.conditions.iter().flatten().find_map(|condition| condition.observed_generation);
             let token = Fingerprint::of(&json!(generation));
             let plane = Statuses::data_plane(object);
+            let status = &gate::refused(status, object, &acks.rejected(&plane));
             let status = match gate.check(&target, &plane, token, acks) {
                 // A data plane that only went away or did not come back yet still serves what was programmed.
                 Err(why) if observed.programmed.is_none() || observed.programmed != generation => {

@@ -1,6 +1,6 @@
-use crds::gateway::{GatewayStatus, ParentReference, RouteParentStatus};
+use crds::gateway::{GatewayStatus, ListenerStatus, ParentReference, RouteParentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use snapshot::Hash;
+use snapshot::{Hash, ResourceId};
 
 use super::*;
 use crate::stream::Connected;
@@ -95,6 +95,67 @@ fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
     acks.published(2, [(&plane, Hash([2; 16]))].into_iter());
     gate.published(2);
     assert_eq!(condition(&wanted.unwritten(&after, &mut gate, &acks))["status"], "False");
+}
+
+#[test]
+fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
+    let object = ObjectKey::new("shop", "web");
+    let plane = Statuses::data_plane(&object);
+    let target = Target::of(Kind::Gateway, &object).unwrap();
+    let version = Hash([1; 16]);
+    let (mut gate, mut acks) = (Gate::default(), Acks::default());
+    acks.published(1, [(&plane, version)].into_iter());
+    gate.published(1);
+    let mut status = programmed(1);
+    let listeners = ["plain", "busy"].map(|name| ListenerStatus {
+        name: name.into(),
+        conditions: status.conditions.clone().unwrap(),
+        ..ListenerStatus::default()
+    });
+    status.listeners = Some(listeners.into());
+    let mut wanted = Wanted::default();
+    wanted.replace(Statuses { gateways: [(object, status)].into(), ..Statuses::default() });
+
+    acks.heard(&plane, "one", running(version));
+    let mut other = running(version);
+    let id = ResourceId::new(snapshot::Kind::Listener, "shop/web/busy");
+    other.rejected.insert(id, "port 80 cannot be bound".into());
+    acks.heard(&plane, "two", other);
+    let status = wanted.unwritten(&observe(&target, None), &mut gate, &acks)[&target].status.clone();
+    let of = |holder: &Value| holder["conditions"][0].clone();
+    assert_eq!(of(&status)["status"], "False");
+    assert_eq!(of(&status)["reason"], "Invalid");
+    assert!(of(&status)["message"].as_str().unwrap().contains("busy"));
+    assert_eq!(of(&status["listeners"][0])["status"], "True");
+    assert_eq!(of(&status["listeners"][1])["reason"], "Invalid");
+    assert!(of(&status["listeners"][1])["message"].as_str().unwrap().contains("port 80 cannot be bound"));
+
+    // It is bound now.
+    acks.heard(&plane, "two", running(version));
+    let status = wanted.unwritten(&observe(&target, Some(status)), &mut gate, &acks)[&target].status.clone();
+    assert_eq!([&status, &status["listeners"][1]].map(|holder| of(holder)["status"].clone()), ["True", "True"]);
+}
+
+#[test]
+fn a_gateway_waits_for_every_data_plane_that_the_cluster_holds_for_ready() {
+    let object = ObjectKey::new("shop", "web");
+    let plane = Statuses::data_plane(&object);
+    let target = Target::of(Kind::Gateway, &object).unwrap();
+    let version = Hash([1; 16]);
+    let (mut gate, mut acks) = (Gate::default(), Acks::default());
+    acks.published(1, [(&plane, version)].into_iter());
+    gate.published(1);
+    gate.expect([(plane.clone(), 2)].into());
+    let mut wanted = Wanted::default();
+    wanted.replace(Statuses { gateways: [(object, programmed(1))].into(), ..Statuses::default() });
+    let mut verdict = |acks: &Acks| {
+        let unwritten = wanted.unwritten(&observe(&target, None), &mut gate, acks);
+        unwritten[&target].status["conditions"][0]["status"].clone()
+    };
+    acks.heard(&plane, "one", running(version));
+    assert_eq!(verdict(&acks), "False", "the other one has not come back yet");
+    acks.heard(&plane, "two", running(version));
+    assert_eq!(verdict(&acks), "True");
 }
 
 #[test]

@@ -6,7 +6,9 @@ use futures::StreamExt;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
-use snapshot::proto::{Ack, Batch, ClientMessage, Hello, ServerMessage, client_message, server_message};
+use snapshot::proto::{
+    Ack, Batch, ClientMessage, Hello, Kind, Rejected, ResourceName, ServerMessage, client_message, server_message,
+};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -74,7 +76,17 @@ impl DataPlane {
 
     /// Says that the last batch is in force.
     pub async fn acknowledge(&mut self) {
-        let ack = Ack { version: self.version.clone(), rejected: Vec::new(), ready: true };
+        self.answer(Vec::new()).await;
+    }
+
+    /// Says that the last batch is in force except for one resource.
+    pub async fn reject(&mut self, kind: Kind, name: &str, reason: &str) {
+        let name = ResourceName { kind: kind.into(), name: name.into() };
+        self.answer(vec![Rejected { name: Some(name), reason: reason.into() }]).await;
+    }
+
+    async fn answer(&mut self, rejected: Vec<Rejected>) {
+        let ack = Ack { version: self.version.clone(), rejected, ready: true };
         self.messages.send(ClientMessage { message: Some(client_message::Message::Ack(ack)) }).await.unwrap();
     }
 

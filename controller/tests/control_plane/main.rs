@@ -381,8 +381,24 @@ async fn a_gateway_gets_data_planes_and_is_programmed_after_they_acknowledge() {
     let cluster = prepare(namespace).await;
     cluster.apply(&gateway(namespace)).await;
     cluster.apply(&route(namespace)).await;
-    let replica = Replica::start(&cluster, namespace, "one").await;
     let name = format!("web-{namespace}");
+    // The cluster holds two for ready, as after a start of the controller to which one has not come back yet.
+    let slice = |second: bool| {
+        format!(
+            "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+endpoints:
+  - {{addresses: [10.1.2.4], conditions: {{ready: true}}}}
+  - {{addresses: [10.1.2.5], conditions: {{ready: {second}}}}}
+ports: [{{name: p-80, port: 80, protocol: TCP}}]
+"
+        )
+    };
+    cluster.apply(&slice(true)).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
     let deployment =
         eventually("the Gateway has a Deployment", || cluster.get("apps/v1", "Deployment", namespace, &name)).await;
     assert_eq!(deployment["metadata"]["ownerReferences"][0]["name"], "web");
@@ -404,8 +420,27 @@ async fn a_gateway_gets_data_planes_and_is_programmed_after_they_acknowledge() {
     data_plane.batch().await;
     assert_eq!(programmed().await.0["status"], "False");
     data_plane.acknowledge().await;
+    let absent = || async {
+        let (condition, _) = programmed().await;
+        condition["message"].to_string().contains("connected to this controller").then_some(condition)
+    };
+    assert_eq!(eventually("the Gateway waits for the second one", absent).await["status"], "False");
+    cluster.apply(&slice(false)).await;
     let done = || async { (programmed().await.0["status"] == "True").then_some(()) };
     eventually("the Gateway is programmed", done).await;
+
+    // A port that cannot be bound is not served, whatever else is.
+    data_plane.reject(snapshot::proto::Kind::Listener, &format!("{namespace}/web/http"), "the port is taken").await;
+    let invalid = || async {
+        let (condition, status) = programmed().await;
+        (condition["reason"] == "Invalid").then_some(status)
+    };
+    let status = eventually("the Gateway is not programmed", invalid).await;
+    let listener = condition(&status["listeners"][0]["conditions"], "Programmed");
+    assert_eq!(listener["status"], "False");
+    assert!(listener["message"].as_str().unwrap().contains("the port is taken"), "{listener}");
+    data_plane.acknowledge().await;
+    eventually("the Gateway is programmed again", done).await;
 
     // What was made for the Gateway goes with it, even where no garbage collector runs.
     let body = json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"namespace": namespace}});
