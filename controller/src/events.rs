@@ -12,10 +12,11 @@ use kube::{Api, Client};
 use serde_json::json;
 use snapshot::Hash;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use translate::{Problem, Severity};
 
 use crate::shutdown::Shutdown;
+use crate::write::{WriteError, within};
 
 /// The controller that Events name as their source.
 const REPORTER: &str = "sluice.dev/controller";
@@ -23,8 +24,10 @@ const REPORTER: &str = "sluice.dev/controller";
 const AGAIN: Duration = Duration::from_secs(50 * 60);
 /// At most so often, whatever happens: a thousand broken objects must not flood the API server.
 const PACE: Duration = Duration::from_millis(50);
-/// How long one write may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// When an Event that could not be written is tried again; twice as long after every failure,
+const RETRY: Duration = Duration::from_secs(1);
+/// up to this.
+const LONGEST_RETRY: Duration = Duration::from_secs(5 * 60);
 
 /// A problem with the identity of the object that has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +48,7 @@ pub async fn run(
     mut leader: watch::Receiver<bool>,
     mut shutdown: Shutdown,
 ) {
-    let mut told: BTreeMap<Report, Instant> = BTreeMap::new();
+    let mut told: BTreeMap<Report, Told> = BTreeMap::new();
     let mut taken_over = false;
     loop {
         let leads = *leader.borrow_and_update();
@@ -53,17 +56,18 @@ pub async fn run(
         told.retain(|report, _| leads && current.binary_search(report).is_ok());
         taken_over &= leads;
         let now = Instant::now();
-        let fresh = |report: &&Report| told.get(*report).is_none_or(|at| now.duration_since(*at) > AGAIN);
+        let fresh = |report: &&Report| told.get(*report).is_none_or(|told| told.again <= now);
         match current.iter().filter(|_| leads).find(fresh) {
             Some(report) => {
-                match timeout(DEADLINE, tell(&client, &instance, report, taken_over)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, object = %report.problem.object, "the Event is not written")
+                let next = match within(tell(&client, &instance, report, taken_over)).await {
+                    Ok(()) => Told { again: now + AGAIN, retry: RETRY },
+                    Err(error) => {
+                        tracing::warn!(%error, object = %report.problem.object, "the Event is not written; trying again");
+                        let retry = told.get(report).map_or(RETRY, |told| told.retry);
+                        Told { again: Instant::now() + retry, retry: (retry * 2).min(LONGEST_RETRY) }
                     }
-                    Err(_) => tracing::warn!(object = %report.problem.object, "the API server takes no Event"),
-                }
-                told.insert(report.clone(), now);
+                };
+                told.insert(report.clone(), next);
                 tokio::select! {
                     () = tokio::time::sleep(PACE) => {}
                     () = shutdown.requested() => return,
@@ -71,10 +75,11 @@ pub async fn run(
             }
             None => {
                 taken_over = leads;
+                let wake = told.values().map(|told| told.again).min().unwrap_or(now + AGAIN);
                 tokio::select! {
                     Ok(()) = reports.changed() => {}
                     Ok(()) = leader.changed() => {}
-                    () = tokio::time::sleep(AGAIN / 10) => {}
+                    () = tokio::time::sleep_until(wake) => {}
                     () = shutdown.requested() => return,
                 }
             }
@@ -82,8 +87,16 @@ pub async fn run(
     }
 }
 
+/// What became of a report.
+struct Told {
+    /// When it is due again.
+    again: Instant,
+    /// How long the next failure puts it off.
+    retry: Duration,
+}
+
 /// Creates the Event. When it is there already and `repeat` says that the problem came back, counts it.
-async fn tell(client: &Client, instance: &str, report: &Report, repeat: bool) -> kube::Result<()> {
+async fn tell(client: &Client, instance: &str, report: &Report, repeat: bool) -> Result<(), WriteError> {
     let event = event(instance, report);
     let api: Api<Event> = Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or("default"));
     let created = api.create(&PostParams::default(), &event).await;
@@ -93,7 +106,8 @@ async fn tell(client: &Client, instance: &str, report: &Report, repeat: bool) ->
             let name = event.metadata.name.unwrap_or_default();
             let count = api.get(&name).await?.series.map_or(2, |series| series.count.saturating_add(1));
             let series = EventSeries { count, last_observed_time: MicroTime(jiff::Timestamp::now()) };
-            api.patch(&name, &PatchParams::default(), &Patch::Merge(json!({ "series": series }))).await.map(drop)
+            api.patch(&name, &PatchParams::default(), &Patch::Merge(json!({ "series": series }))).await?;
+            Ok(())
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         // The namespace is going away, and the object with it.
@@ -105,7 +119,7 @@ async fn tell(client: &Client, instance: &str, report: &Report, repeat: bool) ->
         {
             Ok(())
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -148,9 +162,62 @@ fn event(instance: &str, report: &Report) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::{Bytes, Incoming};
+    use hyper::service::service_fn;
+    use hyper::{Request, Response, StatusCode};
+    use hyper_util::rt::TokioIo;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
     use translate::{Kind, ObjectKey};
 
     use super::*;
+    use crate::shutdown;
+
+    /// Refuses one object, then takes every one; tells what it answered.
+    async fn refuse_once(listener: TcpListener, answers: mpsc::UnboundedSender<StatusCode>) {
+        let refused = Arc::new(AtomicBool::new(false));
+        while let Ok((stream, _)) = listener.accept().await {
+            let (refused, answers) = (refused.clone(), answers.clone());
+            let service = service_fn(move |request: Request<Incoming>| {
+                let first = !refused.swap(true, Ordering::Relaxed);
+                let answers = answers.clone();
+                async move {
+                    let created = request.into_body().collect().await?.to_bytes();
+                    let refusal = json!({ "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403 });
+                    let (status, body) = match first {
+                        true => (StatusCode::FORBIDDEN, Bytes::from(refusal.to_string())),
+                        false => (StatusCode::CREATED, created),
+                    };
+                    let _ = answers.send(status);
+                    let mut response = Response::new(Full::new(body));
+                    *response.status_mut() = status;
+                    Ok::<_, hyper::Error>(response)
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_was_refused_is_tried_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+        let (sender, mut answers) = mpsc::unbounded_channel();
+        tokio::spawn(refuse_once(listener, sender));
+        let (_reports, reports) = watch::channel(Arc::new(vec![report("no Service", "1")]));
+        let (_leads, leader) = watch::channel(true);
+        let (trigger, shutdown) = shutdown::channel();
+        let running = tokio::spawn(run(client, "pod".into(), reports, leader, shutdown));
+        let mut answer = async || tokio::time::timeout(Duration::from_secs(60), answers.recv()).await.unwrap();
+        assert_eq!(answer().await, Some(StatusCode::FORBIDDEN));
+        assert_eq!(answer().await, Some(StatusCode::CREATED));
+        trigger.stop();
+        running.await.unwrap();
+    }
 
     fn report(message: &str, uid: &str) -> Report {
         let problem = Problem {

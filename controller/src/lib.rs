@@ -22,3 +22,4 @@ pub mod status;
 pub mod store;
 pub mod stream;
 pub mod watch;
+pub mod write;

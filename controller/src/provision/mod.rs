@@ -12,19 +12,18 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::Value;
 use snapshot::Hash;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use translate::{Infrastructure, ObjectKey};
 
 use crate::shutdown::Shutdown;
 use crate::status::MANAGER;
+use crate::write::{WriteError, within};
 pub use objects::Template;
 
 /// When everything is applied again, to mend what somebody else changed or deleted.
 const AGAIN: Duration = Duration::from_secs(5 * 60);
 /// When a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long one write may take.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a Gateway asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +132,7 @@ impl Provisioner {
     }
 
     /// Deletes what this installation once made and nobody wants now.
-    async fn sweep(&self, keep: &BTreeSet<Id>, spared: &BTreeSet<ObjectKey>) -> Result<(), Error> {
+    async fn sweep(&self, keep: &BTreeSet<Id>, spared: &BTreeSet<ObjectKey>) -> Result<(), WriteError> {
         let ours = ListParams::default().labels(&self.template.selector());
         for resource in objects::kinds() {
             let listed = within(async {
@@ -164,19 +163,7 @@ impl Provisioner {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Api(#[from] kube::Error),
-    #[error("the API server did not answer within {} s", DEADLINE.as_secs())]
-    Deadline,
-}
-
-async fn within<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline))
-}
-
-async fn apply(client: &Client, object: &Value) -> Result<(), Error> {
+async fn apply(client: &Client, object: &Value) -> Result<(), WriteError> {
     let (kind, key) = id(object);
     let resource: ApiResource = match objects::kinds().into_iter().find(|resource| resource.kind == kind) {
         Some(resource) => resource,

@@ -10,20 +10,19 @@ use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::{Fingerprint, Target, Unwritten, Write, entries_field, merge};
 use crate::kinds::api_resource;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::write::{WriteError, within};
 
 /// The field manager of everything that the controller writes.
 pub const MANAGER: &str = "sluice";
 
 /// How many objects are written at once.
 const AT_ONCE: usize = 8;
-/// How long one object's read and write may take.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// When a status that was written but is still not observed as wanted is looked at again.
 const AGAIN: Duration = Duration::from_secs(30);
 /// When a failed write is tried again.
@@ -95,30 +94,21 @@ impl Writer {
     }
 
     /// One write. It borrows nothing, so that the loop may look at new work meanwhile.
-    fn write(&self, target: Target, write: Arc<Write>) -> impl Future<Output = (Target, Result<(), Error>)> + use<> {
+    fn write(
+        &self,
+        target: Target,
+        write: Arc<Write>,
+    ) -> impl Future<Output = (Target, Result<(), WriteError>)> + use<> {
         let (client, controllers, metrics) = (self.client.clone(), self.controllers.clone(), self.metrics.clone());
         async move {
-            let result = match timeout(DEADLINE, put(client, &controllers, &target, &write)).await {
-                Ok(result) => result,
-                Err(_) => Err(Error::Deadline),
-            };
+            let result = within(put(client, &controllers, &target, &write)).await;
             metrics.status_written(target.kind, result.is_ok());
             (target, result)
         }
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Api(#[from] kube::Error),
-    #[error("the API server did not answer within {} s", DEADLINE.as_secs())]
-    Deadline,
-    #[error("somebody else changes the object all the time")]
-    Contended,
-}
-
-async fn put(client: Client, controllers: &[String], target: &Target, write: &Write) -> Result<(), Error> {
+async fn put(client: Client, controllers: &[String], target: &Target, write: &Write) -> Result<(), WriteError> {
     let resource = api_resource(target.kind);
     let api: Api<DynamicObject> = match target.object.namespace.as_str() {
         "" => Api::all_with(client, &resource),
@@ -163,7 +153,7 @@ async fn put(client: Client, controllers: &[String], target: &Target, write: &Wr
             Err(error) => return Err(error.into()),
         }
     }
-    Err(Error::Contended)
+    Err(WriteError::Contended)
 }
 
 /// The time as Kubernetes writes it in conditions: to the second.
