@@ -47,10 +47,14 @@ impl Report {
 
 /// The command.
 pub fn main(args: &Args) -> ExitCode {
-    let report = match check(&args.source) {
+    let checked = args
+        .source
+        .validate()
+        .and_then(|()| check(&args.source).map_err(|error| format!("{}: {error}", args.source.dir.display())));
+    let report = match checked {
         Ok(report) => report,
         Err(error) => {
-            eprintln!("{}: {error}", args.source.dir.display());
+            eprintln!("{error}");
             return ExitCode::from(2);
         }
     };
@@ -67,7 +71,9 @@ pub fn check(source: &Source) -> io::Result<Report> {
     let mut findings = folder.findings();
     findings.extend(translation.problems.iter().map(|problem| folder.place(problem)));
     findings.extend(untold(&folder, &translation));
+    findings.extend(folder.unserved(&translation));
     findings.sort();
+    findings.extend(nothing_served(&folder, &translation, source));
     Ok(Report { files: folder.files(), objects: folder.len(), findings })
 }
 
@@ -89,6 +95,21 @@ fn print(report: &Report, output: Output, out: &mut impl Write) -> io::Result<()
 
 fn many(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A folder of which nothing is served is not what anybody wants to have checked.
+fn nothing_served(folder: &Folder, translation: &Translation, source: &Source) -> Option<Finding> {
+    let message = if folder.files() == 0 {
+        "there is no manifest (*.yaml, *.yml, *.json) in this folder; name the folder that holds them".to_owned()
+    } else if translation.statuses.ingresses.is_empty() && translation.statuses.gateways.is_empty() {
+        format!(
+            "no Ingress and no Gateway of class {} is in this folder, so nothing is served; name the class with --class",
+            source.class
+        )
+    } else {
+        return None;
+    };
+    Some(Finding::of_folder("NothingServed", message))
 }
 
 /// What statuses say is wrong of objects of which no problem tells, and routes that nothing listens for.

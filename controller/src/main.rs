@@ -15,11 +15,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Ingress controller and Gateway API implementation.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "sluice", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The format of the log on standard error; RUST_LOG selects what is logged. Default: text on a terminal, else json
+    /// The format of the log on standard error; RUST_LOG selects what is logged. Default: json, but text on a
+    /// terminal and for the commands that work on a folder
     #[arg(long, global = true, value_enum, env = "SLUICE_LOG_FORMAT")]
     log_format: Option<LogFormat>,
 }
@@ -43,10 +44,11 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log(cli.log_format);
+    let folder = !matches!(cli.command, Command::Controller(_));
+    log(cli.log_format, folder);
     let result = match cli.command {
         Command::Controller(options) => controller(*options),
-        Command::Run(arguments) => run::main(&arguments).map_err(Into::into),
+        Command::Run(arguments) => return run::main(&arguments),
         Command::Check(arguments) => return check::main(&arguments),
         Command::Explain(arguments) => return explain::main(&arguments),
         Command::Version => {
@@ -81,11 +83,11 @@ async fn controller(options: Options) -> anyhow::Result<()> {
     Ok(controller.run(shutdown).await?)
 }
 
-fn log(format: Option<LogFormat>) {
+fn log(format: Option<LogFormat>, folder: bool) {
     let terminal = std::io::stderr().is_terminal();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
+    match format.unwrap_or(if terminal || folder { LogFormat::Text } else { LogFormat::Json }) {
         LogFormat::Text => builder.with_ansi(terminal).init(),
         LogFormat::Json => builder.json().init(),
     }

@@ -15,14 +15,25 @@ pub struct Source {
     #[arg(long, value_name = "NAME", default_value = "sluice")]
     pub class: String,
     /// Where Ingresses and port 80 of Gateways are served
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     pub http_port: u16,
     /// Where the TLS hosts of Ingresses and port 443 of Gateways are served
-    #[arg(long, value_name = "PORT", default_value_t = 8443)]
+    #[arg(long, value_name = "PORT", default_value_t = 8443, value_parser = clap::value_parser!(u16).range(1..))]
     pub https_port: u16,
 }
 
 impl Source {
+    /// Whether the arguments fit together.
+    ///
+    /// # Errors
+    /// What does not, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        match self.http_port == self.https_port {
+            true => Err(format!("--http-port and --https-port are both {}; choose two ports", self.http_port)),
+            false => Ok(()),
+        }
+    }
+
     /// The settings for translation, with keys and a certificate that live as long as the process.
     ///
     /// # Errors

@@ -104,6 +104,110 @@ fn every_problem_is_told_with_file_and_line() {
     assert!(found.contains("(InvalidYaml)"), "{found}");
 }
 
+fn found(manifests: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    if !manifests.is_empty() {
+        fs::write(dir.path().join("all.yaml"), manifests).expect("a file");
+    }
+    let output = sluice(&[&["check", &dir.path().display().to_string()], arguments].concat());
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+/// An Ingress and its Service, in a class that another controller serves in the cluster that they come from.
+const OTHER_CLASS: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {name: nginx}
+spec: {controller: k8s.io/ingress-nginx}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  ingressClassName: nginx
+  defaultBackend: {service: {name: web, port: {number: 80}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+";
+
+#[test]
+fn ingresses_of_another_class_are_told_and_nothing_served_is_a_problem() {
+    let (code, told) = found(OTHER_CLASS, &[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("1 Ingress of class nginx is not served here; --class nginx"), "{told}");
+    assert!(told.contains("(NothingServed)"), "{told}");
+    let (code, told) = found(OTHER_CLASS, &["--class", "nginx"]);
+    assert_eq!(code, Some(0), "{told}");
+    // Next to one that is served, it is a notice.
+    let ours =
+        OTHER_CLASS.replace("name: web}\nspec:\n  ingressClassName: nginx", "name: b}\nspec:\n  ingressClassName: our");
+    let ours = ours.split("---\n").nth(1).expect("the Ingress");
+    let (code, told) = found(&format!("{OTHER_CLASS}---\n{ours}"), &["--class", "our"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("notice: ") && told.contains("1 Ingress of class nginx is not"), "{told}");
+    let (code, told) = found("", &[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("no manifest"), "{told}");
+}
+
+/// What an API server refuses, one object for each reason, with the place and a word of what is told of it.
+const REFUSED: [(&str, &str, &str); 10] = [
+    ("networking.k8s.io/v1 Ingress a", "spec: {}", "spec: an Ingress without `rules`"),
+    (
+        "networking.k8s.io/v1 Ingress a",
+        "spec: {rules: [{http: {paths: [{path: /, pathType: Prefx, backend: \
+      {service: {name: w, port: {number: 80}}}}]}}]}",
+        "paths[0].pathType: there is no path type Prefx",
+    ),
+    (
+        "networking.k8s.io/v1 Ingress a",
+        "spec: {rules: [{http: {paths: [{path: /, pathType: Prefix, bakend: \
+      {service: {name: w, port: {number: 80}}}}]}}]}",
+        "paths[0].backend: the backend is missing",
+    ),
+    (
+        "networking.k8s.io/v1 Ingress a",
+        "spec: {defaultBackend: {service: {name: w, port: {number: 80000}}}}",
+        "80000 is not a port",
+    ),
+    ("v1 Service Not_A_Name", "spec: {ports: [{port: 80}]}", "metadata.name: names are"),
+    ("v1 Service a", "spec: {ports: [{port: 0}]}", "spec.ports[0].port: 0 is not a port"),
+    (
+        "discovery.k8s.io/v1 EndpointSlice a",
+        "addressType: IPv4\nendpoints: [{addresses: [localhost]}]",
+        "endpoints[0].addresses[0]: `localhost`",
+    ),
+    (
+        "discovery.k8s.io/v1 EndpointSlice a",
+        "addressType: IPv4\nendpoints: []\nports: [{port: 70000}]",
+        "ports[0].port: 70000",
+    ),
+    (
+        "gateway.networking.k8s.io/v1 Gateway a",
+        "spec: {gatewayClassName: sluice, listeners: [{name: a, port: 65536, protocol: HTTP}]}",
+        "spec.listeners[0].port: 65536",
+    ),
+    (
+        "gateway.networking.k8s.io/v1 HTTPRoute a",
+        "spec: {rules: [{filters: [{type: URLRewrite}, {type: URLRewrite}]}]}",
+        "spec.rules[0].filters[1]: a second URLRewrite",
+    ),
+];
+
+#[test]
+fn what_an_api_server_would_refuse_is_told() {
+    for (object, rest, expected) in REFUSED {
+        let [version, kind, name] = object.split(' ').collect::<Vec<_>>()[..] else { continue };
+        let manifest = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\n{rest}\n");
+        let (code, told) = found(&manifest, &[]);
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains(expected) && told.contains("(InvalidField)"), "no {expected:?} in\n{told}");
+    }
+}
+
 #[test]
 fn programs_get_json() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -117,7 +221,13 @@ fn programs_get_json() {
 
 #[test]
 fn a_wrong_argument_is_told_apart_from_a_problem() {
-    for arguments in [&["check", "/no/such/folder"][..], &["check"], &["check", ".", "--nonsense"]] {
+    for arguments in [
+        &["check", "/no/such/folder"][..],
+        &["check"],
+        &["check", ".", "--nonsense"],
+        &["check", ".", "--http-port", "0"],
+        &["check", ".", "--http-port", "8443"],
+    ] {
         let output = sluice(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!output.stderr.is_empty());

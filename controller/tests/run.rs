@@ -266,9 +266,95 @@ fn asked_to_stop_it_answers_what_has_begun_and_exits_well() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_an_error() {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_sluice")).args(["run", "/no/such/folder"]).output().expect("sluice runs");
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/folder"));
+fn a_folder_that_goes_changes_nothing_and_one_that_takes_its_place_is_followed() {
+    let (running, _) = start();
+    running.wait_for_service("api.localhost", "/", "demo/api-v1");
+    let (dir, aside) = (running.dir.path().to_owned(), tempfile::tempdir().expect("a folder"));
+    let old = aside.path().join("old");
+    fs::rename(&dir, &old).expect("a rename");
+    running.lines_until(|line| line.contains("everything stays as it is"));
+    assert_eq!(running.ask("shop.localhost", "/").expect("an answer").0, 200);
+    let swap = |weights: &str, service: &str| {
+        let new = aside.path().join("new");
+        fs::create_dir(&new).expect("a folder");
+        for entry in fs::read_dir(&old).expect("the old folder") {
+            let path = entry.expect("an entry").path();
+            let text = fs::read_to_string(&path).expect("a manifest").replace(weights, "weight: 0");
+            fs::write(new.join(path.file_name().expect("a name")), text).expect("a copy");
+        }
+        if dir.exists() {
+            fs::rename(&dir, aside.path().join(service.replace('/', "-"))).expect("a rename");
+        }
+        fs::rename(&new, &dir).expect("a rename");
+        running.lines_until(|line| line.starts_with("changed: HTTPRoute demo/api ("));
+        running.wait_for_service("api.localhost", "/", service);
+    };
+    swap("weight: 9", "demo/api-v2");
+    swap("weight: 1", "demo/api-v1");
+    // Edits of the new folder are seen, too.
+    running.edit("gateway.yaml", |text| text.replace("weight: 9", "weight: 0").replacen("weight: 0", "weight: 7", 2));
+    running.lines_until(|line| line.starts_with("changed: HTTPRoute demo/api ("));
+}
+
+#[test]
+fn a_file_that_stays_empty_takes_its_objects_along() {
+    let (running, _) = start();
+    fs::write(running.dir.path().join("gateway.yaml"), "").expect("a truncation");
+    running.lines_until(|line| line.starts_with("changed: Gateway demo/api, HTTPRoute demo/api"));
+}
+
+#[test]
+fn what_an_api_server_would_refuse_keeps_the_last_good_version() {
+    let (running, _) = start();
+    running.wait_for_service("shop.localhost", "/", "demo/storefront");
+    running.edit("ingress.yaml", |text| text.replace("pathType: Prefix", "pathType: Prefx"));
+    let told = running.lines_until(|line| line.contains("no path type Prefx"));
+    assert!(told.iter().any(|line| line.contains("held before stays in use")), "{told:#?}");
+    assert_eq!(running.ask("shop.localhost", "/").expect("an answer").0, 200);
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_and_not_offered() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its address").port().to_string();
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port().to_string();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["run", "--admin-address", "127.0.0.1:0", "--http-port", &port, "--https-port", &free])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sluice starts");
+    let mut lines = Vec::new();
+    for line in BufReader::new(child.stdout.take().expect("its output")).lines().map_while(Result::ok) {
+        lines.push(line);
+        if lines.last().is_some_and(|line| line.starts_with("serving ")) {
+            break;
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(lines.iter().any(|line| line.starts_with("not served: ") && line.contains(&port)), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("curl") && line.contains(&format!(":{port}/"))), "{lines:#?}");
+    let serving = lines.last().expect("a last line");
+    assert!(serving.contains(&free) && !serving.contains(&port), "{serving}");
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_one_line_of_text() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let admin = taken.local_addr().expect("its address").to_string();
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path().display().to_string();
+    let cases: [(&[&str], &str, i32); 4] = [
+        (&["run", "/no/such/folder"], "/no/such/folder", 1),
+        (&["run", &dir, "--admin-address", &admin], "--admin-address", 1),
+        (&["run", &dir, "--http-port", "8443"], "--https-port", 2),
+        (&["run", &dir, "--http-port", "0"], "--http-port", 2),
+    ];
+    for (arguments, word, code) in cases {
+        let output = Command::new(env!("CARGO_BIN_EXE_sluice")).args(arguments).output().expect("sluice runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(told.contains(word) && !told.starts_with('{'), "{told}");
+    }
 }

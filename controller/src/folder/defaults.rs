@@ -11,13 +11,16 @@ use translate::{Kind, ObjectKey, Settings};
 
 use super::object::Object;
 
-/// The objects to add to those that the files hold (`present`).
+/// The objects to add to those that the files hold (`present`). A class that the user named is there even among others.
 pub(super) fn missing<'a>(
     present: impl Iterator<Item = &'a (Kind, ObjectKey)>,
     settings: &Settings,
 ) -> Vec<((Kind, ObjectKey), Object)> {
     let present: BTreeSet<_> = present.collect();
-    let has = |kind| present.iter().any(|(other, _)| *other == kind);
+    let has = |kind| match is_named(settings) {
+        true => present.contains(&(kind, ObjectKey::new("", &settings.ingress_class))),
+        false => present.iter().any(|(other, _)| *other == kind),
+    };
     let mut objects = Vec::new();
     if !has(Kind::IngressClass) {
         objects.push((Kind::IngressClass, ingress_class(settings)));
@@ -38,6 +41,27 @@ pub(super) fn missing<'a>(
         }
     }
     objects
+}
+
+/// The object as it counts here: the class that the user named is ours, whoever's it is in a cluster.
+pub(super) fn adopted(object: &Object, settings: &Settings) -> Object {
+    let mut object = object.clone();
+    let named = |metadata: &ObjectMeta| is_named(settings) && metadata.name.as_ref() == Some(&settings.ingress_class);
+    match &mut object {
+        Object::IngressClass(class) if named(&class.metadata) => {
+            class.spec.get_or_insert_default().controller = Some(settings.ingress_controller.clone());
+        }
+        Object::GatewayClass(class) if named(&class.metadata) => {
+            class.spec.controller_name = settings.gateway_controller.clone();
+        }
+        _ => {}
+    }
+    object
+}
+
+/// Whether the user named another class than the usual one.
+fn is_named(settings: &Settings) -> bool {
+    settings.ingress_class != Settings::default().ingress_class
 }
 
 fn metadata(name: &str) -> ObjectMeta {

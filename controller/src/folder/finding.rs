@@ -30,6 +30,19 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Whether a part of the file cannot be used as an object: a running command goes on with what it held before.
+    pub fn unusable(&self) -> bool {
+        matches!(
+            self.reason.as_str(),
+            "InvalidYaml" | "UnreadableFile" | "NotAnObject" | "UnknownKind" | "MissingName" | "InvalidField"
+        )
+    }
+
+    /// A problem of the whole folder.
+    pub fn of_folder(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(PathBuf::new(), Position::START, reason, message)
+    }
+
     pub(super) fn new(file: impl Into<PathBuf>, position: Position, reason: &str, message: impl Into<String>) -> Self {
         Self {
             file: file.into(),

@@ -5,6 +5,7 @@
 mod defaults;
 mod finding;
 mod object;
+mod refuse;
 mod typed;
 mod watch;
 mod yaml;
@@ -13,17 +14,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use translate::{Kind, ObjectKey, Problem, Resources, Severity};
+use translate::{Kind, ObjectKey, Problem, Resources, Severity, Translation};
 
 pub use finding::Finding;
 pub use watch::Watcher;
 
 use object::{Manifest, Object};
+use watch::Identity;
 use yaml::Position;
 
 /// Folders nested deeper than this are not read: a link that leads back up would never end.
 const MAX_DEPTH: usize = 16;
+
+/// A file that held something must be empty for so long before that is believed: it may just be about to be written.
+const EMPTY_BELIEVED: Duration = Duration::from_millis(500);
 
 /// A folder of manifests and what it holds.
 pub struct Folder {
@@ -41,6 +47,8 @@ struct File {
     text: Vec<u8>,
     manifests: Vec<Manifest>,
     findings: Vec<Finding>,
+    /// Since when the file has been empty on disk while what it held before is still believed.
+    empty_since: Option<Instant>,
 }
 
 struct Held {
@@ -83,24 +91,29 @@ impl Folder {
             files = true;
         }
         for (path, text) in texts {
-            let old = self.files.get(&path);
-            if old.is_some_and(|old| matches!(&text, Ok(text) if *text == old.text)) {
-                continue;
+            if let (Some(old), Ok(text)) = (self.files.get_mut(&path), &text) {
+                let emptied = text.is_empty() && !old.text.is_empty();
+                let since = emptied.then(|| *old.empty_since.get_or_insert_with(Instant::now));
+                old.empty_since = since;
+                if *text == old.text || since.is_some_and(|since| since.elapsed() < EMPTY_BELIEVED) {
+                    continue;
+                }
             }
-            files = true;
-            let kept = old.map(|old| old.manifests.clone()).unwrap_or_default();
-            self.files.insert(path.clone(), load(&path, text, kept));
+            let readable = text.is_ok();
+            let old = self.files.get(&path);
+            let file = load(&path, text, old.map(|old| old.manifests.clone()).unwrap_or_default());
+            if readable || old.is_none_or(|old| old.findings != file.findings) {
+                files = true;
+                self.files.insert(path, file);
+            }
         }
         Ok(if files { self.settle() } else { Change::default() })
     }
 
-    /// Whether the files look like an edit in progress: one that was there is missing or empty, as some editors leave it
-    /// for a moment while they save.
+    /// Whether the files look like an edit in progress: one that was there is missing, as some editors leave it for a
+    /// moment while they save.
     pub fn mid_edit(&self) -> bool {
-        let lost = |(path, file): (&PathBuf, &File)| {
-            !file.text.is_empty() && std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0)
-        };
-        self.files.iter().any(lost)
+        self.files.keys().any(|path| !path.exists())
     }
 
     /// The objects.
@@ -146,6 +159,35 @@ impl Folder {
         Finding { severity, ..finding }
     }
 
+    /// One notice for each class whose Ingresses or Gateways are not served here, at the first of them.
+    pub fn unserved(&self, translation: &Translation) -> Vec<Finding> {
+        let (resources, statuses) = (&self.resources, &translation.statuses);
+        let mut classes: BTreeMap<_, Vec<&ObjectKey>> = BTreeMap::new();
+        for (key, entry) in resources.ingresses.iter().filter(|(key, _)| !statuses.ingresses.contains_key(*key)) {
+            let class = entry.current.spec.as_ref().and_then(|spec| spec.ingress_class_name.clone());
+            let annotated = || entry.current.metadata.annotations.as_ref()?.get("kubernetes.io/ingress.class").cloned();
+            classes.entry((Kind::Ingress, class.or_else(annotated))).or_default().push(key);
+        }
+        for (key, entry) in resources.gateways.iter().filter(|(key, _)| !statuses.gateways.contains_key(*key)) {
+            let class = Some(entry.current.spec.gateway_class_name.clone());
+            classes.entry((Kind::Gateway, class)).or_default().push(key);
+        }
+        let notice = |((kind, class), keys): ((Kind, Option<String>), Vec<&ObjectKey>)| {
+            let (field, plural) =
+                if kind == Kind::Ingress { ("spec.ingressClassName", "es") } else { ("spec.gatewayClassName", "s") };
+            let (plural, are) = if keys.len() == 1 { ("", "is") } else { (plural, "are") };
+            let of = format!("{} {kind}{plural}", keys.len());
+            let message = match class {
+                Some(class) => {
+                    format!("{of} of class {class} {are} not served here; --class {class} takes in what has this class")
+                }
+                None => format!("{of} without a class {are} not served here; add `{field}`"),
+            };
+            Some(self.finding(kind, keys.first()?, field, "OtherClass", &message, Severity::Notice))
+        };
+        classes.into_iter().filter_map(notice).collect()
+    }
+
     /// How many files there are.
     pub fn files(&self) -> usize {
         self.files.len()
@@ -161,7 +203,10 @@ impl Folder {
         self.len() == 0
     }
 
+    /// The text of every manifest. An error when the folder itself went or was replaced meanwhile: files that are missing
+    /// then tell nothing.
     fn texts(&self) -> io::Result<BTreeMap<PathBuf, io::Result<Vec<u8>>>> {
+        let folder = Identity::of(&self.root)?;
         let mut texts = BTreeMap::new();
         list(&self.root, MAX_DEPTH, &mut |path| {
             match std::fs::read(&path) {
@@ -172,6 +217,9 @@ impl Folder {
                 }
             }
         })?;
+        if Identity::of(&self.root)? != folder {
+            return Err(io::Error::other("it is being replaced"));
+        }
         Ok(texts)
     }
 
@@ -193,7 +241,7 @@ impl Folder {
                     continue;
                 }
                 let place = Some((path.clone(), manifest.node.clone()));
-                objects.insert(id, Held { object: manifest.object.clone(), place });
+                objects.insert(id, Held { object: defaults::adopted(&manifest.object, &self.settings), place });
             }
         }
         for (id, object) in defaults::missing(objects.keys(), &self.settings) {
@@ -221,7 +269,7 @@ fn load(path: &Path, text: io::Result<Vec<u8>>, kept: Vec<Manifest>) -> File {
     let mut broken = false;
     match text {
         Err(error) => {
-            let message = format!("the file cannot be read: {error}; its objects stay as they were");
+            let message = format!("the file cannot be read: {error}");
             file.findings.push(Finding::new(path, Position::START, "UnreadableFile", message));
             broken = true;
         }
@@ -243,15 +291,12 @@ fn load(path: &Path, text: io::Result<Vec<u8>>, kept: Vec<Manifest>) -> File {
                         match document {
                             Ok(node) => object::read_document(path, node, &mut file.manifests, &mut file.findings),
                             Err(error) => {
-                                let message = format!(
-                                    "not valid YAML: {}; what this part of the file held before stays in use",
-                                    error.message
-                                );
+                                let message = format!("not valid YAML: {}", error.message);
                                 file.findings.push(Finding::new(path, error.position, "InvalidYaml", message));
                             }
                         }
                     }
-                    broken |= file.findings.iter().any(unusable);
+                    broken |= file.findings.iter().any(Finding::unusable);
                 }
             }
             file.text = text;
@@ -264,11 +309,6 @@ fn load(path: &Path, text: io::Result<Vec<u8>>, kept: Vec<Manifest>) -> File {
         file.manifests.extend(missing);
     }
     file
-}
-
-/// Whether the finding means that a part of the file could not be read as an object.
-fn unusable(finding: &Finding) -> bool {
-    matches!(finding.reason.as_str(), "InvalidYaml" | "NotAnObject" | "UnknownKind" | "MissingName" | "InvalidField")
 }
 
 /// Calls `found` with every manifest file below `folder`, hidden ones left out.

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use translate::{Kind, ObjectKey, Resources, Stored};
 
 use super::finding::Finding;
-use super::typed;
 use super::yaml::{Content, Node, Position};
+use super::{refuse, typed};
 
 macro_rules! objects {
     ($($kind:ident),* $(,)?) => {
@@ -132,7 +132,14 @@ fn read_object(file: &Path, node: Node, manifests: &mut Vec<Manifest>, findings:
                 findings
                     .push(Finding::new(file, node.locate(&field), "UnknownField", message).of(kind, &key).field(field));
             }
-            manifests.push(Manifest { kind, key, object, node: node.into() });
+            let refusals = refuse::refusals(&key, &object);
+            for (field, message) in &refusals {
+                let finding = Finding::new(file, node.locate(field), "InvalidField", message.as_str());
+                findings.push(finding.of(kind, &key).field(field));
+            }
+            if refusals.is_empty() {
+                manifests.push(Manifest { kind, key, object, node: node.into() });
+            }
         }
         Err(misfit) => {
             let field = node.path_of(misfit.position).unwrap_or_default();
@@ -143,8 +150,7 @@ fn read_object(file: &Path, node: Node, manifests: &mut Vec<Manifest>, findings:
                 }
                 _ => misfit.message,
             };
-            let message = format!("{what}; the object is not used until this is mended");
-            findings.push(Finding::new(file, misfit.position, "InvalidField", message).of(kind, &key).field(field));
+            findings.push(Finding::new(file, misfit.position, "InvalidField", what).of(kind, &key).field(field));
         }
     }
 }

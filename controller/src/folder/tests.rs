@@ -144,6 +144,33 @@ fn a_reload_touches_only_what_changed_and_a_broken_file_keeps_its_objects() {
     assert_eq!(port(&folder), None);
 }
 
+#[test]
+fn a_file_that_is_empty_for_a_moment_keeps_its_objects_and_one_that_stays_so_loses_them() {
+    let (dir, mut folder) = folder(&[("a.yaml", SERVICE)]);
+    write(&dir, "a.yaml", "");
+    assert_eq!(folder.reload().expect("a reload"), Change::default());
+    assert_eq!(folder.len(), 1);
+    write(&dir, "a.yaml", SERVICE);
+    assert_eq!(folder.reload().expect("a reload"), Change::default());
+    write(&dir, "a.yaml", "");
+    let began = Instant::now();
+    while folder.reload().expect("a reload").objects.is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(20), "never believed");
+    }
+    assert!(folder.is_empty());
+}
+
+#[test]
+fn a_folder_that_is_away_keeps_everything() {
+    let (dir, mut folder) = folder(&[("sub/a.yaml", SERVICE)]);
+    folder.root = dir.path().join("sub");
+    folder.files.clear();
+    folder.reload().expect("a reload");
+    fs::rename(dir.path().join("sub"), dir.path().join("aside")).expect("a rename");
+    assert!(folder.reload().is_err());
+    assert_eq!(folder.len(), 1);
+}
+
 #[tokio::test]
 async fn the_watcher_tells_of_saves_by_rename_and_in_new_folders() {
     let (dir, mut folder) = folder(&[("a.yaml", SERVICE)]);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};
-use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
+use serde::de::{self, DeserializeOwned, Deserializer, Expected, IntoDeserializer, Unexpected, Visitor};
 
 use super::yaml::{Content, Node, Position};
 
@@ -36,6 +36,46 @@ const NOWHERE: Position = Position { line: 0, column: 0 };
 impl de::Error for Misfit {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self { position: NOWHERE, message: message.to_string() }
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::custom(format_args!("this is {}, but it has to be {}", met(found), wanted(&expected.to_string())))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::custom(format_args!("{} does not fit; it has to be {}", met(found), wanted(&expected.to_string())))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::custom(format_args!("`{field}` is missing; add it"))
+    }
+}
+
+fn met(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(value) => value.to_string(),
+        Unexpected::Unsigned(value) => value.to_string(),
+        Unexpected::Signed(value) => value.to_string(),
+        Unexpected::Float(value) => value.to_string(),
+        Unexpected::Str(text) => format!("the text `{text}`"),
+        Unexpected::Seq => "a list".to_owned(),
+        Unexpected::Map => "a mapping of fields".to_owned(),
+        Unexpected::Unit => "nothing".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What types call themselves, in words of YAML.
+fn wanted(expected: &str) -> &str {
+    match expected {
+        "i32" | "i64" | "u16" | "u32" | "u64" => "a whole number of a size that fits",
+        "f32" | "f64" => "a number",
+        "a string" => "text (in quotes where it looks like something else)",
+        "a sequence" => "a list, each item beginning with `-`",
+        "a boolean" => "true or false",
+        "a map" => "a mapping of fields",
+        other if other.starts_with("struct ") => "a mapping of fields",
+        other => other,
     }
 }
 

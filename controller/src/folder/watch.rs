@@ -1,7 +1,8 @@
 //! Tells when files below a folder change.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use notify::{EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
@@ -10,11 +11,33 @@ use tokio::sync::mpsc;
 const QUIET: Duration = Duration::from_millis(5);
 /// They are read after this even if it never gets quiet.
 const PATIENCE: Duration = Duration::from_millis(40);
+/// The files are read so often even if nothing is told: not every file system tells, and what is not seen is never mended.
+const BACKSTOP: Duration = Duration::from_secs(1);
+/// How often a folder that went is looked for.
+const ABSENT: Duration = Duration::from_millis(50);
 
-/// Watches a folder and all below it.
+/// Watches a folder and all below it, and whatever takes the folder's place.
 pub struct Watcher {
+    root: PathBuf,
+    sender: mpsc::Sender<()>,
     changes: mpsc::Receiver<()>,
-    _watcher: notify::RecommendedWatcher,
+    /// What is watched; `None` while the folder is absent.
+    watched: Option<(Identity, notify::RecommendedWatcher)>,
+}
+
+/// Tells a folder from another one of the same name, even if it got the number of its inode.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<SystemTime>,
+}
+
+impl Identity {
+    pub(super) fn of(folder: &Path) -> std::io::Result<Self> {
+        let metadata = std::fs::metadata(folder)?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() })
+    }
 }
 
 impl Watcher {
@@ -22,19 +45,19 @@ impl Watcher {
     pub fn new(root: &Path) -> Result<Self, notify::Error> {
         // One waiting signal is enough: whoever takes it reads all that changed.
         let (sender, changes) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let relevant = !matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(_)));
-            if relevant {
-                let _ = sender.try_send(());
-            }
-        })?;
-        watcher.watch(root, RecursiveMode::Recursive)?;
-        Ok(Self { changes, _watcher: watcher })
+        let mut watcher = Self { root: root.to_owned(), sender, changes, watched: None };
+        let identity = Identity::of(root).map_err(notify::Error::io)?;
+        watcher.watched = Some((identity, watcher.watch()?));
+        Ok(watcher)
     }
 
-    /// Waits for changes to begin and settle; gives the time when they began. Cancel safe, save for the quiet time.
+    /// Waits for changes to begin and settle, or for the time of a look without any; gives the time when they began.
+    /// Cancel safe, save for the quiet time.
     pub async fn changed(&mut self) -> Option<Instant> {
-        self.changes.recv().await?;
+        let patience = if self.watched.is_some() { BACKSTOP } else { ABSENT };
+        if let Ok(told) = tokio::time::timeout(patience, self.changes.recv()).await {
+            told?;
+        }
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             match tokio::time::timeout(QUIET, self.changes.recv()).await {
@@ -42,6 +65,28 @@ impl Watcher {
                 Ok(None) | Err(_) => break,
             }
         }
+        self.follow();
         Some(began)
+    }
+
+    /// Watches what has the folder's name by now. What cannot be watched is still looked at now and then.
+    fn follow(&mut self) {
+        let identity = Identity::of(&self.root).ok();
+        if identity == self.watched.as_ref().map(|(watched, _)| *watched) {
+            return;
+        }
+        self.watched = identity.and_then(|identity| Some((identity, self.watch().ok()?)));
+    }
+
+    fn watch(&self) -> Result<notify::RecommendedWatcher, notify::Error> {
+        let sender = self.sender.clone();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let relevant = !matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(_)));
+            if relevant {
+                let _ = sender.try_send(());
+            }
+        })?;
+        watcher.watch(&self.root, RecursiveMode::Recursive)?;
+        Ok(watcher)
     }
 }

@@ -110,7 +110,7 @@ fn parse(text: &str, skipped: u32) -> Result<Option<Node>, SyntaxError> {
         }
         Err(error) => {
             let position = error.location().map_or(Position::START, Position::of).below(skipped);
-            Err(SyntaxError { position, message: without_place(&error.to_string()) })
+            Err(SyntaxError { position, message: in_words(&in_words(&without_place(&error.to_string()))) })
         }
     }
 }
@@ -124,6 +124,18 @@ fn without_place(message: &str) -> String {
         .min()
         .unwrap_or(first.len());
     if end == 0 { first.to_owned() } else { first[..end].to_owned() }
+}
+
+/// The parser's sentence in words of a user of manifests, where it speaks of the parser's own settings.
+fn in_words(message: &str) -> String {
+    let key = message.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split_once(", set "));
+    match key {
+        Some((key, _)) => format!("`{key}` is written twice; remove one of the two"),
+        None if message.starts_with("budget breached") => {
+            "it is too large, or its aliases repeat too much; split it, or write them out".to_owned()
+        }
+        None => message.to_owned(),
+    }
 }
 
 impl Node {
@@ -332,6 +344,17 @@ mod tests {
 
     #[test]
     fn a_key_written_twice_is_an_error() {
-        assert!(documents("a: 1\na: 2\n")[0].is_err());
+        let message = documents("a: 1\na: 2\n").remove(0).err().map(|error| error.message);
+        assert_eq!(message.as_deref(), Some("`a` is written twice; remove one of the two"));
+    }
+
+    #[test]
+    fn aliases_that_grow_without_end_are_told_in_words() {
+        let mut text = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n".to_owned();
+        for (from, to) in ('a'..'i').zip('b'..) {
+            text.push_str(&format!("{to}: &{to} [{}]\n", vec![format!("*{from}"); 9].join(", ")));
+        }
+        let message = documents(&text).remove(0).err().map(|error| error.message).unwrap_or_default();
+        assert!(message.starts_with("it is too large"), "{message}");
     }
 }

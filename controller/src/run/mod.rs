@@ -3,12 +3,15 @@
 mod curl;
 mod told;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use dataplane::compile::Rejection;
 use dataplane::{Options, Proxy, StartError};
-use snapshot::Snapshot;
+use snapshot::{Resource, Snapshot};
 use translate::{Settings, translate};
 
 use crate::ca::CaError;
@@ -48,7 +51,7 @@ pub struct Args {
 
 /// Why the command ends early.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
+enum RunError {
     /// The folder cannot be listed.
     #[error("the folder {0} cannot be read: {1}")]
     Folder(String, io::Error),
@@ -58,18 +61,31 @@ pub enum RunError {
     /// No keys could be made.
     #[error(transparent)]
     Keys(#[from] CaError),
+    /// Another process has the admin address, or it is not this machine's.
+    #[error("cannot serve /healthz, /readyz and /metrics on {0}: {1}; choose another address with --admin-address")]
+    Admin(SocketAddr, io::Error),
     /// The proxy does not start.
     #[error("the proxy does not start: {0}")]
-    Proxy(#[from] StartError),
+    Proxy(StartError),
     /// The process may not have threads, sockets or signals.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 /// The command; returns when it was asked to stop and all requests are answered.
-pub fn main(args: &Args) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(args))
+pub fn main(args: &Args) -> ExitCode {
+    if let Err(error) = args.source.validate() {
+        eprintln!("{error}");
+        return ExitCode::from(2);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime.map_err(RunError::from).and_then(|runtime| runtime.block_on(run(args))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn run(args: &Args) -> Result<(), RunError> {
@@ -85,12 +101,16 @@ async fn run(args: &Args) -> Result<(), RunError> {
         // No load balancer stands in front that would have to notice.
         drain_delay: Duration::ZERO,
         ..Options::default()
+    })
+    .map_err(|error| match error {
+        StartError::Admin(address, error) => RunError::Admin(address, error),
+        error => RunError::Proxy(error),
     })?;
-    let mut session =
-        Session { folder, settings, proxy, told: Told::default(), echoes: args.echo.then(Echoes::default) };
+    let echoes = args.echo.then(Echoes::default);
+    let mut session = Session { folder, settings, proxy, told: Told::default(), unreadable: None, echoes };
     session.start_echoes().await;
-    let snapshot = session.publish();
-    greet(args, &session.folder, &snapshot);
+    let served = session.publish();
+    greet(args, &session.folder, &served);
     let mut stop = std::pin::pin!(stop_requested());
     loop {
         tokio::select! {
@@ -111,6 +131,8 @@ struct Session {
     settings: Settings,
     proxy: Proxy,
     told: Told,
+    /// Why the folder cannot be read, while it cannot.
+    unreadable: Option<String>,
     echoes: Option<Echoes>,
 }
 
@@ -120,8 +142,17 @@ impl Session {
         if self.folder.mid_edit() {
             tokio::time::sleep(EDITORS_GAP).await;
         }
-        match self.folder.reload() {
-            Err(error) => println!("the folder cannot be read: {error}; everything stays as it is"),
+        let reloaded = self.folder.reload();
+        let unreadable = reloaded.as_ref().err().map(ToString::to_string);
+        if self.unreadable != unreadable {
+            match &unreadable {
+                Some(error) => println!("the folder cannot be read: {error}; everything stays as it is"),
+                None => println!("the folder can be read again"),
+            }
+            self.unreadable = unreadable;
+        }
+        match reloaded {
+            Err(_) => {}
             Ok(change) if !change.files => {}
             Ok(change) => {
                 self.start_echoes().await;
@@ -131,7 +162,7 @@ impl Session {
         }
     }
 
-    /// Translates the folder, hands the result to the proxy and tells what is wrong.
+    /// Translates the folder, hands the result to the proxy and tells what is wrong. Gives what the proxy took.
     fn publish(&mut self) -> Snapshot {
         let translation = translate(self.folder.resources(), &self.settings);
         self.folder.accept(&translation.rejected);
@@ -140,13 +171,22 @@ impl Session {
         let mut findings = self.folder.findings();
         findings.extend(translation.problems.iter().map(|problem| self.folder.place(problem)));
         findings.retain(|finding| finding.severity == translate::Severity::Warning);
+        for finding in findings.iter_mut().filter(|finding| finding.unusable()) {
+            finding.message.push_str("; what this part of the file held before stays in use");
+        }
+        findings.extend(self.folder.unserved(&translation));
         for line in self.told.update(findings) {
             println!("{line}");
         }
-        for rejection in rejections {
-            println!("{}: {}", rejection.id, rejection.reason);
+        for Rejection { id, reason } in &rejections {
+            println!("not served: {id}: {reason}");
         }
-        snapshot
+        let rejected: BTreeSet<_> = rejections.iter().map(|rejection| &rejection.id).collect();
+        let mut served = Snapshot::default();
+        for (id, resource) in snapshot.iter().filter(|(id, _)| !rejected.contains(id)) {
+            served.insert_hashed(id.clone(), resource.clone());
+        }
+        served
     }
 
     async fn start_echoes(&mut self) {
@@ -169,22 +209,33 @@ pub(crate) fn merged<'a>(parts: impl Iterator<Item = &'a Snapshot>) -> Snapshot 
     whole
 }
 
-fn greet(args: &Args, folder: &Folder, snapshot: &Snapshot) {
-    let commands = curl::commands(snapshot, args.address);
+fn greet(args: &Args, folder: &Folder, served: &Snapshot) {
+    let commands = curl::commands(served, args.address);
     if !commands.is_empty() {
         println!("try:");
     }
     for command in commands {
         println!("  {command}");
     }
-    let (dir, source) = (args.source.dir.display(), &args.source);
+    let ports: BTreeSet<_> = served
+        .iter()
+        .filter_map(|(_, hashed)| match hashed.resource().as_ref() {
+            Resource::Listener(listener) => Some(listener.port),
+            _ => None,
+        })
+        .collect();
+    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+    let ports = match ports.as_slice() {
+        [] => "no port".to_owned(),
+        [one] => format!("port {one}"),
+        [many @ .., last] => format!("ports {} and {last}", many.join(", ")),
+    };
     println!(
-        "serving {} objects in {} files of {dir} on {}, ports {} and {}; edit them and the next request sees it",
+        "serving {} objects in {} files of {} on {}, {ports}; edit them and the next request sees it",
         folder.len(),
         folder.files(),
-        args.address,
-        source.http_port,
-        source.https_port
+        args.source.dir.display(),
+        args.address
     );
 }
 
