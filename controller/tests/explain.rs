@@ -71,6 +71,20 @@ fn headers_choose_the_rule_and_weights_the_backend() {
 }
 
 #[test]
+fn a_host_header_takes_the_place_of_the_urls_host() {
+    let answer = quickstart(&["http://127.0.0.1:8080/search/x", "-H", "Host: shop.localhost"]);
+    assert_tells(&answer, 0, &["http://shop.localhost:8080/search/x", "Ingress demo/search"]);
+    assert_eq!(quickstart(&["https://127.0.0.1:8443/", "-H", "Host: shop.localhost"]).0, Some(2));
+}
+
+#[test]
+fn what_acts_on_tls_only_is_told_there_only() {
+    let (_, plain) = quickstart(&["http://shop.localhost/"]);
+    let (_, tls) = quickstart(&["https://shop.localhost/"]);
+    assert!(tls.contains("Strict-Transport-Security") && !plain.contains("Strict-Transport-Security"), "{tls}{plain}");
+}
+
+#[test]
 fn programs_get_json() {
     let (code, text) = quickstart(&["-o", "json", "http://api.localhost/"]);
     let journey: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -121,13 +135,21 @@ fn what_came_close_and_what_is_broken() {
     assert_tells(&ask(&["http://a.example:8000/other"]), 1, &["404", "path prefix /only", "path prefix /moved"]);
     assert_tells(&ask(&["http://b.example:8000/"]), 1, &["404", "a.example"]);
     assert_tells(&ask(&["http://a.example:8000/only", "-X", "POST"]), 1, &["500", "g.yaml:19:", "missing"]);
-    assert_tells(&ask(&["http://a.example:8000/moved/x"]), 0, &["301", "b.example"]);
+    assert_tells(&ask(&["http://a.example:8000/moved/x"]), 0, &["301: redirect to b.example, "]);
 }
 
 #[test]
 fn a_wrong_argument_is_told_apart_from_an_answer() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    for arguments in [&["not a url"][..], &["/path"], &["http://a/", "-H", "no colon"], &[]] {
+    for arguments in [
+        &["not a url"][..],
+        &["/path"],
+        &["http://a/", "-H", "no colon"],
+        &["http://a:99999/"],
+        &["http://a:0/"],
+        &["http://u:p@a/"],
+        &[],
+    ] {
         assert_eq!(explain(dir.path(), arguments).0, Some(2), "{arguments:?}");
     }
     assert_eq!(explain(Path::new("/no/such/folder"), &["http://a/"]).0, Some(2));

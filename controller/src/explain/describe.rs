@@ -52,10 +52,10 @@ pub(super) fn filter(filter: &Filter) -> String {
                 Scheme::Http => "http://",
                 Scheme::Https => "https://",
             });
-            let host = redirect.hostname.as_deref().unwrap_or(if scheme.is_empty() { "" } else { "(same host)" });
+            let host = redirect.hostname.as_deref().unwrap_or("the same host");
             let port = redirect.port.map(|port| format!(":{port}")).unwrap_or_default();
-            let path = redirect.path.as_ref().map_or("(same path)".to_owned(), path);
-            format!("{}: redirect to {scheme}{host}{port} {path}", redirect.status)
+            let path = redirect.path.as_ref().map_or("the path stays".to_owned(), path);
+            format!("{}: redirect to {scheme}{host}{port}, {path}", redirect.status)
         }
         Filter::Rewrite(rewrite) => {
             let host = rewrite.hostname.as_ref().map(|host| format!("host becomes {host}"));

@@ -221,7 +221,7 @@ fn follow(journey: &mut Journey, snapshot: &Snapshot, place: &Place<'_>, tls: bo
         route: place.route.to_owned(),
         name: rule.name.clone(),
         matched: describe::selector(place.selector),
-        filters: rule.filters.clone(),
+        filters: rule.filters.iter().filter(|filter| acts(filter, tls)).cloned().collect(),
         origins: rule.origins.clone(),
         limits: describe::limits(rule),
     });
@@ -244,6 +244,15 @@ fn follow(journey: &mut Journey, snapshot: &Snapshot, place: &Place<'_>, tls: bo
             }
             journey.backends = backends.iter().map(|backend| step(snapshot, backend, sum)).collect();
         }
+    }
+}
+
+/// Whether a filter does anything on such a connection.
+fn acts(filter: &Filter, tls: bool) -> bool {
+    match filter {
+        Filter::StrictTransportSecurity(_) => tls,
+        Filter::HttpsRedirect(_) => !tls,
+        _ => true,
     }
 }
 

@@ -8,7 +8,8 @@ mod text;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use translate::translate;
 
 pub use journey::{BackendStep, CertificateStep, Journey, ListenerStep, RuleStep};
@@ -53,17 +54,38 @@ pub struct Question {
     pub headers: HeaderMap,
 }
 
+impl Question {
+    /// The request that the arguments describe. A `Host` header takes the place of the URL's host, as it does on the wire;
+    /// the port stays.
+    fn of(args: &Args) -> Result<Self, String> {
+        let mut headers: HeaderMap = args.headers.iter().cloned().collect();
+        let mut url = args.url.clone();
+        if let Some(host) = headers.remove(header::HOST) {
+            if url.scheme_str() == Some("https") {
+                return Err(
+                    "write the host into the URL: with https the name that TLS asks for has to be the same".into()
+                );
+            }
+            let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()).filter(is_plain);
+            let host = host.ok_or("the Host header is no host")?;
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            let mut parts = url.into_parts();
+            parts.authority = Some(format!("{}{port}", host.host()).parse().map_err(|_| "the Host header is no host")?);
+            url = Uri::from_parts(parts).map_err(|_| "the Host header is no host")?;
+        }
+        Ok(Self { url, method: args.method.clone(), headers })
+    }
+}
+
 /// The command.
 pub fn main(args: &Args) -> ExitCode {
-    let question = Question {
-        url: args.url.clone(),
-        method: args.method.clone(),
-        headers: args.headers.iter().cloned().collect(),
-    };
-    let journey = match explain(&args.source, &question) {
+    let explained = args.source.validate().and_then(|()| Question::of(args)).and_then(|question| {
+        explain(&args.source, &question).map_err(|error| format!("{}: {error}", args.source.dir.display()))
+    });
+    let journey = match explained {
         Ok(journey) => journey,
         Err(error) => {
-            eprintln!("{}: {error}", args.source.dir.display());
+            eprintln!("{error}");
             return ExitCode::from(2);
         }
     };
@@ -81,6 +103,7 @@ pub fn explain(source: &Source, question: &Question) -> io::Result<Journey> {
     let mut journey = journey::trace(&snapshot, settings.ports, question);
     let mut findings: Vec<Finding> = folder.findings();
     findings.extend(translation.problems.iter().map(|problem| folder.place(problem)));
+    findings.extend(folder.unserved(&translation));
     journey.findings = journey::concerning(&journey, findings);
     Ok(journey)
 }
@@ -96,11 +119,20 @@ fn print(journey: &Journey, output: Output, out: &mut impl Write) -> io::Result<
 }
 
 fn parse_url(text: &str) -> Result<Uri, String> {
-    let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
-    match url.scheme_str() {
-        Some("http" | "https") if url.host().is_some() => Ok(url),
-        _ => Err("write it with scheme and host, for example http://shop.localhost/cart".to_owned()),
+    let url = text.parse::<Uri>().ok();
+    match url.filter(|url| matches!(url.scheme_str(), Some("http" | "https"))) {
+        Some(url) if url.authority().is_some_and(is_plain) => Ok(url),
+        Some(_) => Err("write a host, and a port from 1 to 65535 if any; no user or password".to_owned()),
+        None => Err("write it with scheme and host, for example http://shop.localhost/cart".to_owned()),
     }
+}
+
+/// A host with nothing but a port that there is.
+fn is_plain(authority: &Authority) -> bool {
+    let after_host = authority.as_str().strip_prefix(authority.host());
+    !authority.host().is_empty()
+        && (after_host == Some("") || authority.port_u16().is_some_and(|port| port > 0))
+        && !authority.as_str().contains('@')
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
