@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use snapshot::BackendProtocol;
@@ -25,6 +24,9 @@ pub enum ConnectError {
     /// It took longer than allowed.
     #[error("connecting took too long")]
     TimedOut,
+    /// It failed for another request that this one waited for.
+    #[error("connecting has just failed")]
+    FailedBefore,
     /// The TLS handshake failed.
     #[error("the TLS handshake failed: {0}")]
     Tls(io::Error),
@@ -37,7 +39,7 @@ impl ConnectError {
     /// The reason to answer with.
     pub fn reason(&self) -> Reason {
         match self {
-            ConnectError::Failed(_) | ConnectError::Http(_) => Reason::ConnectFailed,
+            ConnectError::Failed(_) | ConnectError::FailedBefore | ConnectError::Http(_) => Reason::ConnectFailed,
             ConnectError::TimedOut => Reason::ConnectTimeout,
             ConnectError::Tls(_) => Reason::UpstreamTls,
         }
@@ -93,13 +95,12 @@ impl Connector {
         self.tls.is_some()
     }
 
-    /// A connection to this address within `limit`, TLS included.
+    /// A connection to this address by `deadline`, TLS included.
     pub(super) async fn connect(
         &self,
         address: SocketAddr,
-        limit: Option<Duration>,
+        deadline: Option<Instant>,
     ) -> Result<Transport, ConnectError> {
-        let deadline = limit.map(|limit| Instant::now() + limit);
         within(deadline, self.connect_unlimited(address)).await.unwrap_or(Err(ConnectError::TimedOut))
     }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
 
 use super::h1::{SendError, Sent};
 use super::{BackendBody, BackendError, ConnectError, Entry, IDLE};
 use crate::body::RequestBody;
-use crate::clock::Coarse;
+use crate::clock::{Coarse, within};
 use crate::local::LocalExec;
 
 /// Streams on one connection before another is opened.
@@ -39,6 +40,8 @@ pub(super) struct Shared {
 struct Channel {
     sender: http2::SendRequest<RequestBody>,
     streams: Rc<Cell<usize>>,
+    /// The endpoint's limit when it is below ours: more would wait here instead of going to another connection.
+    max_streams: Rc<Cell<usize>>,
     used: Cell<Coarse>,
 }
 
@@ -55,11 +58,22 @@ impl Shared {
         if let Some(stream) = self.open() {
             return Ok(stream);
         }
-        let _connecting = self.connecting.lock().await;
-        if let Some(stream) = self.open() {
-            return Ok(stream);
-        }
-        let transport = home.connect(connect).await?;
+        let deadline = connect.map(|limit| Instant::now() + limit);
+        let _connecting = match self.connecting.try_lock() {
+            Ok(held) => held,
+            Err(_) => {
+                let held = within(deadline, self.connecting.lock()).await.ok_or(ConnectError::TimedOut)?;
+                if let Some(stream) = self.open() {
+                    return Ok(stream);
+                }
+                // Each in turn would wait as long as the one before.
+                if home.is_cooling_down() {
+                    return Err(ConnectError::FailedBefore);
+                }
+                held
+            }
+        };
+        let transport = home.connect(deadline).await?;
         let (sender, driver) = http2::Builder::new(LocalExec)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -70,12 +84,20 @@ impl Shared {
             .handshake(TokioIo::new(transport))
             .await
             .map_err(ConnectError::Http)?;
+        let max_streams = Rc::new(Cell::new(MAX_STREAMS));
+        let told = max_streams.clone();
         tokio::task::spawn_local(async move {
-            if let Err(error) = driver.await {
+            let mut driver = std::pin::pin!(driver);
+            let ended = std::future::poll_fn(|cx| {
+                let ended = driver.as_mut().poll(cx);
+                told.set(driver.current_max_send_streams().min(MAX_STREAMS));
+                ended
+            });
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "an HTTP/2 connection to a backend ended");
             }
         });
-        let channel = Channel { sender, streams: Rc::default(), used: Cell::new(Coarse::now()) };
+        let channel = Channel { sender, streams: Rc::default(), max_streams, used: Cell::new(Coarse::now()) };
         let stream = channel.open(false);
         self.connections.borrow_mut().push(channel);
         Ok(stream)
@@ -84,7 +106,7 @@ impl Shared {
     fn open(&self) -> Option<Http2> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|channel| !channel.sender.is_closed());
-        let free = |channel: &&Channel| channel.sender.is_ready() && channel.streams.get() < MAX_STREAMS;
+        let free = |channel: &&Channel| channel.sender.is_ready() && channel.streams.get() < channel.max_streams.get();
         connections.iter().find(free).map(|channel| channel.open(true))
     }
 

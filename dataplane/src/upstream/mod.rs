@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use snapshot::BackendProtocol;
+use tokio::time::Instant;
 
 pub use budget::RetryBudget;
 pub use connect::{ConnectError, Connector};
@@ -167,14 +168,14 @@ impl Entry {
         match self.pop_idle() {
             Some(connection) => Ok(Connection::Http1(connection)),
             None => {
-                let transport = self.connect(connect).await?;
+                let transport = self.connect(connect.map(|limit| Instant::now() + limit)).await?;
                 Ok(Connection::Http1(Box::new(Http1::new(transport, self.clone()))))
             }
         }
     }
 
-    async fn connect(&self, limit: Option<Duration>) -> Result<crate::transport::Transport, ConnectError> {
-        let connected = self.connector.connect(self.endpoint.address(), limit).await;
+    async fn connect(&self, deadline: Option<Instant>) -> Result<crate::transport::Transport, ConnectError> {
+        let connected = self.connector.connect(self.endpoint.address(), deadline).await;
         self.failed.set(connected.is_err().then(Coarse::now));
         connected
     }
