@@ -247,7 +247,7 @@ impl Limits {
             Some(upload) => match upload.state() {
                 UploadState::AwaitsClient => (upload.moved(), Some(self.body), Reason::ClientTimeout),
                 UploadState::AwaitsBackend => (upload.moved(), self.send, Reason::SendTimeout),
-                UploadState::Done | UploadState::TooLarge | UploadState::ClientGone => {
+                UploadState::Done | UploadState::TooLarge | UploadState::ClientGone | UploadState::Malformed => {
                     (upload.moved(), self.read, Reason::ReadTimeout)
                 }
             },
@@ -260,6 +260,7 @@ impl Limits {
         match self.upload.as_ref()?.state() {
             UploadState::TooLarge => Some(Reason::BodyTooLarge),
             UploadState::ClientGone => Some(Reason::ClientGone),
+            UploadState::Malformed => Some(Reason::BadRequest),
             _ => None,
         }
     }

@@ -1,6 +1,8 @@
 //! Bodies in both directions: streamed frame by frame, counted, limited, never collected.
 
 use std::cell::Cell;
+use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -46,6 +48,8 @@ pub enum UploadState {
     TooLarge,
     /// The client broke off.
     ClientGone,
+    /// What the client sent is not valid HTTP.
+    Malformed,
 }
 
 /// The progress of a request's body, seen from outside of it.
@@ -129,7 +133,7 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                upload.moves(UploadState::ClientGone);
+                upload.moves(if is_malformed(&error) { UploadState::Malformed } else { UploadState::ClientGone });
                 Poll::Ready(Some(Err(BodyError::Client(error))))
             }
             None => {
@@ -152,6 +156,12 @@ impl Body for RequestBody {
             RequestBody::Streamed { incoming, .. } => incoming.size_hint(),
         }
     }
+}
+
+/// Whether hyper could not read what came, rather than nothing coming any more.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 /// A response's body on its way to the client. Dropping it ends the exchange.

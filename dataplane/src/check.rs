@@ -1,6 +1,8 @@
 //! Checks a request's head beyond its syntax, and finds out what it asks for. What is ambiguous is refused: two readers
 //! of one request must not come to two results (RFC 9112, sections 3.2 and 6.3).
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -32,11 +34,11 @@ impl Target {
     /// Checks the head of a request and returns what it asks for.
     ///
     /// # Errors
-    /// [`Reason::BadMethod`] for CONNECT, [`Reason::BadFraming`] for an ambiguous length, [`Reason::BadHost`] for a host
+    /// [`Reason::BadMethod`] for CONNECT and TRACE, [`Reason::BadFraming`] for an ambiguous length, [`Reason::BadHost`] for a host
     /// that is missing (but in HTTP/1.0), repeated, contradictory or no host name, [`Reason::BadPath`] as
     /// [`normalise::path`].
     pub fn of(request: &Parts) -> Result<Self, Reason> {
-        if request.method == Method::CONNECT {
+        if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Reason::BadMethod);
         }
         check_framing(&request.headers)?;
@@ -85,6 +87,22 @@ impl Target {
         &self.raw
     }
 
+    /// What follows the first `matched` bytes of [`Target::path`], which end where an element does: as it was sent, where
+    /// the elements before it stand in the raw path one by one, else in normal form and fit to be sent.
+    pub fn rest(&self, matched: usize) -> Cow<'_, str> {
+        let (prefix, rest) = self.path().split_at_checked(matched).unwrap_or_default();
+        if self.is_normal() {
+            return Cow::Borrowed(rest);
+        }
+        let raw = prefix.matches('/').fold(self.raw.path(), |raw, _| {
+            let element = raw.trim_start_matches('/');
+            element.find('/').and_then(|end| element.get(end..)).unwrap_or_default()
+        });
+        // Equal rests leave equal prefixes, and a rest that is normalised alone does not climb out of itself.
+        let same = if raw.is_empty() { rest.is_empty() } else { normalise::path(raw).is_ok_and(|raw| raw == rest) };
+        if same { Cow::Borrowed(raw) } else { Cow::Owned(normalise::escape(rest)) }
+    }
+
     /// The query as it was sent.
     pub fn query(&self) -> Option<&str> {
         self.raw.query()
@@ -111,7 +129,8 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The one host that the request names, in its target or its header.
+/// The one host that the request names, in its target or its header. Where they differ the target's counts in HTTP/1
+/// (RFC 9112, 3.2.2), and the request is malformed in HTTP/2 (RFC 9113, 8.3.1).
 fn authority(request: &Parts) -> Result<Option<HeaderValue>, Reason> {
     let mut hosts = request.headers.get_all(HOST).iter();
     let header = hosts.next();
@@ -120,16 +139,18 @@ fn authority(request: &Parts) -> Result<Option<HeaderValue>, Reason> {
     }
     match (request.uri.authority(), header) {
         (Some(target), header) => {
-            if header.is_some_and(|header| !header.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes())) {
-                return Err(Reason::BadHost);
-            }
+            let http1 = request.version < Version::HTTP_2;
             match header {
-                Some(header) => Ok(Some(header.clone())),
-                None if request.version >= Version::HTTP_2 || request.version <= Version::HTTP_10 => {
-                    HeaderValue::from_str(target.as_str()).map(Some).map_err(|_| Reason::BadHost)
+                Some(header) if header.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes()) => {
+                    return Ok(Some(header.clone()));
                 }
-                None => Err(Reason::BadHost),
+                // What does not count must still be a host (RFC 9112, 3.2).
+                Some(header) if http1 => drop(normalise::host(header.to_str().map_err(|_| Reason::BadHost)?)?),
+                Some(_) => return Err(Reason::BadHost),
+                None if request.version == Version::HTTP_11 => return Err(Reason::BadHost),
+                None => {}
             }
+            HeaderValue::from_str(target.as_str()).map(Some).map_err(|_| Reason::BadHost)
         }
         (None, Some(header)) => Ok(Some(header.clone())),
         (None, None) if request.version <= Version::HTTP_10 => Ok(None),
@@ -168,13 +189,24 @@ mod tests {
     }
 
     #[test]
+    fn the_host_in_the_target_wins_in_http1() {
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            let target = target("http://a.example:8080/x?q", version, &[("host", "b.example")]).unwrap();
+            assert_eq!((target.host(), target.path()), ("a.example", "/x"));
+            assert_eq!(target.authority().unwrap(), "a.example:8080");
+            assert_eq!(target.raw(), "/x?q");
+        }
+    }
+
+    #[test]
     fn ambiguous_hosts_are_refused() {
         let http11 = |uri, headers: &[_]| target(uri, Version::HTTP_11, headers).err();
         assert_eq!(http11("/", &[]), Some(Reason::BadHost));
         assert_eq!(http11("/", &[("host", "")]), Some(Reason::BadHost));
         assert_eq!(http11("/", &[("host", "a b")]), Some(Reason::BadHost));
         assert_eq!(http11("/", &[("host", "a"), ("host", "a")]), Some(Reason::BadHost));
-        assert_eq!(http11("http://a/", &[("host", "b")]), Some(Reason::BadHost));
+        assert_eq!(http11("http://a/", &[]), Some(Reason::BadHost));
+        assert_eq!(http11("http://a/", &[("host", "b c")]), Some(Reason::BadHost));
         assert_eq!(http11("http://a/", &[("host", "A")]), None);
         assert_eq!(http11("http://u@a/", &[("host", "u@a")]), Some(Reason::BadHost));
         assert_eq!(target("https://a/", Version::HTTP_2, &[("host", "b")]).err(), Some(Reason::BadHost));
@@ -203,7 +235,9 @@ mod tests {
     }
 
     #[test]
-    fn connect_and_asterisk_are_refused() {
+    fn connect_trace_and_asterisk_are_refused() {
+        let trace = Request::builder().method("TRACE").uri("/").header("host", "a").body(()).unwrap();
+        assert_eq!(Target::of(&trace.into_parts().0).err(), Some(Reason::BadMethod));
         let connect = Request::builder().method("CONNECT").uri("a:443").header("host", "a:443").body(()).unwrap();
         assert_eq!(Target::of(&connect.into_parts().0).err(), Some(Reason::BadMethod));
         assert_eq!(target("*", Version::HTTP_11, &[("host", "a")]).err(), Some(Reason::BadPath));

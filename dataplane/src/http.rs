@@ -31,15 +31,18 @@ const ADDED_HEADERS: usize = 12;
 /// Serves one request.
 pub async fn serve(client: Rc<Client>, mut request: Request<Incoming>) -> Response<ResponseBody> {
     let upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(client, &parts);
     let state = exchange.client.worker.state();
-    match forward(&mut exchange, &state, parts, body, upgrade.is_some()).await {
+    match forward(&mut exchange, &state, &mut parts, body, upgrade.is_some()).await {
         Ok(Reply::Stream(response, download)) => {
             finish(exchange, response, |exchange| ResponseBody::backend(download, exchange))
         }
         Ok(Reply::Switched(response, backend)) => switch(exchange, response, upgrade, backend),
-        Err(answer) => refuse(exchange, answer),
+        Err(answer) => {
+            exchange.request_id.get_or_insert_with(|| forwarded::request_id(&mut parts.headers));
+            refuse(exchange, answer)
+        }
     }
 }
 
@@ -53,11 +56,11 @@ enum Reply {
 async fn forward(
     exchange: &mut Exchange,
     state: &State,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: Incoming,
     upgrade: bool,
 ) -> Result<Reply, Answer> {
-    let target = Target::of(&parts)?;
+    let target = Target::of(parts)?;
     exchange.host = target.authority().cloned();
     let client = exchange.client.clone();
     let origin = &client.origin;
@@ -92,6 +95,7 @@ async fn forward(
         target: &target,
         forwarded: &forwarded,
         listener_scheme: origin.scheme(),
+        listener_port: origin.port(),
         matched: found.path,
         now,
     };
@@ -109,7 +113,7 @@ async fn forward(
     filter::on_request(&backend.filters, &context, &mut outgoing, &mut exchange.guards)?;
 
     let body = request_body(exchange, body, rule.max_body)?;
-    let request = request(parts.method, outgoing, protocol, body);
+    let request = request(std::mem::take(&mut parts.method), outgoing, protocol, body);
     let answered = attempt::send(exchange, cluster, &rule.timeouts, request, now).await?;
 
     let https = client.is_tls();
@@ -215,8 +219,8 @@ fn finish(
     response: Response<()>,
     body: impl FnOnce(Exchange) -> ResponseBody,
 ) -> Response<ResponseBody> {
-    exchange.status = Some(response.status());
     let mut response = response;
+    exchange.status.get_or_insert(response.status());
     let client = &exchange.client;
     let closes = exchange.reason.is_some_and(Reason::closes);
     if !client.http2 && (closes || client.worker.is_draining() || client.watch.asked() != Signal::None) {
@@ -228,6 +232,9 @@ fn finish(
 /// The data plane's own answer.
 fn refuse(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     exchange.failed(answer.reason);
+    exchange.status = Some(answer.status);
+    // 499 is for logs. A client that only stopped sending still reads, and sent a request that is not complete.
+    let answer = if answer.reason == Reason::ClientGone { Answer::from(Reason::BadRequest) } else { answer };
     let (head, mut body) = answer.into_response().into_parts();
     let mut response = response_head(head.status, head.headers);
     if let Some(rule) = &exchange.rule {

@@ -1,6 +1,7 @@
 //! Paths and hosts in the one form in which they are matched. What is forwarded stays as the client wrote it.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use crate::reason::Reason;
 
@@ -69,6 +70,20 @@ pub fn percent_decode(text: &str) -> Result<Cow<'_, str>, Reason> {
         }
         decoded
     })))
+}
+
+/// Percent-encodes what cannot stand in a path (RFC 3986 `pchar` and the slash can).
+pub fn escape(path: &str) -> String {
+    let mut escaped = String::with_capacity(path.len() + 8);
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
 }
 
 /// The host for matching: lower case, without port and trailing dot. Borrowed when there is nothing to do.

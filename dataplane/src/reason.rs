@@ -50,7 +50,7 @@ pub enum Reason {
     BadHost,
     /// The path holds a broken percent sequence, a NUL, or climbs above the root.
     BadPath,
-    /// A method that a gateway does not serve (CONNECT).
+    /// A method that a gateway does not serve (CONNECT, TRACE).
     BadMethod,
     /// The request line is too long.
     UriTooLong,
@@ -141,11 +141,13 @@ impl Reason {
             Reason::BadRequest
                 | Reason::BadFraming
                 | Reason::BadHost
+                | Reason::BadPath
                 | Reason::BadMethod
                 | Reason::BodyTooLarge
                 | Reason::UriTooLong
                 | Reason::HeadersTooLarge
                 | Reason::ClientTimeout
+                | Reason::ClientGone
         )
     }
 

@@ -57,6 +57,8 @@ pub struct Context<'a> {
     pub forwarded: &'a Forwarded,
     /// What the listener speaks.
     pub listener_scheme: Scheme,
+    /// Where it listens.
+    pub listener_port: u16,
     /// How the rule's path condition held.
     pub matched: PathMatched,
     /// The present.

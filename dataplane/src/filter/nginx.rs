@@ -33,7 +33,7 @@ pub(super) fn https_redirect(redirect: &HttpsRedirect, context: &Context<'_>) ->
     Err(redirect_to(status, Scheme::Https, host, redirect.port, target))
 }
 
-/// Sends `/a` to `/a/` when the rule's path was written so.
+/// Sends `/a` to `/a/` on the same listener when the rule's path was written so.
 pub(super) fn trailing_slash_redirect(context: &Context<'_>) -> Result<(), Answer> {
     let path = context.target.path();
     let whole = match context.matched {
@@ -46,7 +46,8 @@ pub(super) fn trailing_slash_redirect(context: &Context<'_>) -> Result<(), Answe
     }
     let path = format!("{}/", escaped_path(context.target));
     let target = with_query(&path, context.target.query());
-    Err(redirect_to(StatusCode::MOVED_PERMANENTLY, context.listener_scheme, context.target.host(), None, &target))
+    let (scheme, port) = (context.listener_scheme, context.listener_port);
+    Err(redirect_to(StatusCode::MOVED_PERMANENTLY, scheme, context.target.host(), Some(port), &target))
 }
 
 /// The headers that ingress-nginx sends besides ours, without those whose name holds an underscore.

@@ -1,7 +1,6 @@
 //! Changes of path and host.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use http::HeaderValue;
 use http::uri::PathAndQuery;
@@ -9,6 +8,7 @@ use snapshot::PathRewrite;
 
 use super::{Context, Outgoing};
 use crate::check::Target;
+use crate::normalise::escape;
 use crate::route::PathMatched;
 
 /// A compiled [`snapshot::Rewrite`].
@@ -62,8 +62,7 @@ pub(super) fn rewritten<'a>(rewrite: &'a PathRewrite, context: &Context<'a>) -> 
         // The specification knows no prefix of an expression.
         PathMatched::Regex => return escaped_path(context.target),
     };
-    let rest = context.target.path().get(matched..).unwrap_or_default();
-    let rest = if context.target.is_normal() { Cow::Borrowed(rest) } else { Cow::Owned(escape(rest)) };
+    let rest = context.target.rest(matched);
     match (replacement.as_str(), &*rest) {
         ("" | "/", "") => Cow::Borrowed("/"),
         (replacement, "") => Cow::Borrowed(replacement),
@@ -82,18 +81,4 @@ pub(super) fn with_query(path: &str, query: Option<&str>) -> String {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }
-}
-
-/// Percent-encodes what cannot stand in a path (RFC 3986 `pchar` and the slash can).
-fn escape(path: &str) -> String {
-    let mut escaped = String::with_capacity(path.len() + 8);
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
 }

@@ -13,6 +13,7 @@ struct Fixture {
     target: Target,
     forwarded: Forwarded,
     scheme: Scheme,
+    port: u16,
     headers: HeaderMap,
 }
 
@@ -21,7 +22,7 @@ fn request(scheme: Scheme, port: u16, path: &str) -> Fixture {
     let (parts, ()) = request.body(()).unwrap().into_parts();
     let origin = Origin::new(IpAddr::from([192, 0, 2, 1]), scheme, port);
     let forwarded = Forwarded::of(&origin, &parts.headers, None, &[]);
-    Fixture { target: Target::of(&parts).unwrap(), forwarded, scheme, headers: HeaderMap::new() }
+    Fixture { target: Target::of(&parts).unwrap(), forwarded, scheme, port, headers: HeaderMap::new() }
 }
 
 impl Fixture {
@@ -38,7 +39,8 @@ impl Fixture {
         guards: &mut Vec<ConnectionGuard>,
     ) -> Result<Outgoing, Answer> {
         let (target, forwarded) = (&self.target, &self.forwarded);
-        let context = Context { target, forwarded, listener_scheme: self.scheme, matched, now };
+        let (listener_scheme, listener_port) = (self.scheme, self.port);
+        let context = Context { target, forwarded, listener_scheme, listener_port, matched, now };
         let host = self.target.authority().cloned();
         let mut outgoing = Outgoing { headers: self.headers.clone(), path: self.target.raw().clone(), host };
         on_request(filters, &context, &mut outgoing, guards).map(|()| outgoing)
@@ -73,7 +75,20 @@ fn prefixes_are_replaced_as_the_specification_lists() {
         ("/foo/", "/foo", "/", "/"),
         ("/bar", "", "/xyz", "/xyz/bar"),
         ("/", "", "/xyz", "/xyz/"),
-        ("/f%6fo//a%20b%3F", "/foo", "/xyz", "/xyz/a%20b%3F"),
+        // What follows the prefix stays as it was sent,
+        ("/f%6fo//a%20b%3F", "/foo", "/xyz", "/xyz//a%20b%3F"),
+        ("/foo/a%2Fb", "/foo", "/xyz", "/xyz/a%2Fb"),
+        ("//foo//bar", "/foo", "/xyz", "/xyz//bar"),
+        ("/foo/%c3%a9?%2F", "/foo", "/xyz", "/xyz/%c3%a9?%2F"),
+        ("/foo//", "/foo", "/xyz", "/xyz//"),
+        ("/a//b/./c", "/a/b", "/xyz", "/xyz/./c"),
+        ("//a%2Fb", "", "/xyz", "/xyz//a%2Fb"),
+        // unless nothing in the path is the prefix alone, or what follows it leads out of it.
+        ("/foo%2Fb%20c", "/foo", "/xyz", "/xyz/b%20c"),
+        ("/a/../foo/b%2Fc", "/foo", "/xyz", "/xyz/b/c"),
+        ("/./foo/b", "/foo", "/xyz", "/xyz/b"),
+        ("/foo/x/../../foo/b", "/foo", "/xyz", "/xyz/b"),
+        ("/foo/x%2F..%2F..%2Ffoo/b", "/foo", "/xyz", "/xyz/b"),
     ] {
         let path_rewrite = Some(PathRewrite::Prefix(replacement.into()));
         let rewrite = snapshot::Filter::Rewrite(snapshot::Rewrite { hostname: None, path: path_rewrite });
@@ -146,8 +161,14 @@ fn plain_requests_go_to_https_as_ingress_nginx_sends_them() {
 
 #[test]
 fn a_missing_trailing_slash_is_added_by_redirect() {
-    let found =
-        |path, matched| request(Scheme::Http, 8080, path).location(snapshot::Filter::TrailingSlashRedirect, matched);
+    let on = |scheme, port, path, matched| {
+        request(scheme, port, path).location(snapshot::Filter::TrailingSlashRedirect, matched)
+    };
+    let found = |path, matched| on(Scheme::Http, 80, path, matched);
+    let elsewhere = on(Scheme::Http, 8080, "/a", PathMatched::Exact);
+    assert_eq!(elsewhere.as_deref(), Some("301 http://shop.example:8080/a/"));
+    let secure = on(Scheme::Https, 443, "/a", PathMatched::Exact);
+    assert_eq!(secure.as_deref(), Some("301 https://shop.example/a/"));
     assert_eq!(found("/a?q=1", PathMatched::Prefix(2)).as_deref(), Some("301 http://shop.example/a/?q=1"));
     assert_eq!(found("/a", PathMatched::Exact).as_deref(), Some("301 http://shop.example/a/"));
     assert_eq!(found("/a/", PathMatched::Prefix(2)), None);

@@ -1,12 +1,15 @@
 //! What is malformed or ambiguous is refused and the connection closed; no backend sees it as it came.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::backend::{Backend, full};
-use crate::client::raw;
+use crate::client::{fetch, raw};
 use crate::rig::Rig;
 
 async fn watched() -> (Backend, Arc<Mutex<Vec<String>>>) {
@@ -58,7 +61,11 @@ async fn malformed_requests_are_refused_and_the_connection_closed() {
         ("the same host twice", format!("GET / HTTP/1.1\r\n{host}{host}\r\n"), &[400]),
         ("host with space", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".into(), &[400]),
         ("host with path", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n".into(), &[400]),
-        ("contradicting target", format!("GET http://b.example/ HTTP/1.1\r\n{host}\r\n"), &[400]),
+        ("invalid host beside one in the target", "GET http://a/ HTTP/1.1\r\nHost: a b\r\n\r\n".into(), &[400]),
+        ("broken percent sequence", format!("GET /%zz HTTP/1.1\r\n{host}\r\n"), &[400]),
+        ("asterisk", format!("OPTIONS * HTTP/1.1\r\n{host}\r\n"), &[400]),
+        ("authority for a target", format!("GET a.example:80 HTTP/1.1\r\n{host}\r\n"), &[400]),
+        ("trace", format!("TRACE / HTTP/1.1\r\n{host}\r\n"), &[405]),
         ("bad version", format!("GET / HTTP/3.7\r\n{host}\r\n"), &[400]),
         ("no request line", "\0\x01\x02\x03\r\n\r\n".into(), &[400]),
         ("connect", "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n".into(), &[400, 405]),
@@ -84,6 +91,7 @@ async fn a_request_with_length_and_encoding_is_refused_or_framed_once_and_the_co
         let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n";
         let bytes = format!("POST / HTTP/1.1\r\nHost: a.example\r\n{first}\r\n\r\n0\r\n\r\n{smuggled}");
         let answer = raw(rig.address(), bytes.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     }
     let seen = seen.lock().unwrap();
@@ -92,12 +100,74 @@ async fn a_request_with_length_and_encoding_is_refused_or_framed_once_and_the_co
 }
 
 #[tokio::test]
+async fn equal_lengths_are_one() {
+    let (backend, seen) = watched().await;
+    let rig = Rig::plain(&[backend.address]);
+    let length = "Content-Length: 3\r\n";
+    let bytes = format!("POST / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{length}{length}\r\nabc");
+    let answer = raw(rig.address(), bytes.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen[0].matches(r#""content-length": "3""#).count(), 1, "{seen:?}");
+    assert_eq!(seen[0].matches("content-length").count(), 1, "{seen:?}");
+}
+
+#[tokio::test]
 async fn bad_chunks_end_the_request_and_the_connection() {
     let backend = Backend::echo("one").await;
     let rig = Rig::plain(&[backend.address]);
-    for chunk in ["zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcdef\r\n0\r\n\r\n", "-1\r\n\r\n", "fffffffffffffffff\r\n"] {
+    for chunk in [
+        "zz\r\nabc\r\n0\r\n\r\n",
+        "0x3\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabcdef\r\n0\r\n\r\n",
+        "-1\r\n\r\n",
+        "\r\n\r\n",
+        "fffffffffffffffff\r\n",
+        "3\r\nabc\r\nzz\r\n",
+    ] {
         let bytes = format!("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
         let answer = raw(rig.address(), bytes.as_bytes()).await;
-        assert!(!answer.contains(" 200 "), "{chunk:?}: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{chunk:?}: {answer}");
+        assert!(answer.contains("x-sluice-reason: bad_request\r\n"), "{chunk:?}: {answer}");
+        assert!(answer.contains("connection: close\r\n"), "{chunk:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{chunk:?}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn a_body_that_stops_too_early_is_a_client_that_left() {
+    let backend = Backend::echo("one").await;
+    let rig = Rig::plain(&[backend.address]);
+    for head in ["Content-Length: 9\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+        let mut stream = TcpStream::connect(rig.address()).await.unwrap();
+        stream.write_all(format!("POST / HTTP/1.1\r\nHost: a.example\r\n{head}").as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    }
+    let admin = rig.proxy.admin_address().unwrap();
+    let counted = "sluice_refusals_total{rule=\"rule 0\",reason=\"client_gone\"} 2";
+    let mut metrics = String::new();
+    // The last count is written after the last byte of its answer.
+    for _ in 0..200 {
+        metrics = fetch(admin, "/metrics").await.body;
+        if metrics.contains(counted) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{metrics}");
+}
+
+#[tokio::test]
+async fn the_host_of_an_absolute_target_replaces_the_header() {
+    let (backend, seen) = watched().await;
+    let rig = Rig::plain(&[backend.address]);
+    let request = "GET http://b.example:81/x HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+    let answer = raw(rig.address(), request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let seen = seen.lock().unwrap();
+    assert!(seen[0].starts_with("GET /x ") && seen[0].contains(r#""host": "b.example:81""#), "{seen:?}");
+    assert!(!seen[0].contains("a.example"), "{seen:?}");
 }

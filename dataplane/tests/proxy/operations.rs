@@ -146,4 +146,5 @@ async fn the_access_log_has_one_json_line_for_each_request() {
     assert_eq!(served["protocol"], "HTTP/1.1");
     assert!(served["duration"].as_f64() >= served["upstream_duration"].as_f64());
     assert_eq!((&of("/%00")["status"], &of("/%00")["reason"]), (&400.into(), &"bad_path".into()));
+    assert_eq!(of("/%00")["request_id"].as_str().map(str::len), Some(32));
 }
