@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, Request, Uri, Version};
+use http::header::{Entry, HOST};
+use http::{HeaderValue, Method, Request, Uri, Version};
 use snapshot::Timeouts;
 use tokio::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::cluster::{Cluster, Selection};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::tick::Tick;
-use crate::upstream::{Connection, Connector, Entry, SendError, Sent};
+use crate::upstream::{self, Connection, Connector, SendError, Sent};
 
 /// Most attempts for one request (ingress-nginx `proxy-next-upstream-tries`).
 const ATTEMPTS: usize = 3;
@@ -75,10 +76,14 @@ pub async fn send(
             None => return Err(until.map_or(Reason::RequestTimeout, |(_, reason)| reason)),
         };
         let reused = connection.is_reused();
+        let idle_race = reused && matches!(connection, Connection::Http1(_));
         let mut limits = Limits::new(exchange, timeouts, until, began);
+        if exchange.host.is_none() {
+            name_host(&mut request, address);
+        }
         address_request(&mut request, &connector);
         let replayable = is_replayable(&request);
-        let (error, again) = match deliver(connection, &mut request, &mut limits).await {
+        let (error, unsent) = match deliver(connection, &mut request, &mut limits).await {
             Ok(Ok(sent)) => {
                 let took = began.elapsed();
                 exchange.upstream_took = Some(took);
@@ -86,7 +91,7 @@ pub async fn send(
                 cluster.report(picked.endpoint(), Outcome::Answered(sent.status(), took), began + took);
                 return Ok(Answered { sent, picked, until });
             }
-            Ok(Err(SendError { error, unsent })) => (error, unsent || replayable),
+            Ok(Err(SendError { error, unsent })) => (error, unsent),
             Err(reason) => {
                 if matches!(reason, Reason::ReadTimeout | Reason::SendTimeout) {
                     cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
@@ -99,14 +104,14 @@ pub async fn send(
         }
         tracing::debug!(endpoint = %address, %error, reused, "an attempt failed");
         failure = error.reason();
-        if reused {
+        if idle_race || (reused && unsent) {
             // The endpoint closes its idle connections, perhaps because it is restarting: the others will be no better.
             entry.forget_idle();
         } else {
             cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
             tried.push(address);
         }
-        if !again {
+        if !(unsent || replayable) {
             return Err(failure);
         }
     }
@@ -121,7 +126,7 @@ fn choose(
     request: &Request<RequestBody>,
     tried: &[SocketAddr],
     now: Tick,
-) -> Option<(Picked, Rc<Entry>)> {
+) -> Option<(Picked, Rc<upstream::Entry>)> {
     let pool = &exchange.client.worker.pool;
     let pick = |tried: &[SocketAddr]| {
         let picked = cluster.pick(&Selection { headers: request.headers(), tried, now })?;
@@ -162,6 +167,16 @@ async fn deliver(
     sent
 }
 
+/// A request of HTTP/1.0 may name no host, one of the versions that backends get must (RFC 9112, 3.2).
+fn name_host(request: &mut Request<RequestBody>, endpoint: SocketAddr) {
+    if request.uri().authority().is_none()
+        && let Entry::Vacant(missing) = request.headers_mut().entry(HOST)
+        && let Ok(endpoint) = HeaderValue::try_from(endpoint.to_string())
+    {
+        missing.insert(endpoint);
+    }
+}
+
 /// Puts the target into the form that the connection's protocol wants.
 fn address_request(request: &mut Request<RequestBody>, connector: &Connector) {
     if connector.speaks_http2() {
@@ -169,7 +184,7 @@ fn address_request(request: &mut Request<RequestBody>, connector: &Connector) {
         // Upgrades do not exist in HTTP/2 (RFC 9113, 8.6).
         request.headers_mut().remove(http::header::CONNECTION);
         request.headers_mut().remove(http::header::UPGRADE);
-        let Some(host) = request.headers_mut().remove(http::header::HOST) else { return };
+        let Some(host) = request.headers_mut().remove(HOST) else { return };
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(if connector.is_tls() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
         parts.authority = http::uri::Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok();

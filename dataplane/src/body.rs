@@ -170,6 +170,8 @@ pub struct ResponseBody {
     source: Source,
     /// None once it belongs to a tunnel.
     exchange: Option<Exchange>,
+    /// Whether the client has to make room before more is asked of this body. Only told in HTTP/2.
+    awaits_client: bool,
 }
 
 #[derive(Debug)]
@@ -231,21 +233,45 @@ impl ResponseBody {
     /// A body of our own.
     pub fn own(bytes: Bytes, exchange: Exchange) -> Self {
         let source = if bytes.is_empty() { Source::Done } else { Source::Own(bytes) };
-        Self { source, exchange: Some(exchange) }
+        Self::new(source, exchange)
     }
 
     /// No body, of an answer that a tunnel follows.
     pub fn none() -> Self {
-        Self { source: Source::Done, exchange: None }
+        Self { source: Source::Done, exchange: None, awaits_client: false }
     }
 
     /// A backend's body.
     pub fn backend(download: Download, exchange: Exchange) -> Self {
         if download.body.is_end_stream() {
             download.body.finish();
-            return Self { source: Source::Done, exchange: Some(exchange) };
+            return Self::new(Source::Done, exchange);
         }
-        Self { source: Source::Backend(Box::new(download)), exchange: Some(exchange) }
+        Self::new(Source::Backend(Box::new(download)), exchange)
+    }
+
+    fn new(source: Source, exchange: Exchange) -> Self {
+        let mut body = Self { source, exchange: Some(exchange), awaits_client: false };
+        body.await_client();
+        body
+    }
+
+    fn await_client(&mut self) {
+        if let Some(exchange) = &self.exchange
+            && exchange.client.http2
+            && !matches!(self.source, Source::Done)
+        {
+            exchange.client.watch.answer_waits();
+            self.awaits_client = true;
+        }
+    }
+
+    fn goes_on(&mut self) {
+        if std::mem::take(&mut self.awaits_client)
+            && let Some(exchange) = &self.exchange
+        {
+            exchange.client.watch.answer_goes_on();
+        }
     }
 
     fn sent(&mut self, bytes: usize) {
@@ -274,6 +300,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        this.goes_on();
         let download = match &mut this.source {
             Source::Backend(download) => download,
             Source::Own(bytes) => {
@@ -295,6 +322,8 @@ impl Body for ResponseBody {
                 this.sent(frame.data_ref().map_or(0, Bytes::len));
                 if complete {
                     this.finish();
+                } else {
+                    this.await_client();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -324,6 +353,7 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        self.goes_on();
         if !matches!(self.source, Source::Done) {
             self.failed(Reason::ClientGone);
         }

@@ -48,9 +48,12 @@ pub struct Forwarded {
     pub proto: HeaderValue,
     /// `X-Forwarded-For` as it came; known once [`Forwarded::write`] has replaced it.
     pub original_for: Option<HeaderValue>,
+    /// `X-Forwarded-Host` as it came; known once [`Forwarded::write`] has replaced it.
+    pub original_host: Option<HeaderValue>,
     chain: HeaderValue,
     client_value: HeaderValue,
-    host_value: Option<HeaderValue>,
+    /// The host as it is passed on in `X-Forwarded-Host`.
+    pub host_value: Option<HeaderValue>,
     port_value: HeaderValue,
 }
 
@@ -87,6 +90,7 @@ impl Forwarded {
             believed_host: None,
             proto: scheme_value(origin.scheme),
             original_for: None,
+            original_host: None,
             chain: origin.peer_value.clone(),
             client_value: origin.peer_value.clone(),
             host_value: authority.cloned(),
@@ -104,10 +108,10 @@ impl Forwarded {
         headers.insert(X_REAL_IP, self.client_value.clone());
         headers.insert(X_FORWARDED_PROTO, self.proto.clone());
         headers.insert(X_FORWARDED_PORT, self.port_value.clone());
-        match &self.host_value {
-            Some(host) => drop(headers.insert(X_FORWARDED_HOST, host.clone())),
-            None => drop(headers.remove(X_FORWARDED_HOST)),
-        }
+        self.original_host = match &self.host_value {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
     }
 
     fn believing(mut self, headers: &HeaderMap, trusted: &[IpNet]) -> Self {

@@ -6,7 +6,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What is for one hop only, and what must not reach a backend.
-static STRIPPED: [HeaderName; 10] = [
+static STRIPPED: [HeaderName; 11] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -16,6 +16,8 @@ static STRIPPED: [HeaderName; 10] = [
     HeaderName::from_static("proxy"),
     TRANSFER_ENCODING,
     UPGRADE,
+    // The other half of an upgrade to HTTP/2 (RFC 7540, 3.2.1), which is never passed on.
+    HeaderName::from_static("http2-settings"),
     TE,
     // Whoever expects a go-ahead gets it from here, when the backend takes the body.
     EXPECT,
@@ -83,6 +85,7 @@ mod tests {
             ("x-secret", "1"),
             ("keep-alive", "timeout=5"),
             ("upgrade", "websocket"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
             ("transfer-encoding", "chunked"),
             ("proxy-authorization", "x"),
             ("proxy", "http://evil"),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use crate::exchange::Exchange;
 use crate::filter::{self, Outgoing};
 use crate::forwarded::{self, Forwarded};
 use crate::hop_by_hop;
+use crate::normalise;
 use crate::reason::{Answer, Reason};
 use crate::route::{self, PathMatched, RequestView};
 use crate::shared::State;
@@ -61,6 +62,9 @@ async fn forward(
     upgrade: bool,
 ) -> Result<Reply, Answer> {
     let target = Target::of(parts)?;
+    if parts.version == Version::HTTP_2 {
+        normalise::cookies(&mut parts.headers);
+    }
     exchange.host = target.authority().cloned();
     let client = exchange.client.clone();
     let origin = &client.origin;
@@ -150,13 +154,20 @@ async fn forward(
     Ok(reply)
 }
 
+/// Whether the request leaves HTTP behind. An upgrade to HTTP/2 is none: it would be a tunnel for further requests, past
+/// routes and limits. It is optional, so the request is answered as if it did not ask.
 fn wants_upgrade(request: &Request<Incoming>) -> bool {
-    let named = |value: &HeaderValue| {
-        value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-    };
+    let headers = request.headers();
     request.version() == Version::HTTP_11
-        && request.headers().contains_key(UPGRADE)
-        && request.headers().get_all(CONNECTION).iter().any(named)
+        && headers.contains_key(UPGRADE)
+        && names(headers, CONNECTION, b"upgrade")
+        && !names(headers, UPGRADE, b"h2c")
+}
+
+/// Whether the list in all values of this header holds `item`.
+fn names(headers: &HeaderMap, header: HeaderName, item: &[u8]) -> bool {
+    let mut items = headers.get_all(header).into_iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    items.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(item))
 }
 
 fn mark_upgrade(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {

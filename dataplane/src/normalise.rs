@@ -1,9 +1,27 @@
-//! Paths and hosts in the one form in which they are matched. What is forwarded stays as the client wrote it.
+//! Paths, hosts and cookies in the one form in which they are matched. The paths and hosts that are forwarded stay as the
+//! client wrote them.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue};
+
 use crate::reason::Reason;
+
+/// Joins the cookies that HTTP/2 allows in several fields into the one field of HTTP/1.1 (RFC 9113, 8.2.3).
+pub fn cookies(headers: &mut HeaderMap) {
+    let mut fields = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (fields.next(), fields.next()) else { return };
+    let mut joined = [first.as_bytes(), second.as_bytes()].join(&b"; "[..]);
+    for field in fields {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(field.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(COOKIE, joined);
+    }
+}
 
 /// The path for matching, by nginx's rules: percent-decoded, `.` and `..` resolved, slashes merged.
 ///

@@ -17,7 +17,8 @@ pub struct ConnectionTimeouts {
     pub idle: Duration,
     /// From the first byte of a request's head to its last (nginx `client_header_timeout`).
     pub header: Duration,
-    /// Without the client taking a byte while there are some for it (nginx `send_timeout`).
+    /// Without the client taking a byte while there are some for it (nginx `send_timeout`); in HTTP/2, a frame of any
+    /// answer.
     pub write: Duration,
 }
 
@@ -44,6 +45,8 @@ pub struct Watch {
     quiet_since: AtomicU32,
     head_since: AtomicU32,
     stalled_since: AtomicU32,
+    untaken: AtomicU32,
+    taken: AtomicU32,
     signal: AtomicU8,
     waker: AtomicWaker,
 }
@@ -59,6 +62,8 @@ impl Watch {
             quiet_since: AtomicU32::new(Coarse::now().0),
             head_since: AtomicU32::new(0),
             stalled_since: AtomicU32::new(0),
+            untaken: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
             signal: AtomicU8::new(Signal::None as u8),
             waker: AtomicWaker::new(),
         }
@@ -113,6 +118,18 @@ impl Watch {
         }
     }
 
+    /// HTTP/2: from here on the client has to make room for more of an answer; its flow control stalls no write.
+    pub fn answer_waits(&self) {
+        self.untaken.store(self.untaken.load(Relaxed) + 1, Relaxed);
+        self.taken.store(Coarse::now().0, Relaxed);
+    }
+
+    /// HTTP/2: the client has made room for more of an answer, or the answer is over.
+    pub fn answer_goes_on(&self) {
+        self.untaken.store(self.untaken.load(Relaxed).saturating_sub(1), Relaxed);
+        self.taken.store(Coarse::now().0, Relaxed);
+    }
+
     /// Whether a limit is exceeded.
     pub fn is_overdue(&self, limits: &ConnectionTimeouts) -> bool {
         let older = |since: &AtomicU32, limit| match since.load(Relaxed) {
@@ -122,7 +139,8 @@ impl Watch {
         if self.tunnel.load(Relaxed) != 0 {
             return false;
         }
-        if older(&self.stalled_since, limits.write) {
+        let untaken = self.untaken.load(Relaxed) > 0 && older(&self.taken, limits.write);
+        if untaken || older(&self.stalled_since, limits.write) {
             return true;
         }
         !self.is_active() && (older(&self.quiet_since, limits.idle) || older(&self.head_since, limits.header))
@@ -197,6 +215,24 @@ mod tests {
         pass(Duration::from_secs(1));
         assert!(watch.is_overdue(&LIMITS));
         watch.bytes_left();
+        assert!(!watch.is_overdue(&LIMITS));
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_of_any_answer_is_overdue_and_one_whose_backend_is_slow_is_not() {
+        let watch = Watch::new(80, true);
+        for _ in 0..2 {
+            watch.request_begins();
+            watch.answer_waits();
+        }
+        pass(Duration::from_millis(500));
+        watch.answer_goes_on();
+        pass(Duration::from_millis(500));
+        assert!(!watch.is_overdue(&LIMITS));
+        pass(Duration::from_millis(500));
+        assert!(watch.is_overdue(&LIMITS));
+        watch.answer_goes_on();
+        pass(Duration::from_secs(5));
         assert!(!watch.is_overdue(&LIMITS));
     }
 

@@ -390,6 +390,24 @@ pub struct HeaderEdit {
     pub remove: Vec<String>,
 }
 
+impl HeaderEdit {
+    /// Names that no edit may change, but for `host`, which an edit of requests may set: they say where a message ends
+    /// and what becomes of its connection, which is between each two hops (RFC 9110, 7.6.1; RFC 9112, 6), and where a
+    /// request goes.
+    pub const FIXED: [&str; 10] = [
+        "connection",
+        "content-length",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+}
+
 /// An answer that sends the client elsewhere (Gateway API `RequestRedirect`). What is `None` stays as requested;
 /// the query is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

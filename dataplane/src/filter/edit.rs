@@ -1,6 +1,17 @@
 //! Changes to headers.
 
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::Outgoing;
+use crate::normalise;
+
+/// A compiled [`snapshot::HeaderEdit`] of requests.
+#[derive(Debug)]
+pub struct RequestEdit {
+    headers: HeaderEdit,
+    host: Option<HeaderValue>,
+}
 
 /// A compiled [`snapshot::HeaderEdit`].
 #[derive(Debug)]
@@ -8,6 +19,26 @@ pub struct HeaderEdit {
     set: Box<[(HeaderName, HeaderValue)]>,
     add: Box<[(HeaderName, HeaderValue)]>,
     remove: Box<[HeaderName]>,
+}
+
+impl RequestEdit {
+    /// `Host` may be set, not added or removed: a request has exactly one.
+    pub(super) fn compile(source: &snapshot::HeaderEdit) -> Result<Self, String> {
+        let mut headers = source.clone();
+        let host = headers.set.extract_if(.., |(name, _)| name.eq_ignore_ascii_case(HOST.as_str())).last();
+        let host = host.map(|(_, host)| match normalise::host(&host) {
+            Ok(_) => HeaderValue::try_from(&host).map_err(|_| format!("invalid host {host:?}")),
+            Err(_) => Err(format!("invalid host {host:?}")),
+        });
+        Ok(Self { headers: HeaderEdit::compile(&headers)?, host: host.transpose()? })
+    }
+
+    pub(super) fn apply(&self, request: &mut Outgoing) {
+        self.headers.apply(&mut request.headers);
+        if let Some(host) = &self.host {
+            request.host = Some(host.clone());
+        }
+    }
 }
 
 impl HeaderEdit {
@@ -39,5 +70,11 @@ fn pair((text, value): &(String, String)) -> Result<(HeaderName, HeaderValue), S
 }
 
 fn name(text: &str) -> Result<HeaderName, String> {
-    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("invalid header name {text:?}"))
+    match HeaderName::from_bytes(text.as_bytes()) {
+        Ok(name) if snapshot::HeaderEdit::FIXED.contains(&name.as_str()) => {
+            Err(format!("header {text:?} is not for an edit to change"))
+        }
+        Ok(name) => Ok(name),
+        Err(_) => Err(format!("invalid header name {text:?}")),
+    }
 }

@@ -18,7 +18,7 @@ use crate::reason::Answer;
 use crate::route::PathMatched;
 use crate::tick::Tick;
 
-pub use edit::HeaderEdit;
+pub use edit::{HeaderEdit, RequestEdit};
 pub use limits::{ConnectionLimit, RateLimit};
 pub use redirect::Redirect;
 pub use rewrite::Rewrite;
@@ -27,7 +27,7 @@ pub use rewrite::Rewrite;
 #[derive(Debug)]
 pub enum Filter {
     /// Changes the request's headers.
-    RequestHeaders(HeaderEdit),
+    RequestHeaders(RequestEdit),
     /// Changes the response's headers.
     ResponseHeaders(HeaderEdit),
     /// Answers with a redirect.
@@ -88,12 +88,12 @@ pub fn on_request(
 ) -> Result<(), Answer> {
     for filter in filters {
         match filter {
-            Filter::RequestHeaders(edit) => edit.apply(&mut request.headers),
+            Filter::RequestHeaders(edit) => edit.apply(request),
             Filter::Redirect(redirect) => return Err(redirect.answer(context)),
             Filter::Rewrite(rewrite) => rewrite.apply(context, request),
             Filter::HttpsRedirect(redirect) => nginx::https_redirect(redirect, context)?,
             Filter::TrailingSlashRedirect => nginx::trailing_slash_redirect(context)?,
-            Filter::NginxHeaders => nginx::request_headers(context, &mut request.headers),
+            Filter::NginxHeaders => nginx::request_headers(context, request),
             Filter::RateLimit(limit) => limit.check(context, &request.headers)?,
             Filter::ConnectionLimit(limit) => guards.extend(limit.check(context)?),
             Filter::ResponseHeaders(_) | Filter::StrictTransportSecurity(_) => {}
@@ -146,7 +146,7 @@ impl Filter {
 
     fn compile(source: &snapshot::Filter, limiters: &mut LimiterRegistry) -> Result<Option<Self>, String> {
         Ok(Some(match source {
-            snapshot::Filter::RequestHeaders(edit) => Filter::RequestHeaders(HeaderEdit::compile(edit)?),
+            snapshot::Filter::RequestHeaders(edit) => Filter::RequestHeaders(RequestEdit::compile(edit)?),
             snapshot::Filter::ResponseHeaders(edit) => Filter::ResponseHeaders(HeaderEdit::compile(edit)?),
             snapshot::Filter::Redirect(redirect) => Filter::Redirect(Redirect::compile(redirect)?),
             snapshot::Filter::Rewrite(rewrite) => Filter::Rewrite(Rewrite::compile(rewrite)?),

@@ -4,15 +4,16 @@ use http::header::SERVER;
 use http::{HeaderMap, HeaderName, StatusCode};
 use snapshot::{HttpsRedirect, Scheme};
 
-use super::Context;
 use super::redirect::{redirect_to, requested_host, status};
 use super::rewrite::{escaped_path, with_query};
+use super::{Context, Outgoing};
 use crate::reason::{Answer, Reason};
 use crate::route::PathMatched;
 
 const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
 const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 const X_ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
+const X_ORIGINAL_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-original-forwarded-host");
 
 /// Certificates must be obtainable before there is one.
 const ACME: &str = "/.well-known/acme-challenge";
@@ -51,7 +52,10 @@ pub(super) fn trailing_slash_redirect(context: &Context<'_>) -> Result<(), Answe
 }
 
 /// The headers that ingress-nginx sends besides ours, without those whose name holds an underscore.
-pub(super) fn request_headers(context: &Context<'_>, headers: &mut HeaderMap) {
+///
+/// The host is the one that a trusted proxy says the client asked for.
+pub(super) fn request_headers(context: &Context<'_>, request: &mut Outgoing) {
+    let headers = &mut request.headers;
     let dropped: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().as_bytes().contains(&b'_')).cloned().collect();
     for name in dropped {
@@ -59,9 +63,17 @@ pub(super) fn request_headers(context: &Context<'_>, headers: &mut HeaderMap) {
     }
     headers.insert(X_FORWARDED_SCHEME, context.forwarded.proto.clone());
     headers.insert(X_SCHEME, context.forwarded.proto.clone());
-    match &context.forwarded.original_for {
-        Some(original) => drop(headers.insert(X_ORIGINAL_FORWARDED_FOR, original.clone())),
-        None => drop(headers.remove(X_ORIGINAL_FORWARDED_FOR)),
+    for (name, original) in [
+        (X_ORIGINAL_FORWARDED_FOR, &context.forwarded.original_for),
+        (X_ORIGINAL_FORWARDED_HOST, &context.forwarded.original_host),
+    ] {
+        match original {
+            Some(original) => drop(headers.insert(name, original.clone())),
+            None => drop(headers.remove(name)),
+        }
+    }
+    if context.forwarded.believed_host.is_some() {
+        request.host = context.forwarded.host_value.clone();
     }
 }
 

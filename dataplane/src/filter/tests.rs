@@ -285,4 +285,41 @@ fn unknown_filters_and_invalid_values_do_not_compile() {
     assert!(Filter::compile_all(&[wrong], &mut limiters).is_err());
     let header = snapshot::HeaderEdit { set: vec![("a b".into(), "x".into())], ..Default::default() };
     assert!(Filter::compile_all(&[snapshot::Filter::RequestHeaders(header)], &mut limiters).is_err());
+    for name in snapshot::HeaderEdit::FIXED {
+        let pair = || vec![(name.to_owned(), "1".to_owned())];
+        let set = snapshot::HeaderEdit { set: pair(), ..Default::default() };
+        let add = snapshot::HeaderEdit { add: pair(), ..Default::default() };
+        let remove = snapshot::HeaderEdit { remove: vec![name.to_owned()], ..Default::default() };
+        for edit in [&set, &add, &remove] {
+            let response = snapshot::Filter::ResponseHeaders(edit.clone());
+            assert!(Filter::compile_all(&[response], &mut limiters).is_err(), "{edit:?}");
+            let request = snapshot::Filter::RequestHeaders(edit.clone());
+            let sets_host = name == "host" && !edit.set.is_empty();
+            assert_eq!(Filter::compile_all(&[request], &mut limiters).is_ok(), sets_host, "{edit:?}");
+        }
+    }
+    let host = snapshot::HeaderEdit { set: vec![("host".into(), "a/b".into())], ..Default::default() };
+    assert!(Filter::compile_all(&[snapshot::Filter::RequestHeaders(host)], &mut limiters).is_err());
+}
+
+#[test]
+fn an_edit_of_the_host_changes_where_the_request_goes() {
+    let edit = snapshot::HeaderEdit { set: vec![("host".into(), "inner.example:81".into())], ..Default::default() };
+    let outgoing = request(Scheme::Http, 80, "/").run(snapshot::Filter::RequestHeaders(edit), PathMatched::Exact);
+    let outgoing = outgoing.unwrap();
+    assert_eq!(outgoing.host.unwrap(), "inner.example:81");
+    assert!(outgoing.headers.is_empty());
+}
+
+#[test]
+fn behind_a_trusted_proxy_its_host_is_passed_on_and_what_came_stays_readable() {
+    let mut fixture = request(Scheme::Http, 80, "/");
+    fixture.headers.insert("x-forwarded-host", HeaderValue::from_static("outer.example:8443, b"));
+    let origin = Origin::new(IpAddr::from([10, 0, 0, 1]), Scheme::Http, 80);
+    fixture.forwarded = Forwarded::of(&origin, &fixture.headers, None, &["10.0.0.0/8".parse().unwrap()]);
+    fixture.forwarded.write(&mut fixture.headers);
+    let outgoing = fixture.run(snapshot::Filter::NginxHeaders, PathMatched::Exact).unwrap();
+    assert_eq!(outgoing.host.unwrap(), "outer.example:8443");
+    assert_eq!(outgoing.headers["x-forwarded-host"], "outer.example:8443");
+    assert_eq!(outgoing.headers["x-original-forwarded-host"], "outer.example:8443, b");
 }

@@ -55,13 +55,22 @@ impl Backend {
         F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Response<Body>> + Send + 'static,
     {
-        Self::start(answer, |stream, answer| async move {
+        Self::http2_with_streams(200, answer).await
+    }
+
+    /// The same, with at most so many requests at once on a connection.
+    pub async fn http2_with_streams<F, A>(streams: u32, answer: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::start(answer, move |stream, answer| async move {
             let service = service_fn(move |request| {
                 let answer = answer(request);
                 async move { Ok::<_, Infallible>(answer.await) }
             });
-            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.max_concurrent_streams(streams).serve_connection(TokioIo::new(stream), service).await;
         })
         .await
     }

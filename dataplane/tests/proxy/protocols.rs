@@ -1,14 +1,18 @@
 //! HTTP/2 on both sides, and gRPC's trailers over it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
-use snapshot::{BackendProtocol, Cluster, Resource};
+use snapshot::{BackendProtocol, Cluster, CookieSecure, Persistence, PersistenceMode, Resource};
 use tokio::net::TcpStream;
+use tokio::sync::Barrier;
 
-use crate::backend::{Backend, Body, echo, frames};
-use crate::client::{collect, fetch, http1, http2};
+use crate::backend::{Backend, Body, echo, frames, full};
+use crate::client::{collect, fetch, http1, http2, raw};
 use crate::rig::{Rig, cluster, options};
 
 /// Answers as a gRPC server does: the status is in the trailers.
@@ -113,4 +117,72 @@ async fn hop_by_hop_headers_end_here() {
     assert!(!answer.body.contains("x-secret"), "{}", answer.body);
     assert!(answer.body.contains("x-request-id: mine"), "{}", answer.body);
     assert!(!answer.headers.contains_key("keep-alive") && !answer.headers.contains_key("proxy-authenticate"));
+}
+
+#[tokio::test]
+async fn cookies_of_http2_reach_the_backend_as_one_field_and_keep_their_meaning() {
+    let backends = [Backend::echo("one").await, Backend::echo("two").await];
+    let rig = Rig::with(options(), &backends.each_ref().map(|backend| backend.address), |snapshot| {
+        let persistence = Persistence {
+            cookie: "route".into(),
+            mode: PersistenceMode::Persistent,
+            path: None,
+            domain: None,
+            expires: None,
+            max_age: None,
+            same_site: None,
+            secure: CookieSecure::OnHttps,
+        };
+        snapshot.insert("app", Resource::Cluster(Cluster { persistence: Some(persistence), ..cluster("app") }));
+    });
+    let mut client = http2(TcpStream::connect(rig.address()).await.unwrap()).await;
+    let request = Request::get("http://a/").body(Empty::<Bytes>::new()).unwrap();
+    let first = collect(client.send_request(request).await.unwrap()).await.unwrap();
+    let route = first.header("set-cookie").split(';').next().unwrap();
+    for _ in 0..8 {
+        let request = Request::get("http://a/").header("cookie", "a=1").header("cookie", route).header("cookie", "b=2");
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let answer = collect(client.send_request(request).await.unwrap()).await.unwrap();
+        assert_eq!(answer.header("x-backend"), first.header("x-backend"));
+        assert!(answer.body.contains(&format!("cookie: a=1; {route}; b=2\n")), "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_http10_without_host_names_the_endpoint() {
+    let backend = Backend::echo("one").await;
+    let rig = Rig::plain(&[backend.address]);
+    let answer = raw(rig.address(), b"GET / HTTP/1.0\r\n\r\n").await;
+    assert!(answer.contains(&format!("host: {}\n", backend.address)), "{answer}");
+}
+
+#[tokio::test]
+async fn a_backends_limit_of_streams_leads_to_further_connections() {
+    let waiting = Arc::new(Barrier::new(3));
+    let arrived = waiting.clone();
+    let backend = Backend::http2_with_streams(2, move |request: Request<Incoming>| {
+        let arrived = arrived.clone();
+        async move {
+            if request.uri().path() == "/together" {
+                arrived.wait().await;
+            }
+            full("ok")
+        }
+    })
+    .await;
+    let options = dataplane::Options { workers: Some(1), ..options() };
+    let rig = Rig::with(options, &[backend.address], |snapshot| {
+        snapshot.insert("app", Resource::Cluster(http2_cluster()));
+    });
+    // The limit comes with the first answer, and is seen with the next request.
+    for _ in 0..2 {
+        assert_eq!(fetch(rig.address(), "/").await.body, "ok");
+    }
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let address = rig.address();
+        requests.spawn(async move { fetch(address, "/together").await.status });
+    }
+    let done = tokio::time::timeout(Duration::from_secs(20), requests.join_all()).await;
+    assert!(done.expect("requests wait for each other").iter().all(|status| *status == 200));
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::backend::Backend;
 use crate::client::{collect, fetch, get, http1, raw};
-use crate::rig::{Rig, options, route, rule, timeouts};
+use crate::rig::{Rig, cluster, options, route, rule, timeouts};
 
 const SHORT: Option<Duration> = Some(Duration::from_millis(100));
 
@@ -114,4 +114,40 @@ async fn a_body_that_never_comes_is_a_request_timeout() {
     let rig = Rig::with(options, &[backend.address], |_| {});
     let answer = raw(rig.address(), b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_do_not_queue_up_behind_an_http2_endpoint_that_does_not_answer_connections() {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let filling: tokio::task::JoinSet<_> = (0..8).map(|_| tokio::net::TcpStream::connect(address)).collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let options = dataplane::Options { workers: Some(1), ..options() };
+    let rig = Rig::with(options, &[address], |snapshot| {
+        let cluster = snapshot::Cluster { protocol: snapshot::BackendProtocol::Http2, ..cluster("app") };
+        snapshot.insert("app", Resource::Cluster(cluster));
+        let mut rule = rule("timed", "/", "app");
+        rule.timeouts.connect = Some(Duration::from_secs(1));
+        snapshot.insert("all", Resource::Route(route("web", vec![rule])));
+    });
+    let requests: tokio::task::JoinSet<_> = (0..30).map(|_| fetch(rig.address(), "/")).collect();
+    let answers = tokio::time::timeout(Duration::from_secs(15), requests.join_all()).await.expect("a queue");
+    assert!(answers.iter().all(|answer| matches!(answer.status.as_u16(), 502 | 504)), "{answers:?}");
+    drop(filling);
+}
+
+#[tokio::test]
+async fn an_http2_client_that_takes_nothing_is_closed() {
+    let backend = Backend::http1(|_: Request<Incoming>| async { crate::backend::full(vec![7; 16 << 20]) }).await;
+    let options = dataplane::Options { transfer_timeout: Duration::from_secs(1), ..options() };
+    let rig = Rig::with(options, &[backend.address], |_| {});
+    let stream = tokio::net::TcpStream::connect(rig.address()).await.unwrap();
+    let mut client = crate::client::http2(stream).await;
+    let request = Request::get("http://a/").body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+    // Unread, so the stream's window stays closed while pings are answered.
+    let response = client.send_request(request).await.unwrap();
+    crate::rig::eventually("the connection is closed", || client.is_closed()).await;
+    assert!(collect(response).await.is_err());
 }

@@ -1,3 +1,4 @@
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::{Backend, Body, frames, full};
-use crate::client::http1;
+use crate::client::{http1, raw};
 use crate::rig::{Rig, options, route, rule};
 
 /// Switches to a protocol that sends everything back, until the client is done; then says good-bye.
@@ -113,4 +114,30 @@ async fn tunnels_live_through_edits_and_a_drain_up_to_its_deadline() {
     };
     let (drained, ()) = tokio::join!(rig.proxy.drain(Duration::from_millis(600)), during);
     assert_eq!(drained.cut, 1);
+}
+
+#[tokio::test]
+async fn an_upgrade_to_http2_is_no_tunnel() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = seen.clone();
+    let backend = Backend::http1(move |request: Request<Incoming>| {
+        noted.lock().unwrap().push(format!("{:?}", request.headers()));
+        async { full("plain") }
+    })
+    .await;
+    let rig = Rig::plain(&[backend.address]);
+    for (connection, upgrade) in [
+        ("Upgrade, HTTP2-Settings", "h2c"),
+        ("Upgrade", "H2C"),
+        ("Upgrade", "websocket, h2c"),
+        ("Upgrade", "websocket\r\nUpgrade: h2c"),
+    ] {
+        let head = format!("Host: a\r\nConnection: {connection}\r\nUpgrade: {upgrade}\r\n");
+        let last = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let bytes = format!("GET / HTTP/1.1\r\n{head}HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n{last}");
+        let answer = raw(rig.address(), bytes.as_bytes()).await;
+        assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{upgrade}: {answer}");
+    }
+    let seen = seen.lock().unwrap().join("\n");
+    assert!(!seen.contains("upgrade") && !seen.contains("http2-settings"), "{seen}");
 }

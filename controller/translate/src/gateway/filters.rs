@@ -3,6 +3,7 @@
 use crds::gateway::{
     HTTPHeader, HTTPHeaderFilter, HTTPPathModifier, HTTPRequestRedirectFilter, HTTPRouteFilter, HTTPURLRewriteFilter,
 };
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
 use snapshot::{Filter, HeaderEdit, HostPattern, Match, PathMatch, PathRewrite, Redirect, Rewrite, Scheme};
 
@@ -31,12 +32,12 @@ fn one_filter(filter: &HTTPRouteFilter, matches: &[Match]) -> Result<Filter, Unu
         "RequestHeaderModifier" => {
             let field = "requestHeaderModifier";
             let edit = filter.request_header_modifier.as_ref().ok_or_else(|| missing(field))?;
-            header_edit(edit).map(Filter::RequestHeaders).map_err(|unusable| unusable.within(field))
+            header_edit(edit, true).map(Filter::RequestHeaders).map_err(|unusable| unusable.within(field))
         }
         "ResponseHeaderModifier" => {
             let field = "responseHeaderModifier";
             let edit = filter.response_header_modifier.as_ref().ok_or_else(|| missing(field))?;
-            header_edit(edit).map(Filter::ResponseHeaders).map_err(|unusable| unusable.within(field))
+            header_edit(edit, false).map(Filter::ResponseHeaders).map_err(|unusable| unusable.within(field))
         }
         "RequestRedirect" => {
             let field = "requestRedirect";
@@ -52,20 +53,25 @@ fn one_filter(filter: &HTTPRouteFilter, matches: &[Match]) -> Result<Filter, Unu
     }
 }
 
-fn header_edit(filter: &HTTPHeaderFilter) -> Result<HeaderEdit, Unusable> {
+/// An edit of requests (`host` is true) or of responses. A request's host may be set, not added or removed.
+fn header_edit(filter: &HTTPHeaderFilter, host: bool) -> Result<HeaderEdit, Unusable> {
     let headers = |headers: &Option<Vec<HTTPHeader>>, field: &'static str| {
         let parse = |(index, header): (usize, &HTTPHeader)| {
-            let name = name(&header.name).ok_or_else(|| not_a_name(&header.name));
+            let name = name(&header.name, host && field == "set");
             // The value stays out of the message: it may be a credential.
             let value = HeaderValue::from_str(&header.value)
                 .map_err(|_| Unusable::new("value", "a header's value holds no control characters such as line ends"));
             let pair = name.and_then(|name| value.map(|_| (name, header.value.clone())));
+            let pair = pair.and_then(|(name, value)| match name == "host" && value.parse::<Authority>().is_err() {
+                true => Err(Unusable::new("value", format!("{value:?} is not a host name"))),
+                false => Ok((name, value)),
+            });
             pair.map_err(|unusable| unusable.within(format_args!("{field}[{index}]")))
         };
         headers.iter().flatten().enumerate().map(parse).collect::<Result<Vec<_>, _>>()
     };
     let remove = |(index, header): (usize, &String)| {
-        name(header).ok_or_else(|| not_a_name(header).within(format_args!("remove[{index}]")))
+        name(header, false).map_err(|unusable| unusable.within(format_args!("remove[{index}]")))
     };
     Ok(HeaderEdit {
         set: headers(&filter.set, "set")?,
@@ -74,12 +80,22 @@ fn header_edit(filter: &HTTPHeaderFilter) -> Result<HeaderEdit, Unusable> {
     })
 }
 
-fn name(name: &str) -> Option<String> {
-    HeaderName::try_from(name).ok().map(|name| name.as_str().into())
-}
-
-fn not_a_name(name: &str) -> Unusable {
-    Unusable::new("name", format!("{name:?} is not the name of a header"))
+fn name(name: &str, host: bool) -> Result<String, Unusable> {
+    let name = HeaderName::try_from(name)
+        .map_err(|_| Unusable::new("name", format!("{name:?} is not the name of a header")))?;
+    match name.as_str() {
+        "host" if host => {}
+        "host" => {
+            let message = "\"host\" can only be set, and only on requests: use set, or URLRewrite with hostname";
+            return Err(Unusable::new("name", message));
+        }
+        fixed if HeaderEdit::FIXED.contains(&fixed) => {
+            let message = format!("{fixed:?} belongs to the connection, not to the message: remove it from the filter");
+            return Err(Unusable::new("name", message));
+        }
+        _ => {}
+    }
+    Ok(name.as_str().into())
 }
 
 fn redirect(filter: &HTTPRequestRedirectFilter, matches: &[Match]) -> Result<Redirect, Unusable> {
