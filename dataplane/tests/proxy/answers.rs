@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::client::{fetch, raw};
-use crate::rig::Rig;
+use crate::rig::{Rig, options};
 
 /// Answers every request with these bytes, whatever they are, and counts connections. `closes` ends each after its answer.
 async fn answering(bytes: &'static [u8], closes: bool) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
@@ -50,7 +50,8 @@ async fn what_follows_an_answer_unasked_reaches_nobody() {
 async fn interim_answers_are_for_the_hop_before() {
     let bytes = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     let (address, connections) = answering(bytes, false).await;
-    let rig = Rig::plain(&[address]);
+    // Each worker has connections of its own.
+    let rig = Rig::with(dataplane::Options { workers: Some(1), ..options() }, &[address], |_| {});
     for _ in 0..2 {
         let answer = fetch(rig.address(), "/").await;
         assert_eq!((answer.status.as_u16(), answer.header("link"), &*answer.body), (200, "", "ok"));
