@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
-use kube::runtime::utils::Backoff;
+use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -27,10 +26,17 @@ const GONE: Duration = Duration::from_secs(30);
 pub async fn run<T: Watched>(client: Client, changes: mpsc::Sender<Change>) {
     let api: Api<DeserializeGuard<T>> = Api::all(client);
     let config = watcher::Config { field_selector: T::FIELDS.map(Into::into), ..watcher::Config::default() };
-    let mut events = watch(api, config).backoff(Doubling::default()).boxed();
+    let mut events = watch(api, config).boxed();
+    let mut pause = Pause::default();
     let mut listed = BTreeSet::new();
     let mut presence = Presence::Unknown;
     while let Some(event) = events.next().await {
+        match &event {
+            Err(_) => pause.wait().await,
+            // A list that merely begins may fail again.
+            Ok(Event::Init) => {}
+            Ok(_) => pause = Pause::default(),
+        }
         let change = match event {
             Ok(Event::Init) => {
                 listed.clear();
@@ -113,32 +119,26 @@ fn changed<T: Watched>(object: DeserializeGuard<T>) -> Change {
 
 /// Waits twice as long after every failure: soon enough to notice a kind that was just installed, seldom enough for an API
 /// server in trouble.
-struct Doubling(Duration);
+struct Pause(Duration);
 
-impl Doubling {
+impl Pause {
     const FIRST: Duration = Duration::from_millis(250);
     const LONGEST: Duration = Duration::from_secs(10);
-}
 
-impl Default for Doubling {
-    fn default() -> Self {
-        Self(Self::FIRST)
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.next()).await;
     }
-}
 
-impl Iterator for Doubling {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
+    fn next(&mut self) -> Duration {
         let now = self.0;
         self.0 = (now * 2).min(Self::LONGEST);
-        Some(now)
+        now
     }
 }
 
-impl Backoff for Doubling {
-    fn reset(&mut self) {
-        self.0 = Self::FIRST;
+impl Default for Pause {
+    fn default() -> Self {
+        Self(Self::FIRST)
     }
 }
 
@@ -165,11 +165,9 @@ mod tests {
     }
 
     #[test]
-    fn waits_longer_up_to_a_bound_and_starts_over() {
-        let mut backoff = Doubling::default();
-        let waits: Vec<_> = backoff.by_ref().take(8).map(|wait| wait.as_millis()).collect();
+    fn waits_longer_up_to_a_bound() {
+        let mut pause = Pause::default();
+        let waits: Vec<_> = (0..8).map(|_| pause.next().as_millis()).collect();
         assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 10000, 10000]);
-        backoff.reset();
-        assert_eq!(backoff.next(), Some(Doubling::FIRST));
     }
 }

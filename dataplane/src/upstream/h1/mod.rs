@@ -221,7 +221,8 @@ impl Http1 {
     /// Waits for the head of the final answer; interim ones (1xx) are for this hop.
     fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<Response<()>, BackendError>> {
         loop {
-            let head = if self.input.is_empty() { None } else { head::parse(&mut self.input, method, &mut self.spare)? };
+            let head =
+                if self.input.is_empty() { None } else { head::parse(&mut self.input, method, &mut self.spare)? };
             match head {
                 Some(Head { response, framing, keep_alive }) => {
                     let status = response.status();
