@@ -44,5 +44,6 @@ mod watch;
 mod worker;
 
 pub use compile::Rejection;
+pub use dns::LocalEndpoints;
 pub use proxy::{Drained, Options, Proxy, StartError};
 pub use reason::Reason;

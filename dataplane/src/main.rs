@@ -86,13 +86,18 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let applying = proxy.clone();
     let apply =
         move |snapshot| applying.apply(snapshot).into_iter().map(|rejected| (rejected.id, rejected.reason)).collect();
+    // Goes on while draining: requests under way still follow endpoints, and controllers hear that it is not ready.
+    let mut source = std::pin::pin!(source::run(config, proxy.readiness(), apply));
     let signalled = tokio::select! {
-        ended = source::run(config, proxy.readiness(), apply) => match ended.context("the source of snapshots ended")? {},
+        ended = &mut source => match ended.context("the source of snapshots ended")? {},
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };
     tracing::info!(signal = signalled, connections = proxy.open_connections(), "draining");
-    let drained = proxy.drain(Duration::from_secs(arguments.drain_seconds)).await;
+    let drained = tokio::select! {
+        ended = &mut source => match ended.context("the source of snapshots ended")? {},
+        drained = proxy.drain(Duration::from_secs(arguments.drain_seconds)) => drained,
+    };
     tracing::info!(cut = drained.cut, "drained");
     Ok(())
 }

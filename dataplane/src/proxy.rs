@@ -15,7 +15,7 @@ use crate::admin::{self, Sources};
 use crate::background::Background;
 use crate::certificates::Certificates;
 use crate::compile::{Compiler, Rejection};
-use crate::dns::Resolution;
+use crate::dns::{LocalEndpoints, Resolution};
 use crate::listen;
 use crate::metrics::WorkerStats;
 use crate::shared::{Limits, Phase, Port, Shared, State};
@@ -41,6 +41,8 @@ pub struct Options {
     pub header_timeout: Duration,
     /// How long a client may take nothing of an answer, or send nothing of a body (default 60 s, as nginx).
     pub transfer_timeout: Duration,
+    /// Whether the names of backends may lead to this machine (default: no).
+    pub local_endpoints: LocalEndpoints,
 }
 
 impl Default for Options {
@@ -54,6 +56,7 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(75),
             header_timeout: Duration::from_secs(60),
             transfer_timeout: Duration::from_secs(60),
+            local_endpoints: LocalEndpoints::default(),
         }
     }
 }
@@ -152,7 +155,7 @@ impl Proxy {
             stats,
             shared,
             control: Mutex::default(),
-            resolution: Resolution::start(&background),
+            resolution: Resolution::start(&background, options.local_endpoints),
             readiness: watch::Sender::new(false),
             admin,
             drain_delay: options.drain_delay,
@@ -253,6 +256,10 @@ impl Proxy {
             let tls = control.certificates.of_port(number);
             if let Some(port) = control.ports.get(&number) {
                 port.tls.store(tls);
+                continue;
+            }
+            // Who is leaving opens nothing new.
+            if self.shared.phase.load(Ordering::Relaxed) == Phase::Draining as u8 {
                 continue;
             }
             match listen::bind(self.shared.address, number, self.workers.len()) {

@@ -14,7 +14,7 @@ use snapshot::Secret;
 const NAME: usize = 8;
 const SALT: usize = 32;
 
-/// How long a client may keep a ticket, in seconds. The controller replaces keys, which is what ends tickets.
+/// How long a client may keep a ticket, in seconds. Keys are made at installation; a new one ends the tickets of the old.
 const LIFETIME: u32 = 12 * 60 * 60;
 
 /// The present ticket keys, newest first.

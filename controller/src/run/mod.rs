@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use dataplane::compile::Rejection;
-use dataplane::{Options, Proxy, StartError};
+use dataplane::{LocalEndpoints, Options, Proxy, StartError};
 use snapshot::{Resource, Snapshot};
 use translate::{Settings, translate};
 
@@ -100,6 +100,7 @@ async fn run(args: &Args) -> Result<(), RunError> {
         admin: Some(args.admin_address),
         // No load balancer stands in front that would have to notice.
         drain_delay: Duration::ZERO,
+        local_endpoints: LocalEndpoints::Allowed,
         ..Options::default()
     })
     .map_err(|error| match error {

@@ -303,9 +303,5 @@ fn readiness(endpoint: &discovery::Endpoint) -> Readiness {
 /// Whoever may write EndpointSlices must not reach what listens on the data plane's own loopback, or a cloud's metadata
 /// service on a link-local address.
 fn is_allowed(address: IpAddr, settings: &Settings) -> bool {
-    let local = match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast(),
-    };
-    settings.allow_loopback_endpoints || !local
+    settings.allow_loopback_endpoints || !snapshot::is_local(address)
 }

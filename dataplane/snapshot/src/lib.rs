@@ -7,6 +7,7 @@
 //!
 //! The data plane owns this crate. It knows nothing of Kubernetes.
 
+mod address;
 mod convert;
 mod delta;
 mod model;
@@ -14,6 +15,7 @@ pub mod proto;
 mod secret;
 mod stream;
 
+pub use address::is_local;
 pub use convert::DecodeError;
 pub use delta::{Batch, Hash, Hashed, Snapshot, VersionMismatch, diff, version};
 pub use model::*;

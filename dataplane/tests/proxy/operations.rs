@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dataplane::Proxy;
+use dataplane::{LocalEndpoints, Options, Proxy};
 use snapshot::{CookieSecure, Persistence, PersistenceMode, Resource};
 
 use crate::backend::Backend;
@@ -84,12 +84,18 @@ async fn a_client_stays_on_its_endpoint_on_every_replica() {
 #[tokio::test]
 async fn a_name_is_resolved_in_the_background() {
     let backend = Backend::echo("one").await;
-    let rig = Rig::with(options(), &[], |snapshot| {
-        let dns = snapshot::Endpoints::Dns { name: LOOPBACK.to_string(), port: backend.address.port() };
-        snapshot.insert("app", Resource::Endpoints(dns));
-    });
+    let named = |local_endpoints| {
+        Rig::with(Options { local_endpoints, ..options() }, &[], |snapshot| {
+            let dns = snapshot::Endpoints::Dns { name: LOOPBACK.to_string(), port: backend.address.port() };
+            snapshot.insert("app", Resource::Endpoints(dns));
+        })
+    };
+    let refusing = named(LocalEndpoints::Refused);
+    let rig = named(LocalEndpoints::Allowed);
     for _ in 0..1000 {
         if fetch(rig.address(), "/").await.status == 200 {
+            // It began first, and a name must not lead to the data plane's own machine.
+            assert_eq!(fetch(refusing.address(), "/").await.status, 503);
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
