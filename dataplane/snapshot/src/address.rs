@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Where AWS serves a machine's metadata and credentials over IPv6; the IPv4 address of all clouds is link-local.
+/// Where AWS serves a machine's metadata and credentials over IPv6; over IPv4 it is link-local there and in most clouds.
 const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// Whether an address means something else on each machine: loopback, link-local (the metadata service of clouds among
