@@ -52,8 +52,6 @@ pub enum Reason {
     BadPath,
     /// A method that a gateway does not serve (CONNECT, TRACE).
     BadMethod,
-    /// The request line is too long.
-    UriTooLong,
     /// The headers are too many or too large.
     HeadersTooLarge,
     /// The request's headers or body did not arrive in time.
@@ -72,7 +70,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Reason; 29] = [
+    pub const ALL: [Reason; 28] = [
         Reason::NoRoute,
         Reason::InvalidBackend,
         Reason::Unsupported,
@@ -94,7 +92,6 @@ impl Reason {
         Reason::BadHost,
         Reason::BadPath,
         Reason::BadMethod,
-        Reason::UriTooLong,
         Reason::HeadersTooLarge,
         Reason::ClientTimeout,
         Reason::Misdirected,
@@ -117,7 +114,6 @@ impl Reason {
             Reason::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
             Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Reason::UriTooLong => StatusCode::URI_TOO_LONG,
             Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Reason::RateLimited | Reason::ConnectionLimited => StatusCode::TOO_MANY_REQUESTS,
             Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -144,7 +140,6 @@ impl Reason {
                 | Reason::BadPath
                 | Reason::BadMethod
                 | Reason::BodyTooLarge
-                | Reason::UriTooLong
                 | Reason::HeadersTooLarge
                 | Reason::ClientTimeout
                 | Reason::ClientGone
@@ -175,7 +170,6 @@ impl Reason {
             Reason::BadHost => ("bad_host", "The host is missing or invalid.\n"),
             Reason::BadPath => ("bad_path", "The path is invalid.\n"),
             Reason::BadMethod => ("bad_method", "The method is not supported.\n"),
-            Reason::UriTooLong => ("uri_too_long", "The request line is too long.\n"),
             Reason::HeadersTooLarge => ("headers_too_large", "The request headers are too large.\n"),
             Reason::ClientTimeout => ("client_timeout", "The request did not arrive in time.\n"),
             Reason::Misdirected => ("misdirected", "This host is not served on this connection.\n"),
