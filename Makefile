@@ -10,7 +10,7 @@ RENDERED := $(CACHE)/rendered.yaml
 section = @printf '\n== %s ==\n' "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down golden crds manifests chart bench clean
+.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down conformance conformance-down golden crds manifests chart bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
@@ -58,6 +58,12 @@ e2e-up: ## start the cluster with Sluice installed, and leave it
 
 e2e-down: ## stop and remove that cluster
 	e2e/cluster/down.sh "$${SLUICE_E2E_STATE:-/var/tmp/sluice-e2e}"
+
+conformance: ## the Gateway API's suite on a real cluster; KEEP=1 PROFILE=GATEWAY-HTTP RUN=HTTPRouteWeight to develop
+	e2e/conformance.sh $(if $(KEEP),--keep) $(PROFILE:%=-conformance-profiles=%) $(RUN:%=-run-test=%)
+
+conformance-down: ## stop and remove the cluster that KEEP=1 left
+	e2e/cluster/down.sh "$${SLUICE_E2E_STATE:-/var/tmp/sluice-conformance}"
 
 golden: ## rewrite the expectations of the golden cases; read the diff
 	GOLDEN_REWRITE=1 cargo test --locked -p sluice-translate --test golden

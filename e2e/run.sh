@@ -24,18 +24,9 @@ finish() {
   [ -n "$keep" ] || "$here/cluster/down.sh" "$state"
 }
 trap finish EXIT
-image() { # name dockerfile binaries...
-  local name=$1 dockerfile=$2
-  local buildah=(buildah --storage-driver vfs --root "$work/storage" --runroot "$work/storage-run")
-  shift 2
-  mkdir "$work/$name"
-  cp "$@" "$work/$name"
-  "${buildah[@]}" bud --quiet --isolation chroot --target runtime --build-context binaries="$work/$name" \
-    --tag "docker.io/local/$name:1" --file "$dockerfile" "$work/$name" >/dev/null
-  "${buildah[@]}" push --quiet "docker.io/local/$name:1" "oci-archive:$work/$name.tar:docker.io/local/$name:1" >/dev/null
-}
-image sluice Dockerfile "$release/sluice" "$release/sluice-dataplane"
-image e2e e2e/Dockerfile "$release/echo" "$cache/k8s/coredns"
+. "$here/images.sh"
+image sluice docker.io/local/sluice:1 Dockerfile runtime "$release/sluice" "$release/sluice-dataplane"
+image e2e docker.io/local/e2e:1 e2e/Dockerfile runtime "$release/echo" "$cache/k8s/coredns"
 
 "$here/cluster/up.sh" "$state" "$work/sluice.tar" "$work/e2e.tar"
 # Outside of the cluster's pods and nodes, as clients are.

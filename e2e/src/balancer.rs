@@ -1,5 +1,5 @@
 //! The cluster's load balancer: gives every Service of type LoadBalancer an address of 10.201.0.0/24, which kube-proxy
-//! then routes.
+//! then routes. A Service that asks for an address (`spec.loadBalancerIP`) gets that one or none.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,8 +29,15 @@ async fn assign(client: &Client) -> Result<()> {
     let (assigned, waiting): (Vec<_>, Vec<_>) = balanced.partition(|service| address(service).is_some());
     let mut taken: BTreeSet<String> = assigned.into_iter().filter_map(address).collect();
     for service in waiting {
-        let free = (10..250).map(|host| format!("10.201.0.{host}")).find(|address| !taken.contains(address));
-        let free = free.context("no address left")?;
+        let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_ip.as_deref()).filter(|ip| !ip.is_empty());
+        let free = match asked {
+            Some(asked) if asked.starts_with("10.201.0.") && !taken.contains(asked) => asked.to_owned(),
+            Some(_) => continue,
+            None => {
+                let free = (10..250).map(|host| format!("10.201.0.{host}")).find(|address| !taken.contains(address));
+                free.context("no address left")?
+            }
+        };
         let namespace = service.namespace().unwrap_or_default();
         let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": free}]}}});
         Api::<Service>::namespaced(client.clone(), &namespace)
