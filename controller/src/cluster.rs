@@ -4,11 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
-use crds::policy::{BackendPolicy, TrafficPolicy};
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -105,18 +100,10 @@ impl Controller {
         let (sender, changes) = mpsc::channel(CHANGES);
         {
             let mut watches = Watches { client: &client, sender, tasks: &mut tasks, kinds: &mut kinds };
-            watches.add::<IngressClass>();
-            watches.add::<Ingress>();
-            watches.add::<GatewayClass>();
-            watches.add::<Gateway>();
-            watches.add::<HTTPRoute>();
-            watches.add::<ReferenceGrant>();
-            watches.add::<Service>();
-            watches.add::<EndpointSlice>();
-            watches.add::<Secret>();
-            watches.add::<Namespace>();
-            watches.add::<TrafficPolicy>();
-            watches.add::<BackendPolicy>();
+            macro_rules! watch {
+                ($($kind:ident)*) => { $(watches.add::<translate::objects::$kind>();)* };
+            }
+            translate::every_kind!(watch);
         }
         let builder = Builder {
             client: client.clone(),

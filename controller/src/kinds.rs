@@ -2,17 +2,13 @@
 
 use std::fmt::Debug;
 
-use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
-use crds::policy::{BackendPolicy, TrafficPolicy};
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::Resource;
 use kube::api::ApiResource;
 use kube::core::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use translate::{Kind, Resources, Stored};
+use translate::objects::*;
+use translate::{Kind, ObjectKey, Resources, Stored, objects};
 
 /// A kind that is watched.
 pub trait Watched:
@@ -40,7 +36,10 @@ macro_rules! status_is_ours {
     };
 }
 
-status_is_ours!(Ingress GatewayClass Gateway HTTPRoute TrafficPolicy BackendPolicy);
+status_is_ours! {
+    Ingress GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute BackendTLSPolicy TrafficPolicy
+    BackendPolicy
+}
 
 impl Watched for IngressClass {}
 
@@ -90,41 +89,21 @@ pub fn strip(metadata: &mut ObjectMeta) {
     }
 }
 
-/// How the API names a kind, for writing objects whose unknown fields have to survive.
-pub fn api_resource(kind: Kind) -> ApiResource {
-    match kind {
-        Kind::IngressClass => ApiResource::erase::<IngressClass>(&()),
-        Kind::Ingress => ApiResource::erase::<Ingress>(&()),
-        Kind::GatewayClass => ApiResource::erase::<GatewayClass>(&()),
-        Kind::Gateway => ApiResource::erase::<Gateway>(&()),
-        Kind::HTTPRoute => ApiResource::erase::<HTTPRoute>(&()),
-        Kind::ReferenceGrant => ApiResource::erase::<ReferenceGrant>(&()),
-        Kind::Service => ApiResource::erase::<Service>(&()),
-        Kind::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
-        Kind::Secret => ApiResource::erase::<Secret>(&()),
-        Kind::Namespace => ApiResource::erase::<Namespace>(&()),
-        Kind::TrafficPolicy => ApiResource::erase::<TrafficPolicy>(&()),
-        Kind::BackendPolicy => ApiResource::erase::<BackendPolicy>(&()),
-    }
-}
+macro_rules! by_kind {
+    ($($kind:ident)*) => {
+        /// How the API names a kind, for writing objects whose unknown fields have to survive.
+        pub fn api_resource(kind: Kind) -> ApiResource {
+            match kind { $(Kind::$kind => ApiResource::erase::<objects::$kind>(&()),)* }
+        }
 
-/// The `uid` of a stored object, which ties Events and owner references to this very object and not to a namesake.
-pub fn uid(resources: &Resources, kind: Kind, key: &translate::ObjectKey) -> Option<String> {
-    fn of<T: Stored>(resources: &Resources, key: &translate::ObjectKey) -> Option<String> {
-        T::map(resources).get(key)?.current.metadata().uid.clone()
-    }
-    match kind {
-        Kind::IngressClass => of::<IngressClass>(resources, key),
-        Kind::Ingress => of::<Ingress>(resources, key),
-        Kind::GatewayClass => of::<GatewayClass>(resources, key),
-        Kind::Gateway => of::<Gateway>(resources, key),
-        Kind::HTTPRoute => of::<HTTPRoute>(resources, key),
-        Kind::ReferenceGrant => of::<ReferenceGrant>(resources, key),
-        Kind::Service => of::<Service>(resources, key),
-        Kind::EndpointSlice => of::<EndpointSlice>(resources, key),
-        Kind::Secret => of::<Secret>(resources, key),
-        Kind::Namespace => of::<Namespace>(resources, key),
-        Kind::TrafficPolicy => of::<TrafficPolicy>(resources, key),
-        Kind::BackendPolicy => of::<BackendPolicy>(resources, key),
-    }
+        /// The `uid` of a stored object, which ties Events and owner references to this very object and not to a namesake.
+        pub fn uid(resources: &Resources, kind: Kind, key: &ObjectKey) -> Option<String> {
+            match kind { $(Kind::$kind => uid_of::<objects::$kind>(resources, key),)* }
+        }
+    };
+}
+translate::every_kind!(by_kind);
+
+fn uid_of<T: Stored>(resources: &Resources, key: &ObjectKey) -> Option<String> {
+    T::map(resources).get(key)?.current.metadata().uid.clone()
 }

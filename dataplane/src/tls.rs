@@ -206,6 +206,7 @@ mod tests {
                 },
             ],
             default_certificate: Some("default".into()),
+            client_validation: None,
         };
         let mut port = PortCertificates::default();
         port.add(HostPattern::Any, ListenerCertificates::new(&tls, |name| keys.get(name).cloned()));

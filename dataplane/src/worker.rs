@@ -275,7 +275,7 @@ impl Worker {
         match &config.cluster.protocol {
             BackendProtocol::Http1 => return Ok(self.plain.0.clone()),
             BackendProtocol::Http2 => return Ok(self.plain.1.clone()),
-            BackendProtocol::Https(_) | BackendProtocol::Http2Tls(_) => {}
+            _ => {}
         }
         let mut connectors = self.connectors.borrow_mut();
         if let Some(connector) = connectors.get(&config.hash) {

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use snapshot::{
-    BackendProtocol, Balancer, Cluster, Filter, HeaderEdit, LimitKey, Match, PathMatch, PathRewrite, PersistenceMode,
-    Refusal, Rule, Scheme, ValueMatch, ValuePattern, Verification,
+    BackendProtocol, Balancer, Cluster, Filter, HeaderEdit, LimitKey, Match, Mirror, OriginPattern, PathMatch,
+    PathRewrite, PersistenceMode, Refusal, Rule, Scheme, ValueMatch, ValuePattern, Verification,
 };
 
 /// A match: `path prefix /cart, method GET, header x-a = b`.
@@ -80,6 +80,20 @@ pub(super) fn filter(filter: &Filter) -> String {
                 limit.connections, limit.status
             )
         }
+        Filter::Mirror(mirror) => {
+            let Mirror { cluster, numerator, denominator } = mirror;
+            format!("copies {numerator} of {denominator} requests to {cluster}")
+        }
+        Filter::Cors(cors) => {
+            let origins = cors.allow_origins.iter().map(|origin| match origin {
+                OriginPattern::Any => "everywhere".to_owned(),
+                OriginPattern::Exact(origin) => origin.clone(),
+                OriginPattern::Subdomains { scheme, suffix, port } => {
+                    format!("{scheme}://*.{suffix}{}", port.map(|port| format!(":{port}")).unwrap_or_default())
+                }
+            });
+            format!("scripts from {} may read answers", origins.collect::<Vec<_>>().join(", "))
+        }
         Filter::Unknown => "something that this version does not know: the rule answers 500".into(),
     }
 }
@@ -105,11 +119,14 @@ pub(super) fn cluster(cluster: &Cluster) -> Vec<String> {
         BackendProtocol::Http2 => ("HTTP/2", None),
         BackendProtocol::Https(tls) => ("HTTP/1.1 over TLS", Some(tls)),
         BackendProtocol::Http2Tls(tls) => ("HTTP/2 over TLS", Some(tls)),
+        BackendProtocol::Tcp => ("TCP", None),
+        BackendProtocol::Tls(tls) => ("TLS", Some(tls)),
+        BackendProtocol::Udp => ("UDP", None),
     };
     let mut words = vec![protocol.to_owned()];
     words.extend(tls.map(|tls| match tls.verification {
         Verification::None => "any certificate".to_owned(),
-        Verification::Authorities(_) => "verified certificate".to_owned(),
+        Verification::Required { .. } => "verified certificate".to_owned(),
     }));
     let balancer = match cluster.balancer {
         Balancer::RoundRobin => "round robin",

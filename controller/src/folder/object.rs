@@ -4,14 +4,10 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
-use crds::policy::{BackendPolicy, TrafficPolicy};
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
+use translate::objects::*;
 use translate::{Kind, ObjectKey, Resources, Stored};
 
 use super::finding::Finding;
@@ -19,7 +15,7 @@ use super::yaml::{Content, Node, Position};
 use super::{refuse, typed};
 
 macro_rules! objects {
-    ($($kind:ident),* $(,)?) => {
+    ($($kind:ident)*) => {
         /// An object of a kind that translation reads.
         #[derive(Clone, PartialEq)]
         pub(super) enum Object {
@@ -50,10 +46,7 @@ macro_rules! objects {
     };
 }
 
-objects! {
-    IngressClass, Ingress, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, Service, EndpointSlice, Secret, Namespace,
-    TrafficPolicy, BackendPolicy,
-}
+translate::every_kind!(objects);
 
 /// An object as a file holds it.
 #[derive(Clone)]
@@ -227,8 +220,8 @@ macro_rules! complete {
 }
 
 complete! {
-    IngressClass, Ingress, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, Service, EndpointSlice, TrafficPolicy,
-    BackendPolicy,
+    IngressClass, Ingress, GatewayClass, Gateway, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute,
+    BackendTLSPolicy, ReferenceGrant, Service, EndpointSlice, TrafficPolicy, BackendPolicy,
 }
 
 impl Complete for Secret {

@@ -162,7 +162,7 @@ impl Refusals {
             for (index, backend) in rule.backend_refs.iter().flatten().enumerate() {
                 let field = format!("{field}.backendRefs[{index}]");
                 self.repeated(&field, backend.filters.as_deref().unwrap_or_default());
-                self.port(format!("{field}.port"), backend.backend.port);
+                self.port(format!("{field}.port"), backend.backend.object.port);
             }
         }
     }

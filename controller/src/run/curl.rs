@@ -135,6 +135,7 @@ mod tests {
             filters,
             action: Action::Refuse(Refusal::NotFound),
             timeouts: Timeouts { connect: None, read: None, send: None, request: None, backend_request: None },
+            retry: None,
             max_body: None,
             origins: Vec::new(),
         }

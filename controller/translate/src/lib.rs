@@ -20,7 +20,7 @@ mod translation;
 
 pub use gateway::infrastructure_name;
 pub use problem::{Problem, Severity};
-pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored};
+pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored, objects};
 pub use settings::{PortMap, Settings};
 pub use status::Statuses;
 pub use translation::{DataPlane, Infrastructure, Translation, endpoints, translate};

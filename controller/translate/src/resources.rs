@@ -4,12 +4,21 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
-use crds::policy::{BackendPolicy, TrafficPolicy};
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube_core::ObjectMeta;
+
+use self::objects::*;
+
+/// The types of every kind that translation reads.
+pub mod objects {
+    pub use crds::gateway::{
+        BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
+        UDPRoute,
+    };
+    pub use crds::policy::{BackendPolicy, TrafficPolicy};
+    pub use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+    pub use k8s_openapi::api::discovery::v1::EndpointSlice;
+    pub use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+}
 
 /// Namespace (empty for cluster-scoped objects) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,7 +135,13 @@ kinds! {
     Ingress ingresses "networking.k8s.io/v1";
     GatewayClass gateway_classes "gateway.networking.k8s.io/v1";
     Gateway gateways "gateway.networking.k8s.io/v1";
+    ListenerSet listener_sets "gateway.networking.k8s.io/v1";
     HTTPRoute http_routes "gateway.networking.k8s.io/v1";
+    GRPCRoute grpc_routes "gateway.networking.k8s.io/v1";
+    TLSRoute tls_routes "gateway.networking.k8s.io/v1";
+    TCPRoute tcp_routes "gateway.networking.k8s.io/v1";
+    UDPRoute udp_routes "gateway.networking.k8s.io/v1";
+    BackendTLSPolicy backend_tls_policies "gateway.networking.k8s.io/v1";
     ReferenceGrant reference_grants "gateway.networking.k8s.io/v1beta1";
     Service services "v1";
     EndpointSlice endpoint_slices "discovery.k8s.io/v1";
@@ -134,6 +149,19 @@ kinds! {
     Namespace namespaces "v1";
     TrafficPolicy traffic_policies "sluice.dev/v1alpha1";
     BackendPolicy backend_policies "sluice.dev/v1alpha1";
+}
+
+/// Calls a macro with the name of every kind; `$crate::objects` holds their types.
+///
+/// What has to be done for each kind is written once in this way, and holds for a kind that is added later.
+#[macro_export]
+macro_rules! every_kind {
+    ($callback:ident) => {
+        $callback! {
+            IngressClass Ingress GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute
+            BackendTLSPolicy ReferenceGrant Service EndpointSlice Secret Namespace TrafficPolicy BackendPolicy
+        }
+    };
 }
 
 impl fmt::Display for Kind {

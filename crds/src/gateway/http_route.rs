@@ -1,7 +1,10 @@
 use kube_derive::CustomResource;
 use serde::{Deserialize, Serialize};
 
-use super::{BackendRef, ParentReference, RouteStatus};
+use super::{
+    BackendObjectReference, BackendRef, Fraction, LocalObjectReference, ParentReference, RouteStatus,
+    SessionPersistence,
+};
 
 /// Routes HTTP requests.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -19,6 +22,9 @@ use super::{BackendRef, ParentReference, RouteStatus};
 pub struct HTTPRouteSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_refs: Option<Vec<ParentReference>>,
+    /// `All` or `None` (default): attach to every Gateway whose `defaultScope` allows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_default_gateways: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostnames: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +44,21 @@ pub struct HTTPRouteRule {
     pub backend_refs: Option<Vec<HTTPBackendRef>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<HTTPRouteTimeouts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<HTTPRouteRetry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
+}
+
+/// When a request is tried again (GEP-1731). `attempts` are those after the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct HTTPRouteRetry {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codes: Option<Vec<i32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<String>,
 }
 
 /// Durations as GEP-2257 writes them.
@@ -95,6 +116,84 @@ pub struct HTTPRouteFilter {
     pub request_redirect: Option<HTTPRequestRedirectFilter>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<HTTPURLRewriteFilter>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_mirror: Option<HTTPRequestMirrorFilter>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<HTTPCORSFilter>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_auth: Option<HTTPExternalAuthFilter>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extension_ref: Option<LocalObjectReference>,
+}
+
+/// Sends a copy of a share of the requests, all of them by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HTTPRequestMirrorFilter {
+    pub backend_ref: BackendObjectReference,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fraction: Option<Fraction>,
+}
+
+/// Cross-origin requests (GEP-1767). Absent lists are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HTTPCORSFilter {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_origins: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_credentials: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_methods: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_headers: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expose_headers: Option<Vec<String>>,
+    /// Seconds. Default 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<i32>,
+}
+
+/// Asks a service whether a request may pass (GEP-1494). `protocol` is `HTTP` or `GRPC`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HTTPExternalAuthFilter {
+    pub protocol: String,
+    pub backend_ref: BackendObjectReference,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GRPCAuthConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HTTPAuthConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_body: Option<ForwardBodyConfig>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GRPCAuthConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_headers: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HTTPAuthConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_headers: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_response_headers: Option<Vec<String>>,
+}
+
+/// How much of the request's body the service sees. `maxSize` is in bytes; 0 (default) is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForwardBodyConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]

@@ -34,9 +34,8 @@ pub struct ParentReference {
 }
 
 /// Refers to a backend: a Service by default.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BackendRef {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct BackendObjectReference {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,9 +45,46 @@ pub struct BackendRef {
     pub namespace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<i32>,
+}
+
+/// A backend with its share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct BackendRef {
+    #[serde(flatten)]
+    pub object: BackendObjectReference,
     /// Default 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i32>,
+}
+
+/// Keeps a client on its endpoint (GEP-1619). `type` is `Cookie` (default) or `Header`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionPersistence {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absolute_timeout: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cookie_config: Option<CookieConfig>,
+}
+
+/// `lifetimeType` is `Session` (default) or `Permanent`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CookieConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_type: Option<String>,
+}
+
+/// `numerator / denominator`; the denominator is 100 by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Fraction {
+    pub numerator: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denominator: Option<i32>,
 }
 
 /// Refers to a Secret (by default) that holds a certificate.
@@ -67,10 +103,20 @@ pub struct SecretObjectReference {
 /// Refers to an object in the same namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LocalParametersReference {
+pub struct LocalObjectReference {
     pub group: String,
     pub kind: String,
     pub name: String,
+}
+
+/// Refers to an object of any kind, in the namespace of the one that refers by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ObjectReference {
+    pub group: String,
+    pub kind: String,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
 }
 
 /// A kind of route.
@@ -82,10 +128,11 @@ pub struct RouteGroupKind {
     pub kind: String,
 }
 
-/// Which namespaces' routes may attach. `from` is `All`, `Selector` or `Same` (default).
+/// Which namespaces' objects may attach. `from` is `All`, `Selector`, `Same` (default for routes) or `None` (default for
+/// ListenerSets).
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RouteNamespaces {
+pub struct FromNamespaces {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -27,6 +27,8 @@ pub enum Kind {
     Cluster,
     /// See [`Route`].
     Route,
+    /// See [`L4Route`].
+    L4Route,
 }
 
 /// The name of a resource, unique in a snapshot and stable over edits of its content.
@@ -65,6 +67,8 @@ pub enum Resource {
     Listener(Listener),
     /// What answers which requests.
     Route(Route),
+    /// Where which connections go.
+    L4Route(L4Route),
     /// How a backend is reached.
     Cluster(Cluster),
     /// The addresses of a backend.
@@ -81,6 +85,7 @@ impl Resource {
         match self {
             Resource::Listener(_) => Kind::Listener,
             Resource::Route(_) => Kind::Route,
+            Resource::L4Route(_) => Kind::L4Route,
             Resource::Cluster(_) => Kind::Cluster,
             Resource::Endpoints(_) => Kind::Endpoints,
             Resource::Certificate(_) => Kind::Certificate,
@@ -127,7 +132,7 @@ impl Serialize for HostPattern {
 /// same port and host name are served as one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listener {
-    /// The TCP port to bind, as it is.
+    /// The port to bind, as it is: of UDP for [`Protocol::Udp`], else of TCP.
     pub port: u16,
     /// The names that this listener answers for.
     pub hostname: HostPattern,
@@ -136,12 +141,23 @@ pub struct Listener {
 }
 
 /// What a listener speaks. HTTP/1.1 and HTTP/2 are both always offered (ALPN, or prior knowledge on plain ports).
+///
+/// Listeners of one port are all [`Protocol::Http`], or all [`Protocol::Tcp`], or all [`Protocol::Udp`], or told apart by
+/// the server name of the ClientHello.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Protocol {
     /// Plain HTTP.
     Http,
     /// HTTP over TLS, terminated here.
     Https(Tls),
+    /// TLS that is not opened; [`L4Route`]s choose by server name.
+    TlsPassthrough,
+    /// TLS, terminated here; what is inside goes where [`L4Route`]s say, which choose by server name.
+    TlsTerminate(Tls),
+    /// Bytes.
+    Tcp,
+    /// Datagrams.
+    Udp,
 }
 
 /// The server's side of TLS.
@@ -152,6 +168,17 @@ pub struct Tls {
     /// Name of the [`Certificate`] for clients whose server name matches none, or that sent none.
     /// Without one the handshake is refused.
     pub default_certificate: Option<String>,
+    /// What clients have to show; `None` asks for nothing.
+    pub client_validation: Option<ClientValidation>,
+}
+
+/// How certificates of clients are checked (GEP-91).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum ClientValidation {
+    /// The handshake fails unless the client shows a certificate that chains to one of these authorities (DER).
+    Required(#[serde(serialize_with = "count")] Vec<Vec<u8>>),
+    /// A certificate is asked for; any will do, and none too (`AllowInsecureFallback`).
+    Requested,
 }
 
 /// A certificate and the server names for which it is shown.
@@ -197,6 +224,32 @@ pub struct Attachment {
     pub hostnames: Vec<HostPattern>,
 }
 
+/// Where one user's object sends connections, or datagrams, of some listeners that do not speak HTTP.
+///
+/// A connection belongs to the listener with the most specific host name for its server name, then to the route with the
+/// most specific host name there, then to the one with the smallest `rank`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct L4Route {
+    /// For people and metrics: the object, for example `TCPRoute shop/db`.
+    pub name: String,
+    /// Where it applies; without TLS, host names are [`HostPattern::Any`].
+    pub attachments: Vec<Attachment>,
+    /// Precedence among routes of the same listener and host name: only the smallest gets traffic.
+    pub rank: Rank,
+    /// One is chosen by weight for each connection, or each client's datagrams. Where there is none, or its target is
+    /// refused, connections are closed and datagrams dropped.
+    pub backends: Vec<L4Backend>,
+}
+
+/// One choice among an [`L4Route`]'s backends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct L4Backend {
+    /// The share of connections: weight divided by the sum of weights.
+    pub weight: u32,
+    /// Where this share goes.
+    pub target: Target,
+}
+
 /// What happens to the requests that one of `matches` selects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rule {
@@ -210,6 +263,8 @@ pub struct Rule {
     pub action: Action,
     /// How long it may take.
     pub timeouts: Timeouts,
+    /// When it is tried again, besides failed connections.
+    pub retry: Option<Retry>,
     /// Largest request body in bytes; `None` is unlimited.
     pub max_body: Option<u64>,
     /// Where policies on this rule come from, for `sluice explain`: one line each.
@@ -340,6 +395,19 @@ pub struct Timeouts {
     pub backend_request: Option<Duration>,
 }
 
+/// When a request is tried again on another endpoint (GEP-1731), within the budget of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Retry {
+    /// How many times after the first. At least 1.
+    pub attempts: u32,
+    /// The statuses, 400 to 599, that count as failed; connections that fail before an answer always do. When all attempts
+    /// are used up, the last answer is the client's.
+    pub statuses: Vec<u16>,
+    /// How long to wait before the first retry; twice as long before each further one. Zero does not wait.
+    #[serde(serialize_with = "one_duration")]
+    pub backoff: Duration,
+}
+
 mod seconds {
     use std::time::Duration;
 
@@ -375,6 +443,10 @@ pub enum Filter {
     RateLimit(RateLimit),
     /// At most so many requests at once.
     ConnectionLimit(ConnectionLimit),
+    /// Sends a copy elsewhere and forgets its answer.
+    Mirror(Mirror),
+    /// Answers preflight requests, and says on other answers who may read them.
+    Cors(Cors),
     /// Sent by a newer controller; the rule is refused with [`Refusal::Unsupported`].
     Unknown,
 }
@@ -508,6 +580,61 @@ pub struct ConnectionLimit {
     pub exempt: Vec<IpNet>,
 }
 
+/// Copies of requests (Gateway API `RequestMirror`). The copy is as the request is at this place among the filters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mirror {
+    /// Name of the [`Cluster`] that gets the copies.
+    pub cluster: String,
+    /// The share of requests that is copied: `numerator` of `denominator`, not more than all.
+    pub numerator: u32,
+    /// At least 1.
+    pub denominator: u32,
+}
+
+/// Cross-origin requests (GEP-1767, the Fetch standard).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cors {
+    /// Whose scripts may read answers. Empty: nobody's.
+    pub allow_origins: Vec<OriginPattern>,
+    /// Whether they may with the user's credentials; then no `*` is ever sent.
+    pub allow_credentials: bool,
+    /// Methods besides the simple ones.
+    pub allow_methods: AllowList,
+    /// Request headers besides the simple ones.
+    pub allow_headers: AllowList,
+    /// Response headers that scripts may read.
+    pub expose_headers: AllowList,
+    /// How many seconds the answer to a preflight request holds.
+    pub max_age: u32,
+}
+
+/// A set of origins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum OriginPattern {
+    /// Every origin.
+    Any,
+    /// This one, as browsers write it: `https://shop.example`, with its port unless that is the scheme's own.
+    Exact(String),
+    /// Every name below a suffix.
+    Subdomains {
+        /// The scheme in lower case, without `://`.
+        scheme: String,
+        /// The suffix in lower case without `*.`.
+        suffix: String,
+        /// The port, unless it is the scheme's own.
+        port: Option<u16>,
+    },
+}
+
+/// A list of names, or all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum AllowList {
+    /// `*`.
+    Any,
+    /// These, as written.
+    These(Vec<String>),
+}
+
 /// How a backend is reached. Endpoints live in a resource of their own, so that their changes touch nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cluster {
@@ -534,6 +661,12 @@ pub enum BackendProtocol {
     Https(BackendTls),
     /// HTTP/2 over TLS (`GRPCS`).
     Http2Tls(BackendTls),
+    /// Bytes, for [`L4Route`]s.
+    Tcp,
+    /// Bytes over TLS, for [`L4Route`]s.
+    Tls(BackendTls),
+    /// Datagrams, for [`L4Route`]s.
+    Udp,
 }
 
 /// The client's side of TLS towards a backend.
@@ -543,6 +676,8 @@ pub struct BackendTls {
     pub server_name: Option<String>,
     /// Whether the backend's certificate counts.
     pub verification: Verification,
+    /// Name of the [`Certificate`] to show to backends that ask for one.
+    pub client_certificate: Option<String>,
 }
 
 /// How a backend's certificate is checked.
@@ -550,8 +685,31 @@ pub struct BackendTls {
 pub enum Verification {
     /// Any certificate will do (ingress-nginx `proxy-ssl-verify: off`, its default).
     None,
-    /// It must chain to one of these authorities (DER) and hold the server name.
-    Authorities(#[serde(serialize_with = "count")] Vec<Vec<u8>>),
+    /// It must chain to one of `authorities` and hold one of `names`.
+    Required {
+        /// Whom to trust.
+        authorities: Authorities,
+        /// Whom to expect; empty means the server name.
+        names: Vec<SubjectAltName>,
+    },
+}
+
+/// Certificate authorities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Authorities {
+    /// Those that browsers trust.
+    WellKnown,
+    /// These (DER).
+    These(#[serde(serialize_with = "count")] Vec<Vec<u8>>),
+}
+
+/// A name in a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum SubjectAltName {
+    /// A DNS name, or `*.` and a suffix for one label before it.
+    Hostname(String),
+    /// A URI, compared as it is.
+    Uri(String),
 }
 
 /// How an endpoint is chosen.

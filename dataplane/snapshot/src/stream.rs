@@ -19,4 +19,6 @@ pub const CAPABILITIES: &[&str] = &[
     "strict_transport_security",
     "rate_limit",
     "connection_limit",
+    "mirror",
+    "cors",
 ];

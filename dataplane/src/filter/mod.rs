@@ -164,6 +164,7 @@ impl Filter {
             snapshot::Filter::ConnectionLimit(limit) => {
                 Filter::ConnectionLimit(ConnectionLimit::compile(limit, limiters)?)
             }
+            snapshot::Filter::Mirror(_) | snapshot::Filter::Cors(_) => return Err("is not supported yet".into()),
             snapshot::Filter::Unknown => return Ok(None),
         }))
     }

@@ -199,6 +199,7 @@ fn snapshot(listeners: &[(u16, HostPattern)], routes: &[(Vec<Attachment>, Vec<Ve
             filters: vec![],
             action: snapshot::Action::Refuse(Refusal::NotFound),
             timeouts: NO_TIMEOUTS,
+            retry: None,
             max_body: None,
             origins: vec![],
         });
@@ -313,6 +314,7 @@ fn an_endpoint_change_leaves_the_table_alone() {
         filters: vec![],
         action: snapshot::Action::Forward(vec![forward]),
         timeouts: NO_TIMEOUTS,
+        retry: None,
         max_body: None,
         origins: vec![],
     };
@@ -353,7 +355,7 @@ fn hosts_of_another_listener_are_misdirected() {
 #[test]
 fn a_port_speaks_one_protocol() {
     let mut snapshot = snapshot(&[(443, exact("a"))], &[(attached(&["a"]), vec![vec![prefix("/")]])]);
-    let tls = Tls { certificates: vec![], default_certificate: None };
+    let tls = Tls { certificates: vec![], default_certificate: None, client_validation: None };
     let listener = Listener { port: 443, hostname: exact("b"), protocol: Protocol::Https(tls) };
     snapshot.insert("z", Resource::Listener(listener));
     let (table, rejections) = compile_routes(&snapshot, &Arc::default());

@@ -81,6 +81,9 @@ impl Connector {
                 };
                 Some((TlsConnector::from(Arc::new(tls::client_config(tls, http2)?)), name))
             }
+            BackendProtocol::Tcp | BackendProtocol::Tls(_) | BackendProtocol::Udp => {
+                return Err("its protocol carries no HTTP requests".into());
+            }
         };
         Ok(Self { http2, tls })
     }

@@ -6,7 +6,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use snapshot::{BackendTls, Verification};
+use snapshot::{Authorities, BackendTls, Verification};
 
 /// The configuration of handshakes with a cluster's endpoints.
 ///
@@ -22,7 +22,11 @@ pub fn client_config(tls: &BackendTls, http2: bool) -> Result<ClientConfig, Stri
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(&provider)))
             .with_no_client_auth(),
-        Verification::Authorities(authorities) => {
+        Verification::Required { names, .. } if !names.is_empty() => return Err("names are not supported yet".into()),
+        Verification::Required { authorities: Authorities::WellKnown, .. } => {
+            return Err("well-known authorities are not supported yet".into());
+        }
+        Verification::Required { authorities: Authorities::These(authorities), .. } => {
             let mut roots = RootCertStore::empty();
             for authority in authorities {
                 roots

@@ -124,6 +124,7 @@ pub fn rule(name: &str, prefix: &str, cluster: &str) -> Rule {
             filters: Vec::new(),
         }]),
         timeouts: timeouts(),
+        retry: None,
         max_body: None,
         origins: Vec::new(),
     }

@@ -50,6 +50,7 @@ fn secure(endpoints: &[SocketAddr]) -> Secure {
                 entry(HostPattern::Exact("a.shop.example".into()), "exact"),
             ],
             default_certificate: Some("fallback".into()),
+            client_validation: None,
         };
         let listener = Listener { port, hostname: HostPattern::Any, protocol: Protocol::Https(tls) };
         snapshot.insert("secure", Resource::Listener(listener));
@@ -250,6 +251,10 @@ async fn tls_backend(certificate: &Certificate) -> (SocketAddr, tokio::task::Joi
     (address, accepting)
 }
 
+fn required(authority: &[u8]) -> Verification {
+    Verification::Required { authorities: Authorities::These(vec![authority.to_vec()]), names: Vec::new() }
+}
+
 #[tokio::test]
 async fn a_backends_certificate_counts_where_it_is_asked_to() {
     let (certificate, der) = certificate("backend.example");
@@ -257,13 +262,13 @@ async fn a_backends_certificate_counts_where_it_is_asked_to() {
     let (address, accepting) = tls_backend(&certificate).await;
     let cases: [(Verification, Option<&str>, u16); 4] = [
         (Verification::None, None, 200),
-        (Verification::Authorities(vec![der.to_vec()]), Some("backend.example"), 200),
-        (Verification::Authorities(vec![der.to_vec()]), Some("other.example"), 502),
-        (Verification::Authorities(vec![stranger.to_vec()]), Some("backend.example"), 502),
+        (required(&der), Some("backend.example"), 200),
+        (required(&der), Some("other.example"), 502),
+        (required(&stranger), Some("backend.example"), 502),
     ];
     let mut rig = Rig::plain(&[address]);
     for (verification, name, status) in cases {
-        let tls = BackendTls { server_name: name.map(ToOwned::to_owned), verification };
+        let tls = BackendTls { server_name: name.map(ToOwned::to_owned), verification, client_certificate: None };
         let protocol = BackendProtocol::Https(tls);
         rig.snapshot.insert("app", Resource::Endpoints(addresses(&[address])));
         rig.set("app", Resource::Cluster(Cluster { protocol: protocol.clone(), ..cluster("app") }));

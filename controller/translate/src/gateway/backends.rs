@@ -68,7 +68,7 @@ impl<'a> Backends<'a> {
 
     fn resolve(&self, namespace: &str, reference: &HTTPBackendRef) -> Result<Port<'a>, Unresolved> {
         let unresolved = |reason, message| Err(Unresolved { reason, message });
-        let reference = &reference.backend;
+        let reference = &reference.backend.object;
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Service");
         let key = ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name);

@@ -55,8 +55,12 @@ pub(super) fn report(context: &mut Context, view: &View) {
     for condition in conditions.iter().filter(|condition| condition.reason == "AddressNotUsable") {
         context.warn(Kind::Gateway, &view.key, "spec.addresses", "AddressNotUsable", &condition.message);
     }
-    let status =
-        GatewayStatus { addresses: Some(addresses.assigned), conditions: Some(conditions), listeners: Some(listeners) };
+    let status = GatewayStatus {
+        addresses: Some(addresses.assigned),
+        conditions: Some(conditions),
+        listeners: Some(listeners),
+        attached_listener_sets: None,
+    };
     context.statuses.gateways.insert(view.key.clone(), status);
 }
 

@@ -229,6 +229,7 @@ fn emit(
                 filters,
                 action,
                 timeouts,
+                retry: None,
                 max_body: None,
                 origins,
             }

@@ -103,5 +103,5 @@ fn by_name(listener: &HostPattern, loaded: &[(&str, &Loaded)]) -> Option<Tls> {
         }
     }
     let default_certificate = (*listener == HostPattern::Any).then(|| rest.to_owned());
-    Some(Tls { certificates, default_certificate })
+    Some(Tls { certificates, default_certificate, client_validation: None })
 }

@@ -104,7 +104,7 @@ fn insert(
 
 fn spoken(protocol: Protocol) -> BackendProtocol {
     // `proxy-ssl-verify` and `proxy-ssl-server-name` are off by default.
-    let tls = BackendTls { server_name: None, verification: Verification::None };
+    let tls = BackendTls { server_name: None, verification: Verification::None, client_certificate: None };
     match protocol {
         Protocol::Http => BackendProtocol::Http1,
         Protocol::Https => BackendProtocol::Https(tls),

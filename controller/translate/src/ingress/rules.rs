@@ -73,6 +73,7 @@ impl Rules {
                 filters,
                 action,
                 timeouts: timeouts(ingress),
+                retry: None,
                 max_body: max_body(ingress),
                 origins,
             });
@@ -125,6 +126,7 @@ pub(super) fn fallback_rule(settings: &Settings, (action, origins): (Action, Vec
         filters: vec![Filter::NginxHeaders, Filter::StrictTransportSecurity(STRICT_TRANSPORT_SECURITY.into())],
         action,
         timeouts: default_timeouts(),
+        retry: None,
         max_body: Some(MAX_BODY),
         origins,
     })
@@ -194,6 +196,7 @@ fn trailing_slash(ingress: &Served<'_>, place: Place, path: Path, filters: &[Fil
         filters: redirect.chain([Filter::TrailingSlashRedirect]).chain(security).collect(),
         action: Action::Refuse(Refusal::NotFound),
         timeouts: timeouts(ingress),
+        retry: None,
         max_body: max_body(ingress),
         origins: vec!["redirect to the path with its trailing slash (default)".into()],
     }

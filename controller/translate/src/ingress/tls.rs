@@ -171,7 +171,7 @@ fn listener(context: &mut Context<'_>, by_name: BTreeMap<HostPattern, String>) -
         hosts.entry(certificate).or_default().push(host);
     }
     let certificates = hosts.into_iter().map(|(certificate, hosts)| ServerCertificate { hosts, certificate }).collect();
-    Tls { certificates, default_certificate: default_certificate(context) }
+    Tls { certificates, default_certificate: default_certificate(context), client_validation: None }
 }
 
 /// The certificate for names without one of their own: of the Secret in the settings, else the fallback.

@@ -110,8 +110,8 @@ fn users(resources: &Resources, statuses: &Statuses) -> BTreeMap<ObjectKey, BTre
         let Some(object) = resources.get::<HTTPRoute>(&route.namespace, &route.name) else { continue };
         let gateways = gateways_of(route, resources, statuses);
         for service in object.spec.rules.iter().flatten().flat_map(|rule| rule.backend_refs.iter().flatten()) {
-            let namespace = service.backend.namespace.as_deref().unwrap_or(&route.namespace);
-            let service = ObjectKey::new(namespace, &service.backend.name);
+            let namespace = service.backend.object.namespace.as_deref().unwrap_or(&route.namespace);
+            let service = ObjectKey::new(namespace, &service.backend.object.name);
             users.entry(service).or_default().extend(gateways.iter().cloned());
         }
     }

@@ -7,8 +7,8 @@ use super::{
     same_variants, unset,
 };
 use crate::{
-    BackendProtocol, BackendTls, Balancer, Cluster, CookieSecure, Endpoint, Endpoints, PassiveHealth, Persistence,
-    PersistenceMode, SameSite, Verification, proto,
+    Authorities, BackendProtocol, BackendTls, Balancer, Cluster, CookieSecure, Endpoint, Endpoints, PassiveHealth,
+    Persistence, PersistenceMode, SameSite, SubjectAltName, Verification, proto,
 };
 
 same_variants!(Balancer { RoundRobin, LeastRequest, PeakEwma });
@@ -24,6 +24,9 @@ impl From<&Cluster> for proto::Cluster {
             BackendProtocol::Http2 => Protocol::Http2(proto::Empty {}),
             BackendProtocol::Https(tls) => Protocol::Https(tls.into()),
             BackendProtocol::Http2Tls(tls) => Protocol::Http2Tls(tls.into()),
+            BackendProtocol::Tcp => Protocol::Tcp(proto::Empty {}),
+            BackendProtocol::Tls(tls) => Protocol::Tls(tls.into()),
+            BackendProtocol::Udp => Protocol::Udp(proto::Empty {}),
         };
         Self {
             endpoints: cluster.endpoints.clone(),
@@ -45,6 +48,9 @@ impl TryFrom<proto::Cluster> for Cluster {
             Protocol::Http2(_) => BackendProtocol::Http2,
             Protocol::Https(tls) => BackendProtocol::Https(field(tls, "https")?),
             Protocol::Http2Tls(tls) => BackendProtocol::Http2Tls(field(tls, "http2_tls")?),
+            Protocol::Tcp(_) => BackendProtocol::Tcp,
+            Protocol::Tls(tls) => BackendProtocol::Tls(field(tls, "tls")?),
+            Protocol::Udp(_) => BackendProtocol::Udp,
         };
         Ok(Self {
             endpoints: not_blank(wire.endpoints, "endpoints")?,
@@ -61,11 +67,15 @@ impl From<&BackendTls> for proto::BackendTls {
         use proto::backend_tls::Verification as Wire;
         let verification = match &tls.verification {
             Verification::None => Wire::None(proto::Empty {}),
-            Verification::Authorities(authorities) => {
-                Wire::Authorities(proto::Authorities { certificates: authorities.clone() })
+            Verification::Required { authorities, names } => {
+                Wire::Required(proto::Verification { authorities: Some(authorities.into()), names: list(names) })
             }
         };
-        Self { server_name: tls.server_name.clone(), verification: Some(verification) }
+        Self {
+            server_name: tls.server_name.clone(),
+            verification: Some(verification),
+            client_certificate: tls.client_certificate.clone(),
+        }
     }
 }
 
@@ -76,11 +86,56 @@ impl TryFrom<proto::BackendTls> for BackendTls {
         use proto::backend_tls::Verification as Wire;
         let verification = match wire.verification.ok_or_else(|| unset("verification"))? {
             Wire::None(_) => Verification::None,
-            Wire::Authorities(authorities) => {
-                Verification::Authorities(not_empty(authorities.certificates, "authorities.certificates")?)
-            }
+            Wire::Required(required) => Verification::Required {
+                authorities: field(required.authorities.ok_or_else(|| unset("required.authorities"))?, "required")?,
+                names: fields(required.names, "required.names")?,
+            },
         };
-        Ok(Self { server_name: wire.server_name, verification })
+        Ok(Self { server_name: wire.server_name, verification, client_certificate: wire.client_certificate })
+    }
+}
+
+impl From<&Authorities> for proto::verification::Authorities {
+    fn from(authorities: &Authorities) -> Self {
+        match authorities {
+            Authorities::WellKnown => Self::WellKnown(proto::Empty {}),
+            Authorities::These(certificates) => Self::These(proto::Certificates { certificates: certificates.clone() }),
+        }
+    }
+}
+
+impl TryFrom<proto::verification::Authorities> for Authorities {
+    type Error = DecodeError;
+
+    fn try_from(wire: proto::verification::Authorities) -> Result<Self, DecodeError> {
+        use proto::verification::Authorities as Wire;
+        match wire {
+            Wire::WellKnown(_) => Ok(Authorities::WellKnown),
+            Wire::These(these) => not_empty(these.certificates, "these.certificates").map(Authorities::These),
+        }
+    }
+}
+
+impl From<&SubjectAltName> for proto::SubjectAltName {
+    fn from(name: &SubjectAltName) -> Self {
+        use proto::subject_alt_name::Name;
+        let name = match name {
+            SubjectAltName::Hostname(name) => Name::Hostname(name.clone()),
+            SubjectAltName::Uri(uri) => Name::Uri(uri.clone()),
+        };
+        Self { name: Some(name) }
+    }
+}
+
+impl TryFrom<proto::SubjectAltName> for SubjectAltName {
+    type Error = DecodeError;
+
+    fn try_from(wire: proto::SubjectAltName) -> Result<Self, DecodeError> {
+        use proto::subject_alt_name::Name;
+        match wire.name.ok_or_else(|| unset("name"))? {
+            Name::Hostname(name) => not_blank(name, "hostname").map(SubjectAltName::Hostname),
+            Name::Uri(uri) => not_blank(uri, "uri").map(SubjectAltName::Uri),
+        }
     }
 }
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    DecodeError, cidrs, enumeration, field, fields, list, nanoseconds, networks, optional, port, positive,
+    DecodeError, cidrs, enumeration, field, fields, list, nanoseconds, networks, not_blank, optional, port, positive,
     same_variants, status, unset,
 };
 use crate::{
-    ConnectionLimit, Filter, HeaderEdit, HttpsRedirect, LimitKey, PathRewrite, RateLimit, Redirect, Rewrite, Scheme,
-    proto,
+    ConnectionLimit, Filter, HeaderEdit, HttpsRedirect, LimitKey, Mirror, PathRewrite, RateLimit, Redirect, Rewrite,
+    Scheme, proto,
 };
 
 same_variants!(Scheme { Http, Https });
@@ -27,6 +27,8 @@ impl From<&Filter> for proto::Filter {
             Filter::StrictTransportSecurity(value) => Some(Wire::StrictTransportSecurity(value.clone())),
             Filter::RateLimit(limit) => Some(Wire::RateLimit(limit.into())),
             Filter::ConnectionLimit(limit) => Some(Wire::ConnectionLimit(limit.into())),
+            Filter::Mirror(mirror) => Some(Wire::Mirror(mirror.into())),
+            Filter::Cors(cors) => Some(Wire::Cors(cors.into())),
             Filter::Unknown => None,
         };
         Self { filter }
@@ -51,6 +53,8 @@ impl TryFrom<proto::Filter> for Filter {
             }
             Some(Wire::RateLimit(limit)) => Filter::RateLimit(field(limit, "rate_limit")?),
             Some(Wire::ConnectionLimit(limit)) => Filter::ConnectionLimit(field(limit, "connection_limit")?),
+            Some(Wire::Mirror(mirror)) => Filter::Mirror(field(mirror, "mirror")?),
+            Some(Wire::Cors(cors)) => Filter::Cors(field(cors, "cors")?),
             None => Filter::Unknown,
         })
     }
@@ -95,7 +99,7 @@ fn header_name(name: String, field: &str) -> Result<String, DecodeError> {
 }
 
 /// No control characters but the tab: a value must not end its own line.
-fn header_value(value: String, field: &str) -> Result<String, DecodeError> {
+pub(super) fn header_value(value: String, field: &str) -> Result<String, DecodeError> {
     if value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
         return Err(DecodeError::new(field, format!("{value:?} is not a header value")));
     }
@@ -245,6 +249,27 @@ impl TryFrom<proto::ConnectionLimit> for ConnectionLimit {
             connections: positive(wire.connections, "connections")?,
             status: status(wire.status, "status", is_error)?,
             exempt: networks(wire.exempt, "exempt")?,
+        })
+    }
+}
+
+impl From<&Mirror> for proto::Mirror {
+    fn from(mirror: &Mirror) -> Self {
+        Self { cluster: mirror.cluster.clone(), numerator: mirror.numerator, denominator: mirror.denominator }
+    }
+}
+
+impl TryFrom<proto::Mirror> for Mirror {
+    type Error = DecodeError;
+
+    fn try_from(wire: proto::Mirror) -> Result<Self, DecodeError> {
+        if wire.numerator > wire.denominator {
+            return Err(DecodeError::new("numerator", "is larger than the denominator"));
+        }
+        Ok(Self {
+            cluster: not_blank(wire.cluster, "cluster")?,
+            numerator: wire.numerator,
+            denominator: positive(wire.denominator, "denominator")?,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Listeners and host names.
 
-use super::{DecodeError, field, fields, list, not_blank, not_empty, port, required, unset};
-use crate::{HostPattern, Listener, Protocol, ServerCertificate, Tls, proto};
+use super::{DecodeError, field, fields, list, not_blank, not_empty, optional, port, required, unset};
+use crate::{ClientValidation, HostPattern, Listener, Protocol, ServerCertificate, Tls, proto};
 
 impl From<&HostPattern> for proto::HostPattern {
     fn from(pattern: &HostPattern) -> Self {
@@ -44,6 +44,10 @@ impl From<&Listener> for proto::Listener {
         let protocol = match &listener.protocol {
             Protocol::Http => Wire::Http(proto::Empty {}),
             Protocol::Https(tls) => Wire::Https(tls.into()),
+            Protocol::TlsPassthrough => Wire::TlsPassthrough(proto::Empty {}),
+            Protocol::TlsTerminate(tls) => Wire::TlsTerminate(tls.into()),
+            Protocol::Tcp => Wire::Tcp(proto::Empty {}),
+            Protocol::Udp => Wire::Udp(proto::Empty {}),
         };
         Self { port: listener.port.into(), hostname: Some((&listener.hostname).into()), protocol: Some(protocol) }
     }
@@ -57,6 +61,10 @@ impl TryFrom<proto::Listener> for Listener {
         let protocol = match wire.protocol.ok_or_else(|| unset("protocol"))? {
             Wire::Http(_) => Protocol::Http,
             Wire::Https(tls) => Protocol::Https(field(tls, "https")?),
+            Wire::TlsPassthrough(_) => Protocol::TlsPassthrough,
+            Wire::TlsTerminate(tls) => Protocol::TlsTerminate(field(tls, "tls_terminate")?),
+            Wire::Tcp(_) => Protocol::Tcp,
+            Wire::Udp(_) => Protocol::Udp,
         };
         Ok(Self { port: port(wire.port, "port")?, hostname: required(wire.hostname, "hostname")?, protocol })
     }
@@ -64,7 +72,11 @@ impl TryFrom<proto::Listener> for Listener {
 
 impl From<&Tls> for proto::Tls {
     fn from(tls: &Tls) -> Self {
-        Self { certificates: list(&tls.certificates), default_certificate: tls.default_certificate.clone() }
+        Self {
+            certificates: list(&tls.certificates),
+            default_certificate: tls.default_certificate.clone(),
+            client_validation: tls.client_validation.as_ref().map(Into::into),
+        }
     }
 }
 
@@ -75,7 +87,35 @@ impl TryFrom<proto::Tls> for Tls {
         Ok(Self {
             certificates: fields(wire.certificates, "certificates")?,
             default_certificate: wire.default_certificate,
+            client_validation: optional(wire.client_validation, "client_validation")?,
         })
+    }
+}
+
+impl From<&ClientValidation> for proto::ClientValidation {
+    fn from(validation: &ClientValidation) -> Self {
+        use proto::client_validation::Validation as Wire;
+        let validation = match validation {
+            ClientValidation::Required(authorities) => {
+                Wire::Required(proto::Certificates { certificates: authorities.clone() })
+            }
+            ClientValidation::Requested => Wire::Requested(proto::Empty {}),
+        };
+        Self { validation: Some(validation) }
+    }
+}
+
+impl TryFrom<proto::ClientValidation> for ClientValidation {
+    type Error = DecodeError;
+
+    fn try_from(wire: proto::ClientValidation) -> Result<Self, DecodeError> {
+        use proto::client_validation::Validation as Wire;
+        match wire.validation.ok_or_else(|| unset("validation"))? {
+            Wire::Required(authorities) => {
+                not_empty(authorities.certificates, "required.certificates").map(ClientValidation::Required)
+            }
+            Wire::Requested(_) => Ok(ClientValidation::Requested),
+        }
     }
 }
 

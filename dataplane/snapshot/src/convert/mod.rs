@@ -3,7 +3,9 @@
 //! Decoding parses every value into the model's closed types again. What does not fit fails with the field's name.
 
 mod cluster;
+mod cors;
 mod filter;
+mod l4;
 mod listener;
 mod route;
 mod settings;
@@ -47,6 +49,7 @@ impl Resource {
             Resource::Endpoints(endpoints) => Wire::Endpoints(endpoints.into()),
             Resource::Cluster(cluster) => Wire::Cluster(cluster.into()),
             Resource::Route(route) => Wire::Route(route.into()),
+            Resource::L4Route(route) => Wire::L4Route(route.into()),
         };
         proto::Resource { resource: Some(resource) }.encode_to_vec()
     }
@@ -64,6 +67,7 @@ impl Resource {
             Some(Wire::Endpoints(endpoints)) => field(endpoints, "endpoints").map(Resource::Endpoints),
             Some(Wire::Cluster(cluster)) => field(cluster, "cluster").map(Resource::Cluster),
             Some(Wire::Route(route)) => field(route, "route").map(Resource::Route),
+            Some(Wire::L4Route(route)) => field(route, "l4_route").map(Resource::L4Route),
             None => Err(DecodeError::new("resource", "is of a kind that is not known here")),
         }
     }

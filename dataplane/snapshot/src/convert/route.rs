@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::{DecodeError, enumeration, fields, list, nanoseconds, not_blank, not_empty, same_variants, unset};
+use super::{
+    DecodeError, enumeration, fields, list, nanoseconds, not_blank, not_empty, optional, positive, same_variants,
+    status, unset,
+};
 use crate::{
-    Action, Attachment, Backend, Match, PathMatch, Rank, Refusal, Route, Rule, Target, Timeouts, ValueMatch,
+    Action, Attachment, Backend, Match, PathMatch, Rank, Refusal, Retry, Route, Rule, Target, Timeouts, ValueMatch,
     ValuePattern, proto,
 };
 
@@ -54,6 +57,7 @@ impl From<&Rule> for proto::Rule {
             filters: list(&rule.filters),
             action: Some(action),
             timeouts: Some((&rule.timeouts).into()),
+            retry: rule.retry.as_ref().map(Into::into),
             max_body: rule.max_body,
             origins: rule.origins.clone(),
         }
@@ -77,8 +81,33 @@ impl TryFrom<proto::Rule> for Rule {
             filters: fields(wire.filters, "filters")?,
             action,
             timeouts: wire.timeouts.ok_or_else(|| unset("timeouts"))?.into(),
+            retry: optional(wire.retry, "retry")?,
             max_body: wire.max_body,
             origins: wire.origins,
+        })
+    }
+}
+
+impl From<&Retry> for proto::Retry {
+    fn from(retry: &Retry) -> Self {
+        Self {
+            attempts: retry.attempts,
+            statuses: retry.statuses.iter().map(|status| u32::from(*status)).collect(),
+            backoff: nanoseconds(retry.backoff),
+        }
+    }
+}
+
+impl TryFrom<proto::Retry> for Retry {
+    type Error = DecodeError;
+
+    fn try_from(wire: proto::Retry) -> Result<Self, DecodeError> {
+        let statuses =
+            wire.statuses.into_iter().map(|code| status(code, "statuses", |code| (400..600).contains(&code)));
+        Ok(Self {
+            attempts: positive(wire.attempts, "attempts")?,
+            statuses: statuses.collect::<Result<_, _>>()?,
+            backoff: Duration::from_nanos(wire.backoff),
         })
     }
 }

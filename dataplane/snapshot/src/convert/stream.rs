@@ -3,7 +3,7 @@
 use super::{DecodeError, enumeration, list, required, same_variants};
 use crate::{Batch, Hash, Hashed, Kind, ResourceId, proto};
 
-same_variants!(Kind { Settings, Certificate, Listener, Endpoints, Cluster, Route });
+same_variants!(Kind { Settings, Certificate, Listener, Endpoints, Cluster, Route, L4Route });
 
 impl From<&ResourceId> for proto::ResourceName {
     fn from(id: &ResourceId) -> Self {

@@ -61,9 +61,7 @@ fn condition() -> impl Strategy<Value = Match> {
         text().prop_map(PathMatch::Prefix),
         text().prop_map(PathMatch::Regex),
     ];
-    let rank = (any::<u32>(), any::<i64>(), text(), any::<u32>())
-        .prop_map(|(specificity, created, object, rule)| Rank { specificity, created, object, rule });
-    (path, option::of("[A-Z]{1,5}"), vec(value_match(), 0..3), vec(value_match(), 0..3), rank)
+    (path, option::of("[A-Z]{1,5}"), vec(value_match(), 0..3), vec(value_match(), 0..3), rank())
         .prop_map(|(path, method, headers, query, rank)| Match { path, method, headers, query, rank })
 }
 
@@ -114,8 +112,35 @@ fn filter() -> impl Strategy<Value = Filter> {
         (name(), 1..u32::MAX, 400..600u16, networks()).prop_map(|(id, connections, status, exempt)| {
             Filter::ConnectionLimit(ConnectionLimit { id, connections, status, exempt })
         }),
+        (name(), 0..=10u32, 10..20u32).prop_map(|(cluster, numerator, denominator)| {
+            Filter::Mirror(Mirror { cluster, numerator, denominator })
+        }),
+        cors().prop_map(Filter::Cors),
         Just(Filter::Unknown),
     ]
+}
+
+fn cors() -> impl Strategy<Value = Cors> {
+    let origin = prop_oneof![
+        Just(OriginPattern::Any),
+        name().prop_map(OriginPattern::Exact),
+        (name(), name(), option::of(1..=u16::MAX)).prop_map(|(scheme, suffix, port)| OriginPattern::Subdomains {
+            scheme,
+            suffix,
+            port
+        }),
+    ];
+    let list = || prop_oneof![Just(AllowList::Any), vec(name(), 0..3).prop_map(AllowList::These)];
+    (vec(origin, 0..3), any::<bool>(), list(), list(), list(), any::<u32>()).prop_map(
+        |(allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age)| Cors {
+            allow_origins,
+            allow_credentials,
+            allow_methods,
+            allow_headers,
+            expose_headers,
+            max_age,
+        },
+    )
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -134,44 +159,94 @@ fn rule() -> impl Strategy<Value = Rule> {
         (limit(), limit(), limit(), limit(), limit()).prop_map(|(connect, read, send, request, backend_request)| {
             Timeouts { connect, read, send, request, backend_request }
         });
-    let parts = (text(), vec(condition(), 1..3), vec(filter(), 0..3), action(), timeouts);
+    let retry = (1..u32::MAX, vec(400..600u16, 0..3), duration()).prop_map(|(attempts, statuses, backoff)| Retry {
+        attempts,
+        statuses,
+        backoff,
+    });
+    let parts = (text(), vec(condition(), 1..3), vec(filter(), 0..3), action(), timeouts, option::of(retry));
     (parts, option::of(any::<u64>()), vec(text(), 0..3)).prop_map(
-        |((name, matches, filters, action, timeouts), max_body, origins)| Rule {
+        |((name, matches, filters, action, timeouts, retry), max_body, origins)| Rule {
             name,
             matches,
             filters,
             action,
             timeouts,
+            retry,
             max_body,
             origins,
         },
     )
 }
 
+fn attachment() -> impl Strategy<Value = Attachment> {
+    (name(), hosts()).prop_map(|(listener, hostnames)| Attachment { listener, hostnames })
+}
+
+fn l4_route() -> impl Strategy<Value = L4Route> {
+    let target = prop_oneof![name().prop_map(Target::Cluster), refusal().prop_map(Target::Refuse)];
+    let backend = (any::<u32>(), target).prop_map(|(weight, target)| L4Backend { weight, target });
+    (text(), vec(attachment(), 0..3), rank(), vec(backend, 0..3))
+        .prop_map(|(name, attachments, rank, backends)| L4Route { name, attachments, rank, backends })
+}
+
+fn rank() -> impl Strategy<Value = Rank> {
+    (any::<u32>(), any::<i64>(), text(), any::<u32>()).prop_map(|(specificity, created, object, rule)| Rank {
+        specificity,
+        created,
+        object,
+        rule,
+    })
+}
+
 fn route() -> impl Strategy<Value = Route> {
-    let attachment = (name(), hosts()).prop_map(|(listener, hostnames)| Attachment { listener, hostnames });
-    (vec(attachment, 0..3), vec(rule(), 0..3)).prop_map(|(attachments, rules)| Route { attachments, rules })
+    (vec(attachment(), 0..3), vec(rule(), 0..3)).prop_map(|(attachments, rules)| Route { attachments, rules })
 }
 
 fn listener() -> impl Strategy<Value = Listener> {
     let certificate = (hosts(), name()).prop_map(|(hosts, certificate)| ServerCertificate { hosts, certificate });
-    let tls = (vec(certificate, 0..3), option::of(name()))
-        .prop_map(|(certificates, default_certificate)| Tls { certificates, default_certificate });
-    let protocol = prop_oneof![Just(Protocol::Http), tls.prop_map(Protocol::Https)];
+    let validation = prop_oneof![der().prop_map(ClientValidation::Required), Just(ClientValidation::Requested)];
+    let tls = (vec(certificate, 0..3), option::of(name()), option::of(validation))
+        .prop_map(|(certificates, default_certificate, client_validation)| Tls {
+            certificates,
+            default_certificate,
+            client_validation,
+        })
+        .boxed();
+    let protocol = prop_oneof![
+        Just(Protocol::Http),
+        tls.clone().prop_map(Protocol::Https),
+        Just(Protocol::TlsPassthrough),
+        tls.prop_map(Protocol::TlsTerminate),
+        Just(Protocol::Tcp),
+        Just(Protocol::Udp),
+    ];
     (1..=u16::MAX, host(), protocol).prop_map(|(port, hostname, protocol)| Listener { port, hostname, protocol })
 }
 
 fn backend_protocol() -> impl Strategy<Value = BackendProtocol> {
     let tls = || {
-        let verification = prop_oneof![Just(Verification::None), der().prop_map(Verification::Authorities)];
-        (option::of(name()), verification)
-            .prop_map(|(server_name, verification)| BackendTls { server_name, verification })
+        let authorities = prop_oneof![Just(Authorities::WellKnown), der().prop_map(Authorities::These)];
+        let san = prop_oneof![name().prop_map(SubjectAltName::Hostname), name().prop_map(SubjectAltName::Uri)];
+        let required = (authorities, vec(san, 0..3))
+            .prop_map(|(authorities, names)| Verification::Required { authorities, names });
+        let verification = prop_oneof![Just(Verification::None), required];
+        (option::of(name()), verification, option::of(name())).prop_map(
+            |(server_name, verification, client_certificate)| BackendTls {
+                server_name,
+                verification,
+                client_certificate,
+            },
+        )
     };
     prop_oneof![
         Just(BackendProtocol::Http1),
         Just(BackendProtocol::Http2),
         tls().prop_map(BackendProtocol::Https),
         tls().prop_map(BackendProtocol::Http2Tls),
+        Just(BackendProtocol::Tcp),
+        tls().prop_map(BackendProtocol::Tls),
+        Just(BackendProtocol::Udp),
     ]
 }
 
@@ -244,6 +319,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         endpoints().prop_map(Resource::Endpoints),
         cluster().prop_map(Resource::Cluster),
         route().prop_map(Resource::Route),
+        l4_route().prop_map(Resource::L4Route),
     ]
 }
 
