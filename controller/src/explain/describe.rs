@@ -12,6 +12,7 @@ pub(super) fn selector(selector: &Match) -> String {
     let mut words = match &selector.path {
         PathMatch::Exact(path) => format!("path {path}"),
         PathMatch::Prefix(path) => format!("path prefix {path}"),
+        PathMatch::LastElement(element) => format!("path ending in /{element}"),
         PathMatch::Regex(expression) => format!("path by expression {expression}"),
     };
     if let Some(method) = &selector.method {

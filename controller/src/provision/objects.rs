@@ -109,10 +109,14 @@ impl Template {
         });
         objects.push(object("apps/v1", "Deployment", deployment));
         if !infrastructure.ports.is_empty() {
-            let ports = infrastructure.ports.iter();
-            let ports: Vec<_> = ports
-                .map(|port| json!({ "name": format!("p-{port}"), "port": port, "targetPort": port, "protocol": "TCP" }))
-                .collect();
+            let port = |(number, transport): &(u16, Transport)| {
+                let name = match transport {
+                    Transport::Tcp => format!("p-{number}"),
+                    Transport::Udp => format!("p-{number}-udp"),
+                };
+                json!({ "name": name, "port": number, "targetPort": number, "protocol": transport.to_string() })
+            };
+            let ports: Vec<_> = infrastructure.ports.iter().map(port).collect();
             let service = json!({ "spec": { "type": "LoadBalancer", "selector": selector, "ports": ports } });
             objects.push(object("v1", "Service", service));
         }

@@ -94,7 +94,7 @@ fn sample(pattern: &HostPattern, address: IpAddr) -> String {
 fn request(selector: &Match) -> Option<(String, String)> {
     let mut path = match &selector.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => path.clone(),
-        PathMatch::Regex(_) => return None,
+        PathMatch::LastElement(_) | PathMatch::Regex(_) => return None,
     };
     for (separator, condition) in std::iter::once('?').chain(std::iter::repeat('&')).zip(&selector.query) {
         path.push_str(&format!("{separator}{}={}", condition.name, exact(&condition.value)?));

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use snapshot::{Cluster, Endpoint, Endpoints, Resource, Snapshot};
 
 use crate::context::Context;
-use crate::{DataPlane, Kind, ObjectKey, Resources, Settings};
+use crate::{DataPlane, Kind, ObjectKey, Resources, Settings, Transport};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -32,7 +32,7 @@ impl<'a> Services<'a> {
         Self { resources, slices }
     }
 
-    /// Finds a port of a Service. Only TCP ports count.
+    /// Finds a port of a Service.
     pub(crate) fn port(&self, service: &ObjectKey, wanted: PortRef<'_>) -> Result<ServicePort<'a>, BackendError> {
         let Some(entry) = self.resources.services.get(service) else {
             return Err(BackendError::ServiceNotFound(service.clone()));
@@ -43,7 +43,8 @@ impl<'a> Services<'a> {
     /// The first TCP port of a Service.
     pub(crate) fn first_port(&self, service: &ObjectKey) -> Result<ServicePort<'a>, BackendError> {
         let spec = self.resources.services.get(service).and_then(|entry| entry.current.spec.as_ref());
-        let mut ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten()).filter(|port| is_tcp(port));
+        let ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
+        let mut ports = ports.filter(|port| transport(port.protocol.as_deref()) == Some(Transport::Tcp));
         self.port(service, PortRef::Number(ports.next().map_or(0, |port| port.port)))
     }
 
@@ -84,6 +85,17 @@ pub(crate) enum PortRef<'a> {
     NumberOrTarget(i32),
     /// By its name, else by that of its target, as ingress-nginx does.
     Name(&'a str),
+    /// By its number, among the ports for UDP; all others are among those for TCP.
+    Udp(i32),
+}
+
+impl PortRef<'_> {
+    fn transport(self) -> Transport {
+        match self {
+            PortRef::Udp(_) => Transport::Udp,
+            _ => Transport::Tcp,
+        }
+    }
 }
 
 /// A port of a Service that exists.
@@ -97,14 +109,19 @@ pub(crate) struct ServicePort<'a> {
     pub(crate) name: Option<&'a str>,
     /// What is spoken on it, as the Service says.
     pub(crate) app_protocol: Option<&'a str>,
+    /// What it is a port of.
+    transport: Transport,
     service: &'a Service,
     target: Option<&'a IntOrString>,
 }
 
 impl ServicePort<'_> {
-    /// `namespace/service:port`: the name of the port's [`Endpoints`] in a snapshot.
+    /// `namespace/service:port`, for UDP with `/udp`: the name of the port's [`Endpoints`] in a snapshot.
     pub(crate) fn id(&self) -> String {
-        format!("{}:{}", self.key, self.number)
+        match self.transport {
+            Transport::Tcp => format!("{}:{}", self.key, self.number),
+            Transport::Udp => format!("{}:{}/udp", self.key, self.number),
+        }
     }
 }
 
@@ -113,8 +130,8 @@ impl ServicePort<'_> {
 pub(crate) enum BackendError {
     #[error("Service {0} does not exist")]
     ServiceNotFound(ObjectKey),
-    #[error("Service {service} has no TCP port {port}")]
-    PortNotFound { service: ObjectKey, port: String },
+    #[error("Service {service} has no {transport} port {port}")]
+    PortNotFound { service: ObjectKey, port: String, transport: Transport },
 }
 
 impl BackendError {
@@ -169,7 +186,10 @@ pub(crate) fn refresh(
         .collect();
     let ports = entry.current.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     ports
-        .filter_map(|port| find(&entry.current, service, PortRef::Number(port.port)).ok())
+        .filter_map(|port| match transport(port.protocol.as_deref())? {
+            Transport::Tcp => find(&entry.current, service, PortRef::Number(port.port)).ok(),
+            Transport::Udp => find(&entry.current, service, PortRef::Udp(port.port)).ok(),
+        })
         .map(|port| (snapshot::ResourceId::new(snapshot::Kind::Endpoints, port.id()), port))
         .filter(|(id, _)| snapshot.get(id).is_some())
         .map(|(id, port)| (id, resolve(&port, slices.iter().copied(), settings)))
@@ -182,11 +202,13 @@ fn service_of(slice: &EndpointSlice) -> Option<&str> {
 
 fn find<'a>(service: &'a Service, key: &ObjectKey, wanted: PortRef<'_>) -> Result<ServicePort<'a>, BackendError> {
     let spec = service.spec.as_ref();
-    let ports = || spec.into_iter().flat_map(|spec| spec.ports.iter().flatten()).filter(|port| is_tcp(port));
+    let wanted_transport = wanted.transport();
+    let of_transport = |port: &&v1::ServicePort| transport(port.protocol.as_deref()) == Some(wanted_transport);
+    let ports = || spec.into_iter().flat_map(|spec| spec.ports.iter().flatten()).filter(of_transport);
     let numbered = |number: i32| ports().find(|port| port.port == number);
     let targeting = |target: IntOrString| ports().find(|port| port.target_port.as_ref() == Some(&target));
     let (found, wanted) = match wanted {
-        PortRef::Number(number) => (numbered(number), number.to_string()),
+        PortRef::Number(number) | PortRef::Udp(number) => (numbered(number), number.to_string()),
         PortRef::NumberOrTarget(number) => {
             (numbered(number).or_else(|| targeting(IntOrString::Int(number))), number.to_string())
         }
@@ -207,15 +229,21 @@ fn find<'a>(service: &'a Service, key: &ObjectKey, wanted: PortRef<'_>) -> Resul
             number,
             name: found.and_then(|port| port.name.as_deref()).filter(|name| !name.is_empty()),
             app_protocol: found.and_then(|port| port.app_protocol.as_deref()),
+            transport: wanted_transport,
             service,
             target: found.and_then(|port: &v1::ServicePort| port.target_port.as_ref()),
         }),
-        None => Err(BackendError::PortNotFound { service: key.clone(), port: wanted }),
+        None => Err(BackendError::PortNotFound { service: key.clone(), port: wanted, transport: wanted_transport }),
     }
 }
 
-fn is_tcp(port: &v1::ServicePort) -> bool {
-    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+/// What a `protocol` field stands for; `None` for what is not supported (SCTP).
+fn transport(protocol: Option<&str>) -> Option<Transport> {
+    match protocol.unwrap_or("TCP") {
+        "TCP" => Some(Transport::Tcp),
+        "UDP" => Some(Transport::Udp),
+        _ => None,
+    }
 }
 
 fn external_name(service: &Service) -> Option<&str> {
@@ -276,7 +304,7 @@ fn external(name: &str, port: &ServicePort<'_>, settings: &Settings) -> Endpoint
 fn port_of(slice: &EndpointSlice, port: &ServicePort<'_>) -> Option<u16> {
     let same = |candidate: &&discovery::EndpointPort| {
         candidate.name.as_deref().unwrap_or_default() == port.name.unwrap_or_default()
-            && candidate.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+            && transport(candidate.protocol.as_deref()) == Some(port.transport)
     };
     let found = slice.ports.iter().flatten().find(same)?;
     u16::try_from(found.port?).ok().filter(|number| *number > 0)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::gateway::{GatewayClassStatus, GatewayStatus, RouteParentStatus};
+use crds::gateway::{GatewayClassStatus, GatewayStatus, ListenerSetStatus, RouteParentStatus};
 use crds::policy::PolicyAncestorStatus;
 use k8s_openapi::api::networking::v1::IngressLoadBalancerIngress;
 
@@ -19,6 +19,8 @@ pub struct Statuses {
     pub gateway_classes: BTreeMap<ObjectKey, GatewayClassStatus>,
     /// Of Gateways of our classes.
     pub gateways: BTreeMap<ObjectKey, GatewayStatus>,
+    /// Of ListenerSets whose Gateway is ours.
+    pub listener_sets: BTreeMap<ObjectKey, ListenerSetStatus>,
     /// Our entries of `status.parents`, by kind and name of the route.
     pub routes: BTreeMap<(Kind, ObjectKey), Vec<RouteParentStatus>>,
     /// Our entries of `status.ancestors`, by kind and name of the policy.

@@ -27,13 +27,31 @@ impl fmt::Display for DataPlane {
     }
 }
 
+/// What a port number belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Tcp => "TCP",
+            Transport::Udp => "UDP",
+        })
+    }
+}
+
 /// What a Gateway's own Deployment and Service need to look like (GEP-1762).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Infrastructure {
     /// Name of the GatewayClass.
     pub class: String,
     /// Listener ports, as written.
-    pub ports: BTreeSet<u16>,
+    pub ports: BTreeSet<(u16, Transport)>,
     /// `spec.infrastructure.labels`.
     pub labels: BTreeMap<String, String>,
     /// `spec.infrastructure.annotations`.

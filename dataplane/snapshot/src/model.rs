@@ -297,6 +297,8 @@ pub enum PathMatch {
     /// This path and everything below it, by element: `/a` holds for `/a`, `/a/` and `/a/b`, not for `/ab`.
     /// Without trailing slash, except for `/` itself.
     Prefix(String),
+    /// Any path whose last element is this: the method of a gRPC call, whatever its service. Ranks as the prefix `/`.
+    LastElement(String),
     /// A regular expression (syntax of the `regex` crate) that must match the whole path.
     Regex(String),
 }

@@ -66,6 +66,7 @@ impl Candidate {
                 }
                 Path::Prefix(prefix.into())
             }
+            PathMatch::LastElement(_) => Path::Prefix("".into()),
             PathMatch::Regex(expression) => {
                 pattern::whole(expression)?;
                 Path::Regex(expression.as_str().into())

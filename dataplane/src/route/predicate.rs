@@ -2,13 +2,14 @@
 
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
-use snapshot::{Match, ValuePattern};
+use snapshot::{Match, PathMatch, ValuePattern};
 
 use super::{RequestView, pattern};
 
-/// The conditions of one match on method, headers and query; all must hold.
+/// The conditions of one match on method, headers, query and the end of the path; all must hold.
 #[derive(Debug)]
 pub(crate) struct Predicate {
+    last_element: Option<Box<str>>,
     method: Option<Method>,
     headers: Box<[(HeaderName, Value)]>,
     query: Box<[(Box<str>, Value)]>,
@@ -37,7 +38,12 @@ impl Predicate {
         };
         let parameter =
             |condition: &snapshot::ValueMatch| Ok((condition.name.as_str().into(), Value::compile(&condition.value)?));
+        let last_element = match &source.path {
+            PathMatch::LastElement(element) => Some(element.as_str().into()),
+            _ => None,
+        };
         Ok(Self {
+            last_element,
             method,
             headers: source.headers.iter().map(header).collect::<Result<_, String>>()?,
             query: source.query.iter().map(parameter).collect::<Result<_, String>>()?,
@@ -46,7 +52,8 @@ impl Predicate {
 
     /// Whether all conditions hold.
     pub(crate) fn holds(&self, request: &RequestView<'_>) -> bool {
-        self.method.as_ref().is_none_or(|method| method == request.method)
+        self.last_element.as_ref().is_none_or(|element| request.path.rsplit('/').next() == Some(element))
+            && self.method.as_ref().is_none_or(|method| method == request.method)
             && self.headers.iter().all(|(name, value)| header_matches(request.headers, name, value))
             && self.query.iter().all(|(name, value)| query_matches(request.query, name, value))
     }

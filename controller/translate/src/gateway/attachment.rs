@@ -2,12 +2,60 @@
 
 use std::collections::BTreeMap;
 
-use crds::gateway::ParentReference;
+use crds::gateway::{GROUP, ParentReference};
 use snapshot::HostPattern;
 
-use super::hostname;
-use super::listeners::Listener;
+use super::listeners::{Listener, Owner};
+use super::route_kind::RouteKind;
+use super::{View, hostname};
 use crate::{Kind, ObjectKey};
+
+/// A parent of ours that a route names, or that it has by default.
+pub(super) struct Parent {
+    /// The Gateway whose listeners may take the route.
+    pub gateway: ObjectKey,
+    /// The object that is named: the Gateway, or one of its ListenerSets.
+    pub owner: Owner,
+    /// As written.
+    pub reference: ParentReference,
+}
+
+/// The parents of ours of a route, in the order in which it names them. `sets` holds the Gateway of every ListenerSet that
+/// names one of ours.
+pub(super) fn parents<R: RouteKind>(
+    views: &BTreeMap<ObjectKey, View>,
+    sets: &BTreeMap<ObjectKey, ObjectKey>,
+    route: &R,
+) -> Vec<Parent> {
+    let namespace = route.metadata().namespace.as_deref().unwrap_or_default();
+    let named = |reference: &ParentReference| {
+        let key = ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name);
+        let (gateway, owner) = match reference.kind.as_deref().unwrap_or(Kind::Gateway.name()) {
+            _ if reference.group.as_deref().unwrap_or(GROUP) != GROUP => return None,
+            "Gateway" => (key.clone(), Owner::Gateway(key)),
+            "ListenerSet" => (sets.get(&key)?.clone(), Owner::ListenerSet(key)),
+            _ => return None,
+        };
+        views.contains_key(&gateway).then(|| Parent { gateway, owner, reference: reference.clone() })
+    };
+    let mut parents: Vec<_> = route.parent_refs().iter().filter_map(named).collect();
+    if route.uses_default_gateways() {
+        for view in views.values().filter(|view| view.object.spec.default_scope.as_deref() == Some("All")) {
+            let owner = Owner::Gateway(view.key.clone());
+            if parents.iter().all(|parent| parent.owner != owner) {
+                let reference = ParentReference {
+                    group: Some(GROUP.into()),
+                    kind: Some(Kind::Gateway.name().into()),
+                    namespace: Some(view.key.namespace.clone()),
+                    name: view.key.name.clone(),
+                    ..ParentReference::default()
+                };
+                parents.push(Parent { gateway: view.key.clone(), owner, reference });
+            }
+        }
+    }
+    parents
+}
 
 /// What attachment depends on, of a route.
 pub(super) struct Candidate<'a> {
@@ -27,33 +75,34 @@ pub(super) type Attached = Vec<(usize, Vec<HostPattern>)>;
 /// The listeners (by index) that a parent reference finds, each with the host names of the route there; or why there are
 /// none: the reason and the message of `Accepted`.
 pub(super) fn attach(
-    gateway: &ObjectKey,
     listeners: &[Listener],
-    parent: &ParentReference,
+    parent: &Parent,
     route: &Candidate,
 ) -> Result<Attached, (&'static str, String)> {
+    let (owner, reference) = (&parent.owner, &parent.reference);
     let named = |listener: &Listener| {
-        parent.section_name.as_ref().is_none_or(|name| *name == listener.spec.name)
-            && parent.port.is_none_or(|port| port == listener.spec.port)
+        listener.owner == *owner
+            && reference.section_name.as_ref().is_none_or(|name| *name == listener.spec.name)
+            && reference.port.is_none_or(|port| port == listener.spec.port)
     };
     let named: Vec<_> = listeners.iter().enumerate().filter(|(_, listener)| named(listener)).collect();
     if named.is_empty() {
-        let wanted = match (&parent.section_name, parent.port) {
+        let wanted = match (&reference.section_name, reference.port) {
             (Some(name), Some(port)) => format!("no listener {name} on port {port}: correct sectionName or port"),
             (Some(name), None) => format!("no listener {name}: correct sectionName"),
             (None, Some(port)) => format!("no listener on port {port}: correct port"),
-            (None, None) => "no listener".into(),
+            (None, None) => "no listener that is in use: see its status, or correct the reference".into(),
         };
-        return Err(("NoMatchingParent", format!("Gateway {gateway} has {wanted} in spec.parentRefs.")));
+        return Err(("NoMatchingParent", format!("{owner} has {wanted} in spec.parentRefs.")));
     }
     let allowed = |listener: &Listener| {
         listener.kinds.iter().any(|kind| kind.kind == route.kind.name())
-            && listener.namespaces.allow(&gateway.namespace, route.namespace, route.labels)
+            && listener.namespaces.allow(&listener.owner.key().namespace, route.namespace, route.labels)
     };
     let allowed: Vec<_> = named.into_iter().filter(|(_, listener)| allowed(listener)).collect();
     if allowed.is_empty() {
         let message = format!(
-            "No listener of Gateway {gateway} lets a {} of namespace {} attach: extend allowedRoutes of the listener.",
+            "No listener of {owner} lets a {} of namespace {} attach: extend allowedRoutes of the listener.",
             route.kind, route.namespace
         );
         return Err(("NotAllowedByListeners", message));
@@ -65,7 +114,7 @@ pub(super) fn attach(
     let found: Vec<_> = allowed.into_iter().filter_map(answering).collect();
     if found.is_empty() {
         let message = format!(
-            "No listener of Gateway {gateway} answers for a name in spec.hostnames: change them, or a listener's hostname."
+            "No listener of {owner} answers for a name in spec.hostnames: change them, or a listener's hostname."
         );
         return Err(("NoMatchingListenerHostname", message));
     }

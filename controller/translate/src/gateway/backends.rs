@@ -1,11 +1,10 @@
-//! What the rules of an HTTPRoute send requests to.
+//! What the rules of routes refer to.
 
 use std::rc::Rc;
 
-use crds::gateway::HTTPBackendRef;
-use snapshot::{BackendProtocol, Filter, Match};
+use crds::gateway::{BackendObjectReference, BackendRef};
+use snapshot::{BackendProtocol, Filter};
 
-use super::filters;
 use super::grants::Grants;
 use super::rules::Unusable;
 use crate::backends::{PortRef, ServicePort, Services};
@@ -28,6 +27,8 @@ pub(super) struct Port<'a> {
     pub port: ServicePort<'a>,
     /// What is spoken.
     pub protocol: BackendProtocol,
+    /// The name of the cluster: the same port is another cluster for kinds of routes that speak something else with it.
+    pub cluster: String,
 }
 
 /// A broken reference: a reason of the condition `ResolvedRefs`, and a sentence.
@@ -48,38 +49,38 @@ pub(super) struct Backends<'a> {
 }
 
 impl<'a> Backends<'a> {
-    /// A reference in an HTTPRoute of `namespace`, in a rule with `matches`. A broken reference is a backend whose share is
-    /// refused; an unusable filter makes the whole rule unusable.
+    /// A reference with its share in a route of `kind` and `namespace`. A broken reference is a backend whose share is refused.
     pub fn parse(
         &self,
+        kind: Kind,
         namespace: &str,
-        reference: &HTTPBackendRef,
-        matches: &[Match],
+        reference: &BackendRef,
+        filters: Vec<Filter>,
     ) -> Result<Backend<'a>, Unusable> {
-        let filters = filters::parse(reference.filters.as_deref().unwrap_or_default(), matches)?;
-        if filters.iter().any(|filter| matches!(filter, Filter::Redirect(_))) {
-            let message = "RequestRedirect is not supported on a backend: move it to the rule";
-            return Err(Unusable::new("filters", message));
-        }
-        let weight = u32::try_from(reference.backend.weight.unwrap_or(1))
+        let weight = u32::try_from(reference.weight.unwrap_or(1))
             .map_err(|_| Unusable::new("weight", "a weight is a number from 0 to 1000000"))?;
-        Ok(Backend { weight, filters, target: self.resolve(namespace, reference) })
+        Ok(Backend { weight, filters, target: self.resolve(kind, namespace, &reference.object) })
     }
 
-    fn resolve(&self, namespace: &str, reference: &HTTPBackendRef) -> Result<Port<'a>, Unresolved> {
+    /// What a reference in a route of `kind` and `namespace` leads to.
+    pub fn resolve(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        reference: &BackendObjectReference,
+    ) -> Result<Port<'a>, Unresolved> {
         let unresolved = |reason, message| Err(Unresolved { reason, message });
-        let reference = &reference.backend.object;
         let group = reference.group.as_deref().unwrap_or_default();
-        let kind = reference.kind.as_deref().unwrap_or("Service");
+        let target = reference.kind.as_deref().unwrap_or("Service");
         let key = ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name);
-        if !group.is_empty() || kind != "Service" {
-            let message = format!("a backend of kind {kind} in group {group:?} is not supported: refer to a Service");
+        if !group.is_empty() || target != "Service" {
+            let message = format!("a backend of kind {target} in group {group:?} is not supported: refer to a Service");
             return unresolved("InvalidKind", message);
         }
         // Asked before existence, so that nobody can probe other namespaces for names.
-        if !self.grants.allow(Kind::HTTPRoute, namespace, Kind::Service, &key.namespace, &key.name) {
+        if !self.grants.allow(kind, namespace, Kind::Service, &key.namespace, &key.name) {
             let message = format!(
-                "no ReferenceGrant in namespace {} lets HTTPRoutes of namespace {namespace} refer to Service {}: create one",
+                "no ReferenceGrant in namespace {} lets {kind}s of namespace {namespace} refer to Service {}: create one",
                 key.namespace, key.name
             );
             return unresolved("RefNotPermitted", message);
@@ -87,19 +88,37 @@ impl<'a> Backends<'a> {
         let Some(number) = reference.port else {
             return unresolved("BackendNotFound", format!("port is missing: name a port of Service {key}"));
         };
-        match self.services.port(&key, PortRef::Number(number)) {
-            Ok(port) => Ok(Port { protocol: protocol(&port)?, port }),
+        let wanted = match kind {
+            Kind::UDPRoute => PortRef::Udp(number),
+            _ => PortRef::Number(number),
+        };
+        match self.services.port(&key, wanted) {
+            Ok(port) => Ok(Port { protocol: protocol(kind, &port)?, cluster: cluster(kind, &port), port }),
             Err(error) => unresolved("BackendNotFound", format!("{error}: create it, or correct the reference")),
         }
     }
 }
 
-/// GEP-1911, and the names that Services use in practice for the same.
-fn protocol(port: &ServicePort) -> Result<BackendProtocol, Unresolved> {
-    match port.app_protocol {
-        None | Some("" | "http" | "http/1.1" | "tcp" | "ws" | "kubernetes.io/ws") => Ok(BackendProtocol::Http1),
-        Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => Ok(BackendProtocol::Http2),
-        Some(other) => Err(Unresolved {
+fn cluster(kind: Kind, port: &ServicePort) -> String {
+    let suffix = match kind {
+        Kind::GRPCRoute => "/grpc",
+        Kind::TLSRoute | Kind::TCPRoute => "/tcp",
+        _ => "",
+    };
+    format!("Service/{}{suffix}", port.id())
+}
+
+/// GEP-1911, and the names that Services use in practice for the same. gRPC is HTTP/2 whatever the Service says.
+fn protocol(kind: Kind, port: &ServicePort) -> Result<BackendProtocol, Unresolved> {
+    match (kind, port.app_protocol) {
+        (Kind::TLSRoute | Kind::TCPRoute, _) => Ok(BackendProtocol::Tcp),
+        (Kind::UDPRoute, _) => Ok(BackendProtocol::Udp),
+        (Kind::GRPCRoute, None | Some("" | "kubernetes.io/h2c" | "h2c" | "http2" | "grpc" | "tcp")) => {
+            Ok(BackendProtocol::Http2)
+        }
+        (_, None | Some("" | "http" | "http/1.1" | "tcp" | "ws" | "kubernetes.io/ws")) => Ok(BackendProtocol::Http1),
+        (_, Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc")) => Ok(BackendProtocol::Http2),
+        (_, Some(other)) => Err(Unresolved {
             reason: "UnsupportedProtocol",
             message: format!(
                 "port {} of Service {} has appProtocol {other:?}, which is not supported: use kubernetes.io/h2c, \

@@ -10,7 +10,7 @@ use snapshot::{Filter, HeaderEdit, HostPattern, Match, PathMatch, PathRewrite, R
 use super::hostname;
 use super::rules::Unusable;
 
-/// The filters of a rule or of a backend whose rule has `matches`, in their order.
+/// The filters of a rule with `matches`, in their order.
 ///
 /// A filter that is not supported is never skipped: it makes the rule [unusable](Unusable).
 pub(super) fn parse(filters: &[HTTPRouteFilter], matches: &[Match]) -> Result<Vec<Filter>, Unusable> {
@@ -22,6 +22,16 @@ pub(super) fn parse(filters: &[HTTPRouteFilter], matches: &[Match]) -> Result<Ve
     if holds(|filter| matches!(filter, Filter::Redirect(_))) && holds(|filter| matches!(filter, Filter::Rewrite(_))) {
         let message = "RequestRedirect and URLRewrite exclude each other: remove one of the two";
         return Err(Unusable { reason: "IncompatibleFilters", ..Unusable::new("filters", message) });
+    }
+    Ok(filters)
+}
+
+/// The filters of a backend whose rule has `matches`.
+pub(super) fn of_backend(filters: &[HTTPRouteFilter], matches: &[Match]) -> Result<Vec<Filter>, Unusable> {
+    let filters = parse(filters, matches)?;
+    if filters.iter().any(|filter| matches!(filter, Filter::Redirect(_))) {
+        let message = "RequestRedirect is not supported on a backend: move it to the rule";
+        return Err(Unusable::new("filters", message));
     }
     Ok(filters)
 }

@@ -1,12 +1,14 @@
 //! What a Gateway gets: listeners in its snapshot, data planes, and a status.
 
-use crds::gateway::{GatewayStatus, GatewayStatusAddress, ListenerStatus};
+use std::collections::BTreeSet;
+
+use crds::gateway::{GatewayStatus, GatewayStatusAddress};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
 
-use super::listeners::Listener;
-use super::{View, condition, infrastructure_name};
+use super::listeners::{Listener, Owner};
+use super::{View, condition, infrastructure_name, listener_set, listener_status};
 use crate::context::Context;
 use crate::{Infrastructure, Kind, Resources};
 
@@ -17,9 +19,11 @@ const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 pub(super) fn serve(context: &mut Context, view: &View) {
     let Some(plane) = &view.plane else { return };
     // A listener that is broken today keeps its port at the load balancer.
-    let supported = view.listeners.iter().filter(|listener| listener.protocol.is_some());
-    let ports: std::collections::BTreeSet<_> =
-        supported.filter_map(|listener| u16::try_from(listener.spec.port).ok()).filter(|port| *port > 0).collect();
+    let port = |listener: &Listener| {
+        let number = u16::try_from(listener.spec.port).ok().filter(|port| *port > 0)?;
+        Some((number, listener.protocol?.transport()))
+    };
+    let ports: BTreeSet<_> = view.listeners.iter().filter_map(port).collect();
     if ports.is_empty() {
         return;
     }
@@ -34,22 +38,15 @@ pub(super) fn serve(context: &mut Context, view: &View) {
     for listener in &view.listeners {
         if let Some(protocol) = listener.serves() {
             let served = Served { port: listener.port, hostname: listener.hostname.clone(), protocol };
-            context.snapshot(plane).insert(name(view, listener), Resource::Listener(served));
+            context.snapshot(plane).insert(listener.id(), Resource::Listener(served));
         }
     }
 }
 
-/// The name of a listener in a snapshot: `namespace/gateway/listener`.
-pub(super) fn name(view: &View, listener: &Listener) -> String {
-    format!("{}/{}", view.key, listener.spec.name)
-}
-
 /// Writes the status of a Gateway and reports what is wrong with it.
 pub(super) fn report(context: &mut Context, view: &View) {
-    let listeners: Vec<_> = view.listeners.iter().map(|listener| listener_status(view, listener)).collect();
-    for (index, listener) in view.listeners.iter().enumerate() {
-        warn(context, view, index, listener);
-    }
+    let owner = Owner::Gateway(view.key.clone());
+    let listeners = listener_status::report(context, view, &owner, &view.object.metadata);
     let addresses = Addresses::find(context.resources, view);
     let conditions = vec![accepted(view), programmed(view, &addresses)];
     for condition in conditions.iter().filter(|condition| condition.reason == "AddressNotUsable") {
@@ -59,22 +56,23 @@ pub(super) fn report(context: &mut Context, view: &View) {
         addresses: Some(addresses.assigned),
         conditions: Some(conditions),
         listeners: Some(listeners),
-        attached_listener_sets: None,
+        attached_listener_sets: (!view.sets.is_empty()).then(|| listener_set::count_accepted(view)),
     };
     context.statuses.gateways.insert(view.key.clone(), status);
 }
 
 fn accepted(view: &View) -> Condition {
     let metadata = &view.object.metadata;
-    let broken: Vec<_> = view.listeners.iter().filter(|listener| listener.serves().is_none()).collect();
+    let own = || view.own_listeners();
+    let broken: Vec<_> = own().filter(|listener| listener.serves().is_none()).collect();
     let names: Vec<_> = broken.iter().map(|listener| listener.spec.name.as_str()).collect();
     match &view.refusal {
         Some(refusal) => condition(metadata, "Accepted", false, refusal.reason, &refusal.message),
-        None if broken.is_empty() && !view.listeners.is_empty() => {
+        None if broken.is_empty() && own().next().is_some() => {
             condition(metadata, "Accepted", true, "Accepted", "The Gateway is accepted.")
         }
         None => {
-            let some_serve = broken.len() < view.listeners.len();
+            let some_serve = broken.len() < own().count();
             let message = format!("Listener {} cannot be served: see its conditions.", names.join(", "));
             condition(metadata, "Accepted", some_serve, "ListenersNotValid", message)
         }
@@ -86,7 +84,7 @@ fn programmed(view: &View, addresses: &Addresses) -> Condition {
     let no = |reason, message: &str| condition(metadata, "Programmed", false, reason, message);
     if view.plane.is_none() {
         no("Invalid", "The Gateway is not accepted.")
-    } else if view.listeners.iter().all(|listener| listener.serves().is_none()) {
+    } else if view.own_listeners().all(|listener| listener.serves().is_none()) {
         no("Invalid", "No listener can be served: see their conditions.")
     } else if let Some(address) = &addresses.unusable {
         let message = format!(
@@ -142,59 +140,5 @@ fn addresses(service: &Service) -> Vec<GatewayStatusAddress> {
     } else {
         let inside = spec.into_iter().flat_map(|spec| spec.cluster_ips.iter().flatten());
         inside.filter(|ip| *ip != "None").map(|ip| address("IPAddress", ip)).collect()
-    }
-}
-
-fn listener_status(view: &View, listener: &Listener) -> ListenerStatus {
-    let condition =
-        |type_, verdict, reason, message: &str| condition(&view.object.metadata, type_, verdict, reason, message);
-    let accepted = match listener.unusable.as_ref().or(listener.conflict.as_ref()) {
-        Some((reason, message)) => condition("Accepted", false, reason, message),
-        None => condition("Accepted", true, "Accepted", "The listener is accepted."),
-    };
-    let resolved = match (&listener.invalid_kinds, &listener.unresolved) {
-        (_, Some((reason, message))) => condition("ResolvedRefs", false, reason, message),
-        (Some(message), None) => condition("ResolvedRefs", false, "InvalidRouteKinds", message),
-        (None, None) => condition("ResolvedRefs", true, "ResolvedRefs", "All references are resolved."),
-    };
-    let programmed = match (&listener.conflict, listener.serves(), &view.plane) {
-        (Some((reason, message)), ..) => condition("Programmed", false, reason, message),
-        (None, None, _) => {
-            condition("Programmed", false, "Invalid", "The listener cannot be served: see its other conditions.")
-        }
-        (None, Some(_), None) => {
-            condition("Programmed", false, "Invalid", "The Gateway is not accepted: see its conditions.")
-        }
-        (None, Some(_), Some(_)) => {
-            condition("Programmed", true, "Programmed", "Every data plane serves the listener as it is.")
-        }
-    };
-    let conflicted = match &listener.conflict {
-        Some((reason, message)) => condition("Conflicted", true, reason, message),
-        None => condition("Conflicted", false, "NoConflicts", "No other listener asks for the same."),
-    };
-    let overlap = listener.overlap.as_ref();
-    let overlap = overlap.map(|message| condition("OverlappingTLSConfig", true, "OverlappingHostnames", message));
-    ListenerStatus {
-        name: listener.spec.name.clone(),
-        supported_kinds: listener.kinds.clone(),
-        attached_routes: listener.attached,
-        conditions: [accepted, conflicted].into_iter().chain(overlap).chain([programmed, resolved]).collect(),
-    }
-}
-
-fn warn(context: &mut Context, view: &View, index: usize, listener: &Listener) {
-    let mut warn = |field: &str, reason: &'static str, message: &str| {
-        let field = format!("spec.listeners[{index}]{field}");
-        context.warn(Kind::Gateway, &view.key, field, reason, message);
-    };
-    if let Some((reason, message)) = listener.unusable.as_ref().or(listener.conflict.as_ref()) {
-        warn("", reason, message);
-    }
-    if let Some((reason, message)) = &listener.unresolved {
-        warn(".tls.certificateRefs", reason, message);
-    }
-    if let Some(message) = &listener.invalid_kinds {
-        warn(".allowedRoutes.kinds", "InvalidRouteKinds", message);
     }
 }

@@ -1,16 +1,19 @@
-//! The listeners of one Gateway, each judged by itself and beside the others.
+//! The listeners of one Gateway and its ListenerSets, each judged by itself and beside the others.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
-use crds::gateway::{self, GROUP, Gateway, RouteGroupKind};
-use kube_core::{Selector, SelectorExt};
+use crds::gateway::{self, GROUP, RouteGroupKind};
 use snapshot::{HostPattern, Tls};
 
+use super::allowed::AllowedNamespaces;
 use super::hostname;
-use crate::{Kind, PortMap};
+use super::protocol::{Protocol, passes_through};
+use crate::{Kind, ObjectKey, PortMap};
 
-/// A listener as far as the Gateway alone tells.
+/// A listener as far as its Gateway and its siblings tell.
 pub(super) struct Listener<'a> {
+    /// Whose it is.
+    pub owner: Owner,
     /// As written.
     pub spec: &'a gateway::Listener,
     /// The port to bind; 0 when `spec.port` is none.
@@ -29,96 +32,117 @@ pub(super) struct Listener<'a> {
     pub unusable: Option<(&'static str, String)>,
     /// With which others it competes for a port: a reason and a sentence.
     pub conflict: Option<(&'static str, String)>,
-    /// Other HTTPS listeners that answer for some of its names: a sentence.
+    /// Other listeners with TLS that answer for some of its names: a sentence.
     pub overlap: Option<String>,
-    /// How TLS is terminated; `None` for plain listeners, and where no certificate can be used.
+    /// How TLS is terminated; `None` for listeners that do not, and where no certificate can be used.
     pub tls: Option<Tls>,
-    /// Why certificates cannot be used: a reason and a sentence.
-    pub unresolved: Option<(&'static str, String)>,
+    /// Why what it refers to cannot be used: the field, a reason and a sentence.
+    pub unresolved: Option<Unresolved>,
     /// How many routes are attached.
     pub attached: i32,
+}
+
+/// The object that holds a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The Gateway itself.
+    Gateway(ObjectKey),
+    /// A ListenerSet that is attached to it.
+    ListenerSet(ObjectKey),
+}
+
+impl Owner {
+    /// Its name.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Gateway(key) | Self::ListenerSet(key) => key,
+        }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Gateway(_) => Kind::Gateway,
+            Self::ListenerSet(_) => Kind::ListenerSet,
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind(), self.key())
+    }
+}
+
+/// A reference of a listener that leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unresolved {
+    /// The field, below the listener.
+    pub field: &'static str,
+    /// A reason of the condition `ResolvedRefs`.
+    pub reason: &'static str,
+    /// What is wrong and the remedy.
+    pub message: String,
 }
 
 impl Listener<'_> {
     /// What data planes are told to speak; `None` when they do not hear of this listener.
     pub fn serves(&self) -> Option<snapshot::Protocol> {
-        match (self.unusable.is_some() || self.conflict.is_some(), self.protocol?) {
-            (true, _) => None,
-            (false, Protocol::Http) => Some(snapshot::Protocol::Http),
-            (false, Protocol::Https) => self.tls.clone().map(snapshot::Protocol::Https),
+        if !self.usable() || self.conflict.is_some() {
+            return None;
+        }
+        match self.protocol? {
+            Protocol::Http => Some(snapshot::Protocol::Http),
+            Protocol::Https => self.tls.clone().map(snapshot::Protocol::Https),
+            Protocol::TlsPassthrough => Some(snapshot::Protocol::TlsPassthrough),
+            Protocol::TlsTerminate => self.tls.clone().map(snapshot::Protocol::TlsTerminate),
+            Protocol::Tcp => Some(snapshot::Protocol::Tcp),
+            Protocol::Udp => Some(snapshot::Protocol::Udp),
         }
     }
-}
 
-/// The supported protocols.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// Plain.
-    Http,
-    /// Over TLS, terminated here.
-    Https,
-}
-
-/// The namespaces whose routes may attach to a listener.
-#[derive(Debug)]
-pub(super) enum AllowedNamespaces {
-    /// Every one.
-    All,
-    /// That of the Gateway.
-    Same,
-    /// Those with matching labels.
-    Selected(Selector),
-    /// What is written means none.
-    Nobody,
-}
-
-impl AllowedNamespaces {
-    /// Whether a route of a namespace with these labels may attach under a Gateway of `gateway`.
-    pub fn allow(&self, gateway: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
-        match self {
-            Self::All => true,
-            Self::Same => gateway == namespace,
-            Self::Selected(selector) => selector.matches(labels),
-            Self::Nobody => false,
+    /// The name in snapshots: `namespace/gateway/listener`, or `ListenerSet/namespace/set/listener`.
+    pub fn id(&self) -> String {
+        match &self.owner {
+            Owner::Gateway(gateway) => format!("{gateway}/{}", self.spec.name),
+            Owner::ListenerSet(set) => format!("ListenerSet/{set}/{}", self.spec.name),
         }
     }
-}
 
-/// Judges the listeners of a Gateway, in its order.
-pub(super) fn judge(gateway: &Gateway, ports: PortMap) -> Vec<Listener<'_>> {
-    let mut listeners: Vec<_> = gateway.spec.listeners.iter().map(|spec| alone(spec, ports)).collect();
-    let beside: Vec<_> =
-        (0..listeners.len()).map(|index| (conflict(&listeners, index), overlap(&listeners, index))).collect();
-    for (listener, (conflict, overlap)) in listeners.iter_mut().zip(beside) {
-        listener.conflict = conflict;
-        listener.overlap = overlap;
+    /// Whether it can be used by itself.
+    pub fn usable(&self) -> bool {
+        self.unusable.is_none()
     }
-    listeners
+
+    fn terminates_tls(&self) -> bool {
+        self.usable() && self.protocol.is_some_and(Protocol::terminates_tls)
+    }
 }
 
-fn alone(spec: &gateway::Listener, ports: PortMap) -> Listener<'_> {
-    let protocol = match spec.protocol.as_str() {
-        "HTTP" => Some(Protocol::Http),
-        "HTTPS" => Some(Protocol::Https),
-        _ => None,
-    };
-    let (namespaces, unreadable) = namespaces(spec);
+/// Judges a listener by itself.
+pub(super) fn judge<'a>(owner: &Owner, spec: &'a gateway::Listener, ports: PortMap) -> Listener<'a> {
+    let protocol = Protocol::of(spec);
+    let allowed = spec.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+    let (namespaces, unreadable) = AllowedNamespaces::read(allowed, "Same");
     let port = u16::try_from(spec.port).unwrap_or_default();
-    let unusable = if protocol.is_none() {
-        let message = format!("protocol {:?} is not supported: use HTTP or HTTPS", spec.protocol);
-        Some(("UnsupportedProtocol", message))
-    } else if spec.tls.as_ref().is_some_and(|tls| tls.mode.as_deref() == Some("Passthrough")) {
-        Some(("UnsupportedValue", "tls.mode Passthrough is not supported here: use Terminate".into()))
-    } else if port == 0 {
-        Some(("PortUnavailable", format!("{} is not a port: choose one from 1 to 65535", spec.port)))
-    } else {
-        unreadable.map(|message| ("Invalid", message))
+    let unusable = match protocol {
+        None => {
+            let message = format!("protocol {:?} is not supported: use HTTP, HTTPS, TLS, TCP or UDP", spec.protocol);
+            Some(("UnsupportedProtocol", message))
+        }
+        Some(Protocol::Https) if passes_through(spec) => {
+            Some(("UnsupportedValue", "tls.mode Passthrough needs protocol TLS: change one of the two".into()))
+        }
+        _ if port == 0 => Some(("PortUnavailable", format!("{} is not a port: choose one from 1 to 65535", spec.port))),
+        _ => unreadable.map(|message| ("Invalid", format!("allowedRoutes.namespaces{message}"))),
     };
     let (kinds, invalid_kinds) = kinds(spec, protocol);
+    let hostname = spec.hostname.as_deref().filter(|_| protocol.is_none_or(Protocol::has_hostname));
     Listener {
+        owner: owner.clone(),
         spec,
         port: ports.bind(port),
-        hostname: hostname::pattern(spec.hostname.as_deref()),
+        hostname: hostname::pattern(hostname),
         protocol,
         kinds,
         invalid_kinds,
@@ -133,83 +157,107 @@ fn alone(spec: &gateway::Listener, ports: PortMap) -> Listener<'_> {
 }
 
 fn kinds(spec: &gateway::Listener, protocol: Option<Protocol>) -> (Vec<RouteGroupKind>, Option<String>) {
+    let possible = protocol.map(Protocol::kinds).unwrap_or_default();
+    let kind = |kind: &Kind| RouteGroupKind { group: Some(GROUP.into()), kind: kind.name().into() };
     let asked = spec.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
-    if protocol.is_none() {
-        return (Vec::new(), None);
+    if asked.is_empty() || possible.is_empty() {
+        return (possible.iter().map(kind).collect(), None);
     }
-    let http_route = RouteGroupKind { group: Some(GROUP.into()), kind: Kind::HTTPRoute.name().into() };
-    if asked.is_empty() {
-        return (vec![http_route], None);
-    }
-    let is_http_route =
-        |kind: &&RouteGroupKind| kind.kind == http_route.kind && kind.group.as_deref().unwrap_or(GROUP) == GROUP;
-    let wrong: Vec<_> = asked.iter().filter(|kind| !is_http_route(kind)).map(|kind| kind.kind.as_str()).collect();
-    let kinds = if asked.iter().any(|kind| is_http_route(&kind)) { vec![http_route] } else { Vec::new() };
+    let is_asked = |possible: &Kind| {
+        asked.iter().any(|kind| kind.kind == possible.name() && kind.group.as_deref().unwrap_or(GROUP) == GROUP)
+    };
+    let is_possible = |asked: &&RouteGroupKind| {
+        possible.iter().any(|kind| kind.name() == asked.kind) && asked.group.as_deref().unwrap_or(GROUP) == GROUP
+    };
+    let wrong: Vec<_> = asked.iter().filter(|kind| !is_possible(kind)).map(|kind| kind.kind.as_str()).collect();
+    let names: Vec<_> = possible.iter().map(|kind| kind.name()).collect();
     let message = format!(
-        "routes of kind {} cannot attach to a listener of protocol {}: name HTTPRoute in allowedRoutes.kinds",
+        "routes of kind {} cannot attach to a listener of protocol {}: name {} in allowedRoutes.kinds",
         wrong.join(", "),
-        spec.protocol
+        spec.protocol,
+        names.join(" or ")
     );
+    let kinds = possible.iter().filter(|kind| is_asked(kind)).map(kind).collect();
     (kinds, (!wrong.is_empty()).then_some(message))
 }
 
-fn namespaces(spec: &gateway::Listener) -> (AllowedNamespaces, Option<String>) {
-    let allowed = spec.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
-    let selector = allowed.and_then(|allowed| allowed.selector.clone()).unwrap_or_default();
-    match allowed.and_then(|allowed| allowed.from.as_deref()).unwrap_or("Same") {
-        "All" => (AllowedNamespaces::All, None),
-        "Same" => (AllowedNamespaces::Same, None),
-        "None" => (AllowedNamespaces::Nobody, None),
-        "Selector" => match Selector::try_from(selector) {
-            Ok(selector) => (AllowedNamespaces::Selected(selector), None),
-            Err(error) => {
-                let message = format!("allowedRoutes.namespaces.selector cannot be read ({error}): correct it");
-                (AllowedNamespaces::Nobody, Some(message))
-            }
-        },
-        other => {
-            let message = format!("allowedRoutes.namespaces.from is {other:?}: use All, Same or Selector");
-            (AllowedNamespaces::Nobody, Some(message))
+/// Finds what listeners, in order of precedence, cannot have at the same time. Within a Gateway nobody wins; a listener of a
+/// ListenerSet yields to those of the Gateway and to all before it (GEP-1713).
+pub(super) fn compare(listeners: &mut [Listener]) {
+    for index in 0..listeners.len() {
+        let (before, rest) = listeners.split_at_mut(index);
+        let Some((this, after)) = rest.split_first_mut() else { continue };
+        if !this.usable() {
+            continue;
         }
+        let is_gateways = |listener: &&Listener| matches!(listener.owner, Owner::Gateway(_));
+        let conflict = match this.owner {
+            Owner::Gateway(_) => {
+                let rivals = before.iter().chain(after.iter()).filter(is_gateways).filter(|rival| rival.usable());
+                conflict(this, rivals)
+            }
+            Owner::ListenerSet(_) => {
+                let rivals = before.iter().filter(|rival| rival.usable());
+                conflict(this, rivals.filter(|rival| rival.conflict.is_none() || is_gateways(rival)))
+            }
+        };
+        this.conflict = conflict;
+    }
+    let overlaps: Vec<_> = (0..listeners.len()).map(|index| overlap(listeners, index)).collect();
+    for (listener, overlap) in listeners.iter_mut().zip(overlaps) {
+        listener.overlap = overlap;
     }
 }
 
-/// Inside one Gateway nobody wins: all listeners that claim the same are in conflict.
-fn conflict(listeners: &[Listener], index: usize) -> Option<(&'static str, String)> {
-    let this = listeners.get(index)?;
-    let usable = |listener: &Listener| listener.unusable.is_none();
-    let rivals = || {
-        let others = listeners.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
-        others.filter(|other| usable(other) && other.port == this.port)
+fn conflict<'r, 'a: 'r>(
+    this: &Listener,
+    rivals: impl Iterator<Item = &'r Listener<'a>>,
+) -> Option<(&'static str, String)> {
+    let same_port: Vec<_> = rivals.filter(|rival| rival.port == this.port).collect();
+    let quarrels = |rival: &Listener| match (this.protocol, rival.protocol) {
+        (Some(this), Some(rival)) => !this.gets_along_with(rival),
+        _ => false,
     };
-    if !usable(this) {
-        None
-    } else if let Some(rival) = rivals().find(|rival| rival.protocol != this.protocol) {
+    let same_transport =
+        |rival: &Listener| this.protocol.map(Protocol::transport) == rival.protocol.map(Protocol::transport);
+    if let Some(rival) = same_port.iter().find(|rival| quarrels(rival)) {
         let message = format!(
             "port {} is asked for with protocol {} here and {} by listener {}: use another port",
-            this.spec.port, this.spec.protocol, rival.spec.protocol, rival.spec.name
+            this.spec.port,
+            this.spec.protocol,
+            rival.spec.protocol,
+            called(this, rival)
         );
-        Some(("ProtocolConflict", message))
-    } else {
-        rivals().find(|rival| rival.hostname == this.hostname).map(|rival| {
-            let message = format!(
-                "listener {} has the same port and hostname ({} and {}): change one of the two",
-                rival.spec.name, rival.spec.port, rival.hostname
-            );
-            ("HostnameConflict", message)
-        })
+        return Some(("ProtocolConflict", message));
+    }
+    let rival = same_port.iter().find(|rival| rival.hostname == this.hostname && same_transport(rival))?;
+    let message = format!(
+        "listener {} has the same port and hostname ({} and {}): change one of the two",
+        called(this, rival),
+        rival.spec.port,
+        rival.hostname
+    );
+    Some(("HostnameConflict", message))
+}
+
+/// A listener as its neighbour calls it: by name within an object, with the object else.
+fn called(this: &Listener, other: &Listener) -> String {
+    match this.owner == other.owner {
+        true => other.spec.name.clone(),
+        false => format!("{} of {}", other.spec.name, other.owner),
     }
 }
 
 /// A connection that a client opened for one of two overlapping listeners may be used for the other's names (RFC 9110, 7.4).
 fn overlap(listeners: &[Listener], index: usize) -> Option<String> {
-    let this = listeners.get(index)?;
-    let https = |listener: &Listener| listener.protocol == Some(Protocol::Https) && listener.unusable.is_none();
+    let this = listeners.get(index).filter(|listener| listener.terminates_tls())?;
     let others = listeners.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
     let overlapping = others.filter(|other| {
-        https(other) && other.port == this.port && hostname::intersection(&other.hostname, &this.hostname).is_some()
+        other.terminates_tls()
+            && other.port == this.port
+            && hostname::intersection(&other.hostname, &this.hostname).is_some()
     });
-    let names: Vec<_> = overlapping.map(|other| other.spec.name.as_str()).collect();
-    (https(this) && !names.is_empty())
+    let names: Vec<_> = overlapping.map(|other| called(this, other)).collect();
+    (!names.is_empty())
         .then(|| format!("listener {} on the same port answers for some of the same names", names.join(", ")))
 }

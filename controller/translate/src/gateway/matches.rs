@@ -2,10 +2,9 @@
 
 use crds::gateway::{HTTPRoute, HTTPRouteMatch, HTTPValueMatch};
 use regex::RegexBuilder;
-use snapshot::{Match, PathMatch, Rank, ValueMatch, ValuePattern};
+use snapshot::{Match, PathMatch, ValueMatch, ValuePattern};
 
-use super::rules::Unusable;
-use crate::ObjectKey;
+use super::rules::{Unusable, rank};
 
 /// The largest compiled expression in bytes.
 const REGEX_SIZE: usize = 1 << 20;
@@ -22,16 +21,10 @@ pub(super) fn parse(route: &HTTPRoute, rule: usize, matches: &[HTTPRouteMatch]) 
 
 fn one_match(route: &HTTPRoute, rule: usize, one: &HTTPRouteMatch) -> Result<Match, Unusable> {
     let path = path(one).map_err(|unusable| unusable.within("path"))?;
-    let headers = values(one.headers.as_deref().unwrap_or_default(), Name::Header)
-        .map_err(|unusable| unusable.within("headers"))?;
+    let headers = headers(one.headers.as_deref().unwrap_or_default()).map_err(|unusable| unusable.within("headers"))?;
     let query = values(one.query_params.as_deref().unwrap_or_default(), Name::Query)
         .map_err(|unusable| unusable.within("queryParams"))?;
-    let rank = Rank {
-        specificity: specificity(one.method.is_some(), headers.len(), query.len()),
-        created: route.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second()),
-        object: ObjectKey::of(&route.metadata).to_string(),
-        rule: u32::try_from(rule).unwrap_or(u32::MAX),
-    };
+    let rank = rank(route, rule, specificity(one.method.is_some(), headers.len(), query.len()));
     Ok(Match { path, method: one.method.clone(), headers, query, rank })
 }
 
@@ -60,6 +53,11 @@ fn path(one: &HTTPRouteMatch) -> Result<PathMatch, Unusable> {
             format!("{other:?} is not supported: use Exact, PathPrefix or RegularExpression"),
         )),
     }
+}
+
+/// Conditions on headers.
+pub(super) fn headers(conditions: &[HTTPValueMatch]) -> Result<Vec<ValueMatch>, Unusable> {
+    values(conditions, Name::Header)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,7 +96,8 @@ fn value(condition: &HTTPValueMatch, kind: Name) -> Result<ValueMatch, Unusable>
     Ok(ValueMatch { name, value })
 }
 
-fn expression(text: &str) -> Result<String, Unusable> {
+/// A regular expression that compiles.
+pub(super) fn expression(text: &str) -> Result<String, Unusable> {
     match RegexBuilder::new(&format!("^(?:{text})$")).size_limit(REGEX_SIZE).build() {
         Ok(_) => Ok(text.into()),
         Err(error) => {

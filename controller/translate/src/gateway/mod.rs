@@ -1,20 +1,29 @@
-//! The Gateway API: GatewayClasses, Gateways with their listeners, HTTPRoutes.
+//! The Gateway API: GatewayClasses, Gateways with their listeners, ListenerSets, routes of every kind.
 //!
 //! Each accepted Gateway has data planes of its own and so a snapshot of its own. Listeners are judged first, then every
 //! route once for all of its parents, then statuses are written, which count the routes.
 
+mod allowed;
 mod attachment;
 mod backends;
 mod class;
 mod conditions;
+mod emit;
 mod filters;
 mod gateway_status;
 mod grants;
+mod grpc_rules;
 mod hostname;
+mod http_rules;
+mod l4_rules;
+mod listener_set;
+mod listener_status;
 mod listeners;
 mod matches;
 mod names;
+mod protocol;
 mod route;
+mod route_kind;
 mod rules;
 mod tls;
 
@@ -24,10 +33,12 @@ use std::sync::Arc;
 use crds::gateway::Gateway;
 
 use crate::context::Context;
-use crate::{DataPlane, Kind, ObjectKey};
+use crate::{DataPlane, Entry, Kind, ObjectKey};
 use backends::Backends;
 use grants::Grants;
-use listeners::Listener;
+use listener_set::Set;
+use listeners::{Listener, Owner};
+use protocol::Protocol;
 
 pub(crate) use conditions::condition;
 pub use names::infrastructure_name;
@@ -36,11 +47,21 @@ pub use names::infrastructure_name;
 struct View<'a> {
     key: ObjectKey,
     object: &'a Arc<Gateway>,
+    /// Its own and those of its ListenerSets, in order of precedence.
     listeners: Vec<Listener<'a>>,
+    /// The ListenerSets that name it.
+    sets: Vec<Set<'a>>,
     /// Why the Gateway as a whole is not accepted.
     refusal: Option<Refusal>,
     /// Its data planes, where it has any.
     plane: Option<DataPlane>,
+}
+
+impl View<'_> {
+    /// The listeners that the Gateway itself holds.
+    fn own_listeners(&self) -> impl Iterator<Item = &Listener<'_>> {
+        self.listeners.iter().filter(|listener| matches!(listener.owner, Owner::Gateway(_)))
+    }
 }
 
 /// Why a Gateway as a whole is not accepted.
@@ -53,36 +74,59 @@ struct Refusal {
 /// Translates everything of the Gateway API.
 pub(crate) fn translate(context: &mut Context) {
     let classes = class::translate(context);
-    let backends = Backends { services: context.services.clone(), grants: Grants::new(context.resources) };
+    let resources = context.resources;
+    let backends = Backends { services: context.services.clone(), grants: Grants::new(resources) };
+    let mut sets = listener_set::by_gateway(resources);
     let mut views = BTreeMap::new();
-    for (key, entry) in &context.resources.gateways {
+    for (key, entry) in &resources.gateways {
         let Some(class_accepted) = classes.get(&entry.current.spec.gateway_class_name) else { continue };
-        let refusal = refusal(&entry.current, *class_accepted);
-        if let Some(Refusal { field, reason, message }) = &refusal {
-            context.reject(Kind::Gateway, key);
-            context.warn(Kind::Gateway, key, *field, reason, message);
-        }
-        // What was accepted before stays in service: a bad edit must not take the data planes away.
-        let serves = refusal.is_none() || entry.last_good.is_some();
-        let plane = serves.then(|| DataPlane::Gateway(key.clone()));
-        let mut listeners = listeners::judge(&entry.current, context.settings.ports);
-        let https = |listener: &&mut Listener| {
-            listener.protocol == Some(listeners::Protocol::Https) && listener.unusable.is_none()
-        };
-        for listener in listeners.iter_mut().filter(https) {
-            (listener.tls, listener.unresolved) =
-                tls::terminate(context, &backends.grants, key, plane.as_ref(), listener.spec);
-        }
-        let view = View { key: key.clone(), object: &entry.current, listeners, refusal, plane };
+        let sets = listener_set::admit(resources, key, &entry.current, sets.remove(key).unwrap_or_default());
+        let view = view(context, &backends.grants, key, entry, *class_accepted, sets);
         gateway_status::serve(context, &view);
         views.insert(key.clone(), view);
     }
-    for (key, entry) in &context.resources.http_routes {
-        route::translate(context, &backends, &mut views, key, entry);
-    }
+    route::translate(context, &backends, &mut views, &resources.http_routes);
+    route::translate(context, &backends, &mut views, &resources.grpc_routes);
+    route::translate(context, &backends, &mut views, &resources.tls_routes);
+    route::translate(context, &backends, &mut views, &resources.tcp_routes);
+    route::translate(context, &backends, &mut views, &resources.udp_routes);
     for view in views.values() {
         gateway_status::report(context, view);
+        listener_set::report(context, view);
     }
+}
+
+fn view<'a>(
+    context: &mut Context,
+    grants: &Grants,
+    key: &ObjectKey,
+    entry: &'a Entry<Gateway>,
+    class_accepted: bool,
+    sets: Vec<Set<'a>>,
+) -> View<'a> {
+    let refusal = refusal(&entry.current, class_accepted);
+    if let Some(Refusal { field, reason, message }) = &refusal {
+        context.reject(Kind::Gateway, key);
+        context.warn(Kind::Gateway, key, *field, reason, message);
+    }
+    // What was accepted before stays in service: a bad edit must not take the data planes away.
+    let serves = refusal.is_none() || entry.last_good.is_some();
+    let plane = serves.then(|| DataPlane::Gateway(key.clone()));
+    let own = (Owner::Gateway(key.clone()), &entry.current.spec.listeners);
+    let admitted = sets.iter().filter(|set| set.allowed);
+    let added = admitted.map(|set| (Owner::ListenerSet(set.key.clone()), &set.object.spec.listeners));
+    let ports = context.settings.ports;
+    let mut listeners: Vec<_> = std::iter::once(own)
+        .chain(added)
+        .flat_map(|(owner, listeners)| listeners.iter().map(move |spec| listeners::judge(&owner, spec, ports)))
+        .collect();
+    listeners::compare(&mut listeners);
+    for listener in &mut listeners {
+        if listener.usable() && listener.protocol.is_some_and(Protocol::terminates_tls) {
+            (listener.tls, listener.unresolved) = tls::terminate(context, grants, plane.as_ref(), listener);
+        }
+    }
+    View { key: key.clone(), object: &entry.current, listeners, sets, refusal, plane }
 }
 
 /// Looks for what makes a Gateway unacceptable, whatever its listeners.

@@ -1,59 +1,68 @@
-//! HTTPRoutes: what each means to the Gateways it names as parents, and its status.
+//! Routes: what each means to the parents it names, and its status.
 
 use std::collections::BTreeMap;
 
-use crds::gateway::{GROUP, HTTPRoute, ParentReference, RouteParentStatus};
-use k8s_openapi::api::core::v1::Namespace;
-use snapshot::{Action, Attachment, Cluster, Filter, HostPattern, Refusal, Resource, Route, Rule, Target};
+use crds::gateway::{ParentReference, RouteParentStatus};
+use kube_core::ObjectMeta;
+use snapshot::HostPattern;
 
-use super::attachment::{self, Candidate};
-use super::backends::{Backends, Port};
-use super::rules::{self, ParsedRule, Rules, Unusable, Work};
-use super::{View, condition, gateway_status, hostname};
+use super::attachment::{self, Candidate, Parent};
+use super::backends::Backends;
+use super::route_kind::RouteKind;
+use super::rules::{Rules, Unusable};
+use super::{View, allowed, condition, emit, hostname};
 use crate::context::Context;
-use crate::policy::Traffic;
-use crate::{DataPlane, Entry, Kind, ObjectKey};
+use crate::{Entry, Map, ObjectKey};
 
-/// The label that every namespace has (well-known labels of Kubernetes).
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+/// Attaches all routes of a kind to the Gateways and ListenerSets of ours that they name, and writes their statuses.
+pub(super) fn translate<R: RouteKind>(
+    context: &mut Context,
+    backends: &Backends,
+    views: &mut BTreeMap<ObjectKey, View>,
+    routes: &Map<R>,
+) {
+    let sets = views.values().flat_map(|view| view.sets.iter().map(|set| (set.key.clone(), view.key.clone())));
+    let sets = sets.collect();
+    for (key, entry) in routes {
+        let parents = attachment::parents(views, &sets, entry.current.as_ref());
+        if parents.is_empty() {
+            // Entries from the time when the route had a parent of ours are to be removed.
+            context.statuses.routes.insert((R::KIND, key.clone()), Vec::new());
+        } else {
+            attach(context, backends, views, key, entry, parents);
+        }
+    }
+}
 
-/// Attaches a route to the Gateways of ours that it names, and writes its status.
-pub(super) fn translate(
+fn attach<R: RouteKind>(
     context: &mut Context,
     backends: &Backends,
     views: &mut BTreeMap<ObjectKey, View>,
     key: &ObjectKey,
-    entry: &Entry<HTTPRoute>,
+    entry: &Entry<R>,
+    parents: Vec<Parent>,
 ) {
     let route = &entry.current;
-    let parents: Vec<_> =
-        route.spec.parent_refs.iter().flatten().filter_map(|parent| ours(views, key, parent)).collect();
-    if parents.is_empty() {
-        // Entries from the time when the route had a parent of ours are to be removed.
-        context.statuses.routes.insert((Kind::HTTPRoute, key.clone()), Vec::new());
-        return;
-    }
     let verdict = Verdict::of(context, backends, key, entry);
-    let hostnames: Vec<_> = route.spec.hostnames.iter().flatten().map(|name| hostname::pattern(Some(name))).collect();
-    let labels = labels(context, &key.namespace);
-    let candidate =
-        Candidate { kind: Kind::HTTPRoute, namespace: &key.namespace, labels: &labels, hostnames: &hostnames };
+    let hostnames: Vec<_> = route.hostnames().iter().map(|name| hostname::pattern(Some(name))).collect();
+    let labels = allowed::labels(context.resources, &key.namespace);
+    let candidate = Candidate { kind: R::KIND, namespace: &key.namespace, labels: &labels, hostnames: &hostnames };
 
     let mut attached: BTreeMap<ObjectKey, BTreeMap<usize, Vec<HostPattern>>> = BTreeMap::new();
     let mut statuses = Vec::new();
-    for (gateway, parent) in parents {
-        let Some(view) = views.get(&gateway) else { continue };
+    for parent in parents {
+        let Some(view) = views.get(&parent.gateway) else { continue };
         let found = match &verdict.fatal {
             Some(unusable) => Err((unusable.reason, unusable.to_string())),
-            None => attachment::attach(&gateway, &view.listeners, parent, &candidate),
+            None => attachment::attach(&view.listeners, &parent, &candidate),
         };
         if let (None, Err((reason, message))) = (&verdict.fatal, &found) {
-            context.warn(Kind::HTTPRoute, key, "spec.parentRefs", reason, message);
+            context.warn(R::KIND, key, "spec.parentRefs", reason, message);
         }
-        statuses.push(status(context, route, parent, found.as_ref().err(), &verdict));
-        attached.entry(gateway).or_default().extend(found.unwrap_or_default());
+        statuses.push(status(context, route.metadata(), &parent.reference, found.as_ref().err(), &verdict));
+        attached.entry(parent.gateway).or_default().extend(found.unwrap_or_default());
     }
-    context.statuses.routes.insert((Kind::HTTPRoute, key.clone()), statuses);
+    context.statuses.routes.insert((R::KIND, key.clone()), statuses);
 
     for (gateway, listeners) in attached {
         let Some(view) = views.get_mut(&gateway) else { continue };
@@ -63,29 +72,9 @@ pub(super) fn translate(
             }
         }
         if let Some(plane) = view.plane.clone() {
-            emit(context, &plane, view, key, &verdict.rules, listeners);
+            emit::route(context, &plane, view, route.as_ref(), &verdict.rules, listeners);
         }
     }
-}
-
-/// The Gateway of ours that a parent reference names.
-fn ours<'p>(
-    views: &BTreeMap<ObjectKey, View>,
-    route: &ObjectKey,
-    parent: &'p ParentReference,
-) -> Option<(ObjectKey, &'p ParentReference)> {
-    let is_gateway = parent.group.as_deref().unwrap_or(GROUP) == GROUP
-        && parent.kind.as_deref().unwrap_or(Kind::Gateway.name()) == Kind::Gateway.name();
-    let gateway = ObjectKey::new(parent.namespace.as_deref().unwrap_or(&route.namespace), &parent.name);
-    (is_gateway && views.contains_key(&gateway)).then_some((gateway, parent))
-}
-
-fn labels(context: &Context, namespace: &str) -> BTreeMap<String, String> {
-    let object = context.resources.get::<Namespace>("", namespace);
-    let mut labels = object.and_then(|object| object.metadata.labels.clone()).unwrap_or_default();
-    // A folder of manifests need not hold its namespaces.
-    labels.entry(NAMESPACE_NAME.into()).or_insert_with(|| namespace.into());
-    labels
 }
 
 /// What is true of a route under every parent.
@@ -100,25 +89,25 @@ struct Verdict<'a> {
 }
 
 impl<'a> Verdict<'a> {
-    fn of(context: &mut Context, backends: &Backends<'a>, key: &ObjectKey, entry: &Entry<HTTPRoute>) -> Self {
-        let rules = rules::parse(key, &entry.current, backends);
+    fn of<R: RouteKind>(context: &mut Context, backends: &Backends<'a>, key: &ObjectKey, entry: &Entry<R>) -> Self {
+        let rules = entry.current.rules(key, backends);
         let mut verdict = match rules.unusable.is_empty() {
             true => Self { rules, fatal: None, partial: None, unresolved: None },
             false => Self::of_broken(context, backends, key, entry, rules),
         };
-        verdict.unresolved = unresolved(context, key, &verdict.rules);
+        verdict.unresolved = unresolved::<R>(context, key, &verdict.rules);
         verdict
     }
 
-    fn of_broken(
+    fn of_broken<R: RouteKind>(
         context: &mut Context,
         backends: &Backends<'a>,
         key: &ObjectKey,
-        entry: &Entry<HTTPRoute>,
+        entry: &Entry<R>,
         rules: Rules<'a>,
     ) -> Self {
-        context.reject(Kind::HTTPRoute, key);
-        let good = entry.last_good.as_ref().map(|good| rules::parse(key, good, backends));
+        context.reject(R::KIND, key);
+        let good = entry.last_good.as_ref().map(|good| good.rules(key, backends));
         let good = good.filter(|good| good.unusable.is_empty());
         let refused = |unusable: &Unusable| {
             let mut refused = rules.rules.iter().filter(|rule| rule.work.is_none());
@@ -132,7 +121,7 @@ impl<'a> Verdict<'a> {
                 None => "the rule is dropped",
             };
             let message = format!("{}; {consequence}", unusable.message);
-            context.warn(Kind::HTTPRoute, key, &unusable.field, unusable.reason, message);
+            context.warn(R::KIND, key, &unusable.field, unusable.reason, message);
         }
         let all: Vec<_> = rules.unusable.iter().map(ToString::to_string).collect();
         let all = all.join("; ");
@@ -145,7 +134,7 @@ impl<'a> Verdict<'a> {
     }
 }
 
-fn unresolved(context: &mut Context, key: &ObjectKey, rules: &Rules) -> Option<(&'static str, String)> {
+fn unresolved<R: RouteKind>(context: &mut Context, key: &ObjectKey, rules: &Rules) -> Option<(&'static str, String)> {
     let mut reason = None;
     let mut messages = Vec::new();
     for rule in &rules.rules {
@@ -154,7 +143,7 @@ fn unresolved(context: &mut Context, key: &ObjectKey, rules: &Rules) -> Option<(
             let field = format!("{}.backendRefs[{index}]", rule.place);
             let message = format!("{}; its share of requests is answered with 500", error.message);
             messages.push(format!("{field}: {}", error.message));
-            context.warn(Kind::HTTPRoute, key, field, error.reason, message);
+            context.warn(R::KIND, key, field, error.reason, message);
             reason = reason.or(Some(error.reason));
         }
     }
@@ -163,12 +152,12 @@ fn unresolved(context: &mut Context, key: &ObjectKey, rules: &Rules) -> Option<(
 
 fn status(
     context: &Context,
-    route: &HTTPRoute,
+    metadata: &ObjectMeta,
     parent: &ParentReference,
     refusal: Option<&(&'static str, String)>,
     verdict: &Verdict,
 ) -> RouteParentStatus {
-    let condition = |type_, verdict, reason, message: &str| condition(&route.metadata, type_, verdict, reason, message);
+    let condition = |type_, verdict, reason, message: &str| condition(metadata, type_, verdict, reason, message);
     let accepted = match refusal {
         None => condition("Accepted", true, "Accepted", "The route is accepted."),
         Some((reason, message)) => condition("Accepted", false, reason, message),
@@ -184,90 +173,4 @@ fn status(
         controller_name: context.settings.gateway_controller.clone(),
         conditions: [accepted].into_iter().chain(partial).chain([resolved]).collect(),
     }
-}
-
-/// Puts the route into a Gateway's snapshot: `HTTPRoute/ns/name@ns/gateway`, and once more with `/listener` for each
-/// listener that has a policy of its own.
-fn emit(
-    context: &mut Context,
-    plane: &DataPlane,
-    view: &View,
-    key: &ObjectKey,
-    rules: &Rules,
-    listeners: BTreeMap<usize, Vec<HostPattern>>,
-) {
-    let policies = context.policies.clone();
-    let mut groups: BTreeMap<Option<&str>, Vec<Attachment>> = BTreeMap::new();
-    for (index, hostnames) in listeners {
-        let Some(listener) = view.listeners.get(index).filter(|listener| listener.serves().is_some()) else { continue };
-        let name = listener.spec.name.as_str();
-        let group = policies.singles_out(&view.key, name).then_some(name);
-        groups.entry(group).or_default().push(Attachment { listener: gateway_status::name(view, listener), hostnames });
-    }
-    for (listener, attachments) in groups {
-        let build = |rule: &ParsedRule| {
-            let mut filters = Vec::new();
-            let mut origins = Vec::new();
-            let traffic = policies.for_rule(&view.key, listener, key, rule.section.as_deref());
-            if let Some(Traffic::Limited(limits)) = traffic {
-                (filters, origins) = limits.iter().cloned().unzip();
-            }
-            let (action, timeouts) = match (&rule.work, traffic) {
-                (None, _) => (Action::Refuse(Refusal::Unsupported), rules::no_timeouts()),
-                (Some(_), Some(Traffic::Refused(why))) => {
-                    origins.push(why.clone());
-                    (Action::Refuse(Refusal::Unavailable), rules::no_timeouts())
-                }
-                (Some(work), _) => {
-                    filters.extend(work.filters.iter().cloned());
-                    (action(context, plane, work, &mut origins), work.timeouts.clone())
-                }
-            };
-            Rule {
-                name: rule.name.clone(),
-                matches: rule.matches.clone(),
-                filters,
-                action,
-                timeouts,
-                retry: None,
-                max_body: None,
-                origins,
-            }
-        };
-        let rules = rules.rules.iter().map(build).collect();
-        let suffix = listener.map(|name| format!("/{name}")).unwrap_or_default();
-        let route = Resource::Route(Route { attachments, rules });
-        context.snapshot(plane).insert(format!("HTTPRoute/{key}@{}{suffix}", view.key), route);
-    }
-}
-
-fn action(context: &mut Context, plane: &DataPlane, work: &Work, origins: &mut Vec<String>) -> Action {
-    let redirects = work.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
-    if work.backends.is_empty() || redirects {
-        return Action::Refuse(Refusal::InvalidBackend);
-    }
-    let backend = |backend: &super::backends::Backend| snapshot::Backend {
-        weight: backend.weight,
-        target: match &backend.target {
-            Ok(port) => Target::Cluster(cluster(context, plane, port, origins)),
-            Err(_) => Target::Refuse(Refusal::InvalidBackend),
-        },
-        filters: backend.filters.clone(),
-    };
-    Action::Forward(work.backends.iter().map(backend).collect())
-}
-
-fn cluster(context: &mut Context, plane: &DataPlane, backend: &Port, origins: &mut Vec<String>) -> String {
-    let port = &backend.port;
-    let name = format!("Service/{}", port.id());
-    let settings = context.policies.for_service(&port.key, port.name);
-    origins.extend(settings.origins.into_values().map(|origin| format!("Service {}: {origin}", port.id())));
-    context.insert_cluster(plane, &name, port, |endpoints| Cluster {
-        endpoints,
-        protocol: backend.protocol.clone(),
-        balancer: settings.balancer.unwrap_or(snapshot::Balancer::RoundRobin),
-        persistence: settings.persistence,
-        passive_health: settings.passive_health,
-    });
-    name
 }

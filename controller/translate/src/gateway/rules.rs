@@ -1,14 +1,12 @@
-//! The rules of an HTTPRoute, each parsed by itself.
+//! The rules of a route, each parsed by itself.
 
 use std::fmt;
 use std::time::Duration;
 
-use crds::gateway::{HTTPRoute, HTTPRouteRule, HTTPRouteTimeouts};
-use snapshot::{Filter, Match, Timeouts};
+use snapshot::{Filter, Match, Rank, Retry, Timeouts};
 
-use super::backends::{Backend, Backends};
-use super::{filters, matches};
-use crate::{ObjectKey, duration};
+use super::backends::Backend;
+use crate::{ObjectKey, Stored};
 
 /// How long a connection to a backend may take to be established; the Gateway API leaves it to implementations.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -21,7 +19,7 @@ pub(super) struct ParsedRule<'a> {
     pub name: String,
     /// The path of the field.
     pub place: String,
-    /// Never empty.
+    /// Which requests it is for; empty for kinds of routes that know no requests.
     pub matches: Vec<Match>,
     /// What it does; `None` when that is not supported, and its requests are refused.
     pub work: Option<Work<'a>>,
@@ -33,6 +31,8 @@ pub(super) struct Work<'a> {
     pub filters: Vec<Filter>,
     /// Of the rule.
     pub timeouts: Timeouts,
+    /// Of the rule.
+    pub retry: Option<Retry>,
     /// Where requests go; may be empty.
     pub backends: Vec<Backend<'a>>,
 }
@@ -77,25 +77,32 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// Parses all rules; a route without rules has one that matches everything and has no backend.
-pub(super) fn parse<'a>(key: &ObjectKey, route: &HTTPRoute, backends: &Backends<'a>) -> Rules<'a> {
-    let nothing = [HTTPRouteRule::default()];
-    let written = route.spec.rules.as_deref().filter(|rules| !rules.is_empty()).unwrap_or(&nothing);
+/// Parses the rules of the route `key`, one at a time: its `matches`, and what it does for them. A rule whose matches cannot
+/// be used is dropped; one whose work cannot be done refuses its requests.
+pub(super) fn parse<'a, Route: Stored, Rule>(
+    key: &ObjectKey,
+    written: &[Rule],
+    name: impl Fn(&Rule) -> Option<&String>,
+    matches: impl Fn(usize, &Rule) -> Result<Vec<Match>, Unusable>,
+    work: impl Fn(&Rule, &[Match]) -> Result<Work<'a>, Unusable>,
+) -> Rules<'a> {
     let mut rules = Rules { rules: Vec::new(), unusable: Vec::new(), good: 0 };
     for (index, rule) in written.iter().enumerate() {
         let place = format!("spec.rules[{index}]");
-        let matches = match matches::parse(route, index, rule.matches.as_deref().unwrap_or_default()) {
+        let matches = match matches(index, rule) {
             Ok(matches) => matches,
             Err(unusable) => {
                 rules.unusable.push(unusable.within(&place));
                 continue;
             }
         };
-        let name = match &rule.name {
-            Some(name) => format!("HTTPRoute {key} rule {name}"),
-            None => format!("HTTPRoute {key} rule {index}"),
+        let section = name(rule).cloned();
+        let kind = Route::KIND;
+        let name = match &section {
+            Some(name) => format!("{kind} {key} rule {name}"),
+            None => format!("{kind} {key} rule {index}"),
         };
-        let work = match work(rule, &matches, &key.namespace, backends) {
+        let work = match work(rule, &matches) {
             Ok(work) => Some(work),
             Err(unusable) => {
                 rules.unusable.push(unusable.within(&place));
@@ -103,43 +110,23 @@ pub(super) fn parse<'a>(key: &ObjectKey, route: &HTTPRoute, backends: &Backends<
             }
         };
         rules.good += usize::from(work.is_some());
-        rules.rules.push(ParsedRule { section: rule.name.clone(), name, place, matches, work });
+        rules.rules.push(ParsedRule { section, name, place, matches, work });
     }
     rules
 }
 
-fn work<'a>(
-    rule: &HTTPRouteRule,
-    matches: &[Match],
-    namespace: &str,
-    backends: &Backends<'a>,
-) -> Result<Work<'a>, Unusable> {
-    let filters = filters::parse(rule.filters.as_deref().unwrap_or_default(), matches)?;
-    let timeouts = timeouts(rule.timeouts.as_ref()).map_err(|unusable| unusable.within("timeouts"))?;
-    let parse = |(index, reference)| {
-        backends
-            .parse(namespace, reference, matches)
-            .map_err(|unusable: Unusable| unusable.within(format_args!("backendRefs[{index}]")))
-    };
-    let backends = rule.backend_refs.iter().flatten().enumerate().map(parse).collect::<Result<_, _>>()?;
-    Ok(Work { filters, timeouts, backends })
+/// The place of a rule among all: after how specific it is, the oldest route counts, then the first by name, then the first rule.
+pub(super) fn rank(route: &impl Stored, rule: usize, specificity: u32) -> Rank {
+    let metadata = route.metadata();
+    Rank {
+        specificity,
+        created: metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second()),
+        object: ObjectKey::of(metadata).to_string(),
+        rule: u32::try_from(rule).unwrap_or(u32::MAX),
+    }
 }
 
 /// The timeouts of a rule that names none.
 pub(super) fn no_timeouts() -> Timeouts {
     Timeouts { connect: Some(CONNECT), read: None, send: None, request: None, backend_request: None }
-}
-
-fn timeouts(timeouts: Option<&HTTPRouteTimeouts>) -> Result<Timeouts, Unusable> {
-    let read = |text: Option<&String>, field: &str| match text.map(|text| (text, duration::parse(text))) {
-        // GEP-1742: zero switches the timeout off.
-        None | Some((_, Some(Duration::ZERO))) => Ok(None),
-        Some((_, Some(time))) => Ok(Some(time)),
-        Some((text, None)) => Err(Unusable::new(field, format!("{text:?} is not a duration such as 10s or 1m30s"))),
-    };
-    Ok(Timeouts {
-        request: read(timeouts.and_then(|timeouts| timeouts.request.as_ref()), "request")?,
-        backend_request: read(timeouts.and_then(|timeouts| timeouts.backend_request.as_ref()), "backendRequest")?,
-        ..no_timeouts()
-    })
 }

@@ -1,37 +1,33 @@
-//! The certificates of HTTPS listeners.
+//! The certificates of listeners that terminate TLS.
 
 use std::rc::Rc;
 
-use crds::gateway::{Listener as Written, SecretObjectReference};
+use crds::gateway::SecretObjectReference;
 use snapshot::{HostPattern, ServerCertificate, Tls};
 
 use super::grants::Grants;
 use super::hostname;
+use super::listeners::{Listener, Owner, Unresolved};
 use crate::certificates::{Loaded, Lookup};
 use crate::context::Context;
 use crate::{DataPlane, Kind, ObjectKey};
 
-/// A reason of the condition `ResolvedRefs`, and a sentence.
-type Unresolved = (&'static str, String);
-
-/// How an HTTPS listener of `gateway` terminates TLS (`None` when no certificate can be used), and what is wrong with its
-/// references. The certificates go into the snapshot of `plane`, where there is one.
+/// How a listener terminates TLS (`None` when no certificate can be used), and what is wrong with its references. The certificates go into the snapshot of `plane`, where there is one.
 pub(super) fn terminate(
     context: &mut Context,
     grants: &Grants,
-    gateway: &ObjectKey,
     plane: Option<&DataPlane>,
-    listener: &Written,
+    listener: &Listener,
 ) -> (Option<Tls>, Option<Unresolved>) {
-    let references = listener.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
+    let references = listener.spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
     let mut unresolved = None;
     let mut certificates: Vec<(String, Rc<Lookup>)> = Vec::new();
     if references.is_empty() {
         let message = "tls.certificateRefs is missing: name a Secret of type kubernetes.io/tls".into();
-        unresolved = Some(("InvalidCertificateRef", message));
+        unresolved = Some(invalid(message));
     }
     for reference in references {
-        match secret(grants, gateway, reference) {
+        match secret(grants, &listener.owner, reference) {
             Err(error) => unresolved = unresolved.or(Some(error)),
             Ok(secret) => {
                 let lookup = context.certificate(&secret);
@@ -44,7 +40,7 @@ pub(super) fn terminate(
                         true => format!("Secret {secret}: {error}; {consequence}"),
                         false => format!("{error}; {consequence}"),
                     };
-                    unresolved = unresolved.or(Some(("InvalidCertificateRef", message)));
+                    unresolved = unresolved.or(Some(invalid(message)));
                 }
                 if lookup.usable.is_some() {
                     certificates.push((secret.to_string(), lookup));
@@ -59,24 +55,34 @@ pub(super) fn terminate(
             context.insert_certificate(plane, name, loaded);
         }
     }
-    (by_name(&hostname::pattern(listener.hostname.as_deref()), &loaded), unresolved)
+    (by_name(&listener.hostname, &loaded), unresolved)
 }
 
-fn secret(grants: &Grants, gateway: &ObjectKey, reference: &SecretObjectReference) -> Result<ObjectKey, Unresolved> {
+/// The field of a listener in which certificates are named.
+const FIELD: &str = ".tls.certificateRefs";
+
+fn invalid(message: String) -> Unresolved {
+    Unresolved { field: FIELD, reason: "InvalidCertificateRef", message }
+}
+
+fn secret(grants: &Grants, owner: &Owner, reference: &SecretObjectReference) -> Result<ObjectKey, Unresolved> {
+    let namespace = &owner.key().namespace;
     let kind = reference.kind.as_deref().unwrap_or("Secret");
     let group = reference.group.as_deref().unwrap_or_default();
-    let secret = ObjectKey::new(reference.namespace.as_deref().unwrap_or(&gateway.namespace), &reference.name);
+    let secret = ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name);
     if !group.is_empty() || kind != "Secret" {
         let message = format!("tls.certificateRefs names a {kind} of group {group:?}: refer to a Secret");
-        return Err(("InvalidCertificateRef", message));
+        return Err(invalid(message));
     }
     // Asked before existence, so that nobody can probe other namespaces for names.
-    if !grants.allow(Kind::Gateway, &gateway.namespace, Kind::Secret, &secret.namespace, &secret.name) {
+    if !grants.allow(owner.kind(), namespace, Kind::Secret, &secret.namespace, &secret.name) {
         let message = format!(
-            "no ReferenceGrant in namespace {} lets Gateways of namespace {} refer to Secret {}: create one",
-            secret.namespace, gateway.namespace, secret.name
+            "no ReferenceGrant in namespace {} lets {}s of namespace {namespace} refer to Secret {}: create one",
+            secret.namespace,
+            owner.kind(),
+            secret.name
         );
-        return Err(("RefNotPermitted", message));
+        return Err(Unresolved { field: FIELD, reason: "RefNotPermitted", message });
     }
     Ok(secret)
 }

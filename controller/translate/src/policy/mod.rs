@@ -100,18 +100,19 @@ impl Policies {
         self.limits(Kind::Ingress, ingress, None)
     }
 
-    /// What holds for a rule of an HTTPRoute under a Gateway's listener: the most specific policy decides.
+    /// What holds for a rule of a route of `kind` under a Gateway's listener: the most specific policy decides.
     /// Of a policy on the listener the caller must know by [`Self::singles_out`].
     pub fn for_rule(
         &self,
         gateway: &ObjectKey,
         listener: Option<&str>,
+        kind: Kind,
         route: &ObjectKey,
         rule: Option<&str>,
     ) -> Option<&Traffic> {
         let of_part = |kind, object, part: Option<&str>| part.and_then(|part| self.limits(kind, object, Some(part)));
-        of_part(Kind::HTTPRoute, route, rule)
-            .or_else(|| self.limits(Kind::HTTPRoute, route, None))
+        of_part(kind, route, rule)
+            .or_else(|| self.limits(kind, route, None))
             .or_else(|| of_part(Kind::Gateway, gateway, listener))
             .or_else(|| self.limits(Kind::Gateway, gateway, None))
     }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use snapshot::{Kind as ResourceKind, ResourceId, Secret};
-use translate::{Kind, ObjectKey, Resources, Settings, Stored, Translation};
+use translate::{Kind, ObjectKey, Resources, Settings, Stored, Translation, Transport};
 
 /// One edit after the other; each is a list of manifests.
 pub struct Input {
@@ -90,25 +90,14 @@ macro_rules! by_kind {
         /// Adds, replaces or removes the object of a manifest.
         pub fn apply(resources: &mut Resources, document: &Value) {
             match document["kind"].as_str() {
-                $(Some(stringify!($kind)) => put::<kinds::$kind>(resources, document),)*
+                $(Some(stringify!($kind)) => put::<translate::objects::$kind>(resources, document),)*
                 other => panic!("no such kind: {other:?}"),
             }
         }
     };
 }
 
-mod kinds {
-    pub use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
-    pub use crds::policy::{BackendPolicy, TrafficPolicy};
-    pub use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
-    pub use k8s_openapi::api::discovery::v1::EndpointSlice;
-    pub use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
-}
-
-by_kind! {
-    IngressClass Ingress GatewayClass Gateway HTTPRoute ReferenceGrant Service EndpointSlice Secret Namespace
-    TrafficPolicy BackendPolicy
-}
+translate::every_kind!(by_kind);
 
 fn put<T: Stored + DeserializeOwned>(resources: &mut Resources, document: &Value) {
     if document["deleted"] == Value::Bool(true) {
@@ -138,6 +127,9 @@ pub fn render(translation: &Translation) -> String {
     for (key, status) in &statuses.gateways {
         view.insert(format!("status of Gateway {key}"), value(status));
     }
+    for (key, status) in &statuses.listener_sets {
+        view.insert(format!("status of ListenerSet {key}"), value(status));
+    }
     for ((kind, key), status) in &statuses.routes {
         view.insert(format!("status of {kind} {key}"), value(status));
     }
@@ -148,7 +140,11 @@ pub fn render(translation: &Translation) -> String {
         view.insert(format!("status of Ingress {key}"), value(status));
     }
     for (key, infrastructure) in &translation.infrastructure {
-        let ports = value(&infrastructure.ports);
+        let ports = infrastructure.ports.iter().map(|(number, transport)| match transport {
+            Transport::Tcp => Value::from(*number),
+            Transport::Udp => Value::from(format!("{number}/udp")),
+        });
+        let ports = Value::Array(ports.collect());
         let fields = [("class", value(&infrastructure.class)), ("ports", ports)];
         let labels = [("labels", &infrastructure.labels), ("annotations", &infrastructure.annotations)];
         let labels = labels.into_iter().filter(|(_, map)| !map.is_empty()).map(|(name, map)| (name, value(map)));

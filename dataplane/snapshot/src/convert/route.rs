@@ -118,6 +118,7 @@ impl From<&Match> for proto::Match {
         let path = match &condition.path {
             PathMatch::Exact(path) => Path::Exact(path.clone()),
             PathMatch::Prefix(path) => Path::Prefix(path.clone()),
+            PathMatch::LastElement(element) => Path::LastElement(element.clone()),
             PathMatch::Regex(regex) => Path::Regex(regex.clone()),
         };
         Self {
@@ -138,6 +139,7 @@ impl TryFrom<proto::Match> for Match {
         let path = match wire.path.ok_or_else(|| unset("path"))? {
             Path::Exact(path) => PathMatch::Exact(path),
             Path::Prefix(path) => PathMatch::Prefix(path),
+            Path::LastElement(element) => PathMatch::LastElement(element),
             Path::Regex(regex) => PathMatch::Regex(regex),
         };
         Ok(Self {

@@ -59,6 +59,7 @@ fn condition() -> impl Strategy<Value = Match> {
     let path = prop_oneof![
         text().prop_map(PathMatch::Exact),
         text().prop_map(PathMatch::Prefix),
+        text().prop_map(PathMatch::LastElement),
         text().prop_map(PathMatch::Regex),
     ];
     (path, option::of("[A-Z]{1,5}"), vec(value_match(), 0..3), vec(value_match(), 0..3), rank())

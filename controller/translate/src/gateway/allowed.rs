@@ -1,0 +1,61 @@
+//! Which namespaces' objects may attach to a listener or a Gateway.
+
+use std::collections::BTreeMap;
+
+use crds::gateway::FromNamespaces;
+use k8s_openapi::api::core::v1::Namespace;
+use kube_core::{Selector, SelectorExt};
+
+use crate::Resources;
+
+/// The label that every namespace has (well-known labels of Kubernetes).
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// The namespaces whose objects may attach.
+#[derive(Debug)]
+pub(super) enum AllowedNamespaces {
+    /// Every one.
+    All,
+    /// That of the object with the permission.
+    Same,
+    /// Those with matching labels.
+    Selected(Selector),
+    /// None.
+    Nobody,
+}
+
+impl AllowedNamespaces {
+    /// What is written, `default` where nothing is; and what is wrong with it, for which nobody is allowed: the path of the
+    /// field from here on, and the remedy.
+    pub fn read(allowed: Option<&FromNamespaces>, default: &str) -> (Self, Option<String>) {
+        let selector = allowed.and_then(|allowed| allowed.selector.clone()).unwrap_or_default();
+        match allowed.and_then(|allowed| allowed.from.as_deref()).unwrap_or(default) {
+            "All" => (Self::All, None),
+            "Same" => (Self::Same, None),
+            "None" => (Self::Nobody, None),
+            "Selector" => match Selector::try_from(selector) {
+                Ok(selector) => (Self::Selected(selector), None),
+                Err(error) => (Self::Nobody, Some(format!(".selector cannot be read ({error}): correct it"))),
+            },
+            other => (Self::Nobody, Some(format!(".from is {other:?}: use All, Same or Selector"))),
+        }
+    }
+
+    /// Whether an object of a namespace with these labels may attach to one of the namespace `own`.
+    pub fn allow(&self, own: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Same => own == namespace,
+            Self::Selected(selector) => selector.matches(labels),
+            Self::Nobody => false,
+        }
+    }
+}
+
+/// The labels of a namespace. A folder of manifests need not hold its namespaces.
+pub(super) fn labels(resources: &Resources, namespace: &str) -> BTreeMap<String, String> {
+    let object = resources.get::<Namespace>("", namespace);
+    let mut labels = object.and_then(|object| object.metadata.labels.clone()).unwrap_or_default();
+    labels.entry(NAMESPACE_NAME.into()).or_insert_with(|| namespace.into());
+    labels
+}
