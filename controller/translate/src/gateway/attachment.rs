@@ -102,7 +102,7 @@ pub(super) fn attach(
     let allowed: Vec<_> = named.into_iter().filter(|(_, listener)| allowed(listener)).collect();
     if allowed.is_empty() {
         let message = format!(
-            "No listener of {owner} lets a {} of namespace {} attach: extend allowedRoutes of the listener.",
+            "No listener of {owner} lets {}s of namespace {} attach: extend allowedRoutes of the listener.",
             route.kind, route.namespace
         );
         return Err(("NotAllowedByListeners", message));

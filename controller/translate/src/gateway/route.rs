@@ -12,7 +12,7 @@ use super::route_kind::RouteKind;
 use super::rules::{Rules, Unusable};
 use super::{View, allowed, condition, emit, hostname};
 use crate::context::Context;
-use crate::{Entry, Map, ObjectKey};
+use crate::{Entry, Kind, Map, ObjectKey};
 
 /// Attaches all routes of a kind to the Gateways and ListenerSets of ours that they name, and writes their statuses.
 pub(super) fn translate<R: RouteKind>(
@@ -141,7 +141,11 @@ fn unresolved<R: RouteKind>(context: &mut Context, key: &ObjectKey, rules: &Rule
         for (index, backend) in rule.work.iter().flat_map(|work| &work.backends).enumerate() {
             let Err(error) = &backend.target else { continue };
             let field = format!("{}.backendRefs[{index}]", rule.place);
-            let message = format!("{}; its share of requests is answered with 500", error.message);
+            let consequence = match R::KIND {
+                Kind::HTTPRoute | Kind::GRPCRoute => "its share of requests is answered with 500",
+                _ => "its share of the traffic is refused",
+            };
+            let message = format!("{}; {consequence}", error.message);
             messages.push(format!("{field}: {}", error.message));
             context.warn(R::KIND, key, field, error.reason, message);
             reason = reason.or(Some(error.reason));
