@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
-use translate::ObjectKey;
+use translate::{ObjectKey, Transport};
 
 use super::Wanted;
 
@@ -217,8 +217,12 @@ mod tests {
     fn own_labels_win_over_those_of_the_user_and_fit() {
         let gateway = ObjectKey::new("shop", "g".repeat(253));
         let labels = [(GATEWAY_NAME.to_owned(), "other".to_owned()), ("team".to_owned(), "a".to_owned())].into();
-        let infrastructure =
-            Infrastructure { class: "sluice".into(), ports: [80].into(), labels, ..Infrastructure::default() };
+        let infrastructure = Infrastructure {
+            class: "sluice".into(),
+            ports: [(80, Transport::Tcp)].into(),
+            labels,
+            ..Infrastructure::default()
+        };
         let objects = template().objects(&gateway, &Wanted { uid: "1".into(), infrastructure });
         assert_eq!(objects.len(), 5);
         for object in &objects {
