@@ -21,7 +21,7 @@ use crate::kinds::{self, Watched};
 use crate::metrics::Metrics;
 use crate::provision;
 use crate::shutdown::Shutdown;
-use crate::status::{Gate, Unwritten, Wanted};
+use crate::status::{self, Gate, Refused, Unwritten, Wanted};
 use crate::store::{Change, Store};
 use crate::stream::{Acks, Publisher, ServiceAccount};
 
@@ -56,6 +56,8 @@ pub struct Builder {
     pub settings: Arc<Settings>,
     /// The identity of the data planes that all Ingresses share.
     pub shared: ServiceAccount,
+    /// The Service that leads to them, where it is known.
+    pub shared_service: Option<ObjectKey>,
     /// Where snapshots go.
     pub publisher: Publisher,
     /// Where everything else goes.
@@ -82,15 +84,17 @@ impl Builder {
         let mut built = Built::default();
         let mut acks = self.publisher.acks();
         let mut retry: Option<Instant> = None;
+        let mut wake: Option<Instant> = None;
         loop {
-            let again = retry.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let again = retry.into_iter().chain(wake).min();
+            let again = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.collect(change, &mut changes).await,
                     None => return Ok(()),
                 },
                 Ok(()) = acks.changed() => {}
-                () = tokio::time::sleep_until(again), if retry.is_some() => {}
+                () = tokio::time::sleep_until(again) => {}
                 () = shutdown.requested() => return Ok(()),
             }
             if !self.store.ready() {
@@ -104,6 +108,7 @@ impl Builder {
                 self.build_endpoints(&mut built, &dirty.endpoints);
             }
             self.tell(&mut built, &acks.borrow_and_update().clone());
+            wake = built.gate.take_wake();
         }
     }
 
@@ -251,27 +256,38 @@ impl Builder {
         if changed {
             built.gate.published(self.publisher.publish(built.snapshots.clone(), built.identities.clone()));
         }
-        let account =
-            |service: &ObjectKey| ServiceAccount { namespace: service.namespace.clone(), name: service.name.clone() };
-        if services.iter().any(|service| built.identities.contains_key(&account(service))) {
+        if self.services(built).any(|(_, service)| services.contains(&service)) {
             self.expect(built);
         }
         self.metrics.built_endpoints();
     }
 
-    /// Counts the ready data planes of each Gateway. Their Service has the name of their account. Which Service leads to the shared
-    /// ones is not known: the one whose addresses Ingresses report may be another.
+    /// Notes which pods get the traffic of each data plane.
     fn expect(&self, built: &mut Built) {
-        let accounts = built.identities.iter().filter(|(_, plane)| matches!(plane, DataPlane::Gateway(_)));
-        let ready = accounts.map(|(account, plane)| (plane.clone(), ready_endpoints(&self.store.resources, account)));
-        built.gate.expect(ready.collect());
+        let pods = |(plane, service)| (plane, ready_pods(&self.store.resources, &service));
+        let ready = self.services(built).map(pods).collect();
+        built.gate.expect(ready);
+    }
+
+    /// The Services that lead to data planes. A Gateway's has the name of its account.
+    fn services(&self, built: &Built) -> impl Iterator<Item = (DataPlane, ObjectKey)> {
+        built.identities.iter().filter_map(|(account, plane)| match plane {
+            DataPlane::Gateway(_) => Some((plane.clone(), ObjectKey::new(&account.namespace, &account.name))),
+            DataPlane::Shared => Some((plane.clone(), self.shared_service.clone()?)),
+        })
     }
 
     /// Tells the writers what differs from what the API server holds, as far as data planes acknowledged it.
     fn tell(&mut self, built: &mut Built, acks: &Acks) {
         let planes = built.snapshots.keys();
         self.metrics.sessions(planes.map(|plane| acks.connected(plane).count()).sum());
-        send_if_new(&self.outputs.unwritten, built.wanted.unwritten(&self.store.observed, &mut built.gate, acks));
+        let refused = built.snapshots.iter().filter_map(|(plane, snapshot)| {
+            let refused = Refused::new(snapshot, &acks.rejected(plane));
+            (refused != Refused::default()).then(|| (plane.clone(), refused))
+        });
+        let refused = refused.collect();
+        let unwritten = built.wanted.unwritten(&self.store.observed, &mut built.gate, acks, &refused, Instant::now());
+        send_if_new(&self.outputs.unwritten, unwritten);
         let mut reports = built.reports.clone();
         reports.extend(built.snapshots.keys().flat_map(|plane| self.rejections(plane, acks)));
         reports.sort();
@@ -314,34 +330,26 @@ impl Builder {
     }
 }
 
-/// The object that a resource was made from, read from its name (`Ingress/shop/web/...`); else the Gateway whose data plane it is.
+/// The object that a resource was made from; else the Gateway whose data plane it is.
 fn origin(id: &ResourceId, plane: &DataPlane) -> Option<(Kind, ObjectKey)> {
-    let mut parts = id.name.split('/');
-    let kind = parts.next().and_then(|name| Kind::ALL.iter().find(|kind| kind.name() == name));
-    match (kind, parts.next(), parts.next(), plane) {
-        (Some(kind), Some(namespace), Some(name), _) => Some((*kind, ObjectKey::new(namespace, name))),
-        (.., DataPlane::Gateway(gateway)) => Some((Kind::Gateway, gateway.clone())),
-        _ => None,
-    }
+    status::object(id).or_else(|| match plane {
+        DataPlane::Gateway(gateway) => Some((Kind::Gateway, gateway.clone())),
+        DataPlane::Shared => None,
+    })
 }
 
-/// How many endpoints of the Service of this name are ready; one with addresses of two families counts once.
-fn ready_endpoints(resources: &Resources, service: &ServiceAccount) -> usize {
+/// The pods to which a Service sends traffic.
+fn ready_pods(resources: &Resources, service: &ObjectKey) -> BTreeSet<String> {
     let namespace = &service.namespace;
     let slices = resources.endpoint_slices.range(ObjectKey::new(namespace, "")..);
     let slices = slices.take_while(|(key, _)| key.namespace == *namespace).map(|(_, entry)| entry.current.as_ref());
-    let mut ready: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for slice in slices {
+    let slices = slices.filter(|slice| {
         let of = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));
-        if of != Some(&service.name) {
-            continue;
-        }
-        let is_ready = |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
-        let endpoints = slice.endpoints.iter().filter(|endpoint| is_ready(endpoint).unwrap_or(true));
-        let addresses = endpoints.filter_map(|endpoint| endpoint.addresses.first()).map(String::as_str);
-        ready.entry(&slice.address_type).or_default().extend(addresses);
-    }
-    ready.values().map(BTreeSet::len).max().unwrap_or_default()
+        of == Some(&service.name)
+    });
+    let is_ready = |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+    let endpoints = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| is_ready(endpoint).unwrap_or(true));
+    endpoints.filter_map(|endpoint| endpoint.target_ref.as_ref()?.name.clone()).collect()
 }
 
 /// Wakes nobody when nothing changed.

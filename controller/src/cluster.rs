@@ -126,6 +126,7 @@ impl Controller {
                 namespace: options.shared_service_account.0.namespace.clone(),
                 name: options.shared_service_account.0.name.clone(),
             },
+            shared_service: options.shared_service.clone().map(|service| service.0),
             publisher: publisher.clone(),
             outputs: Outputs { unwritten, reports, infrastructure, ready },
             metrics: metrics.clone(),

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use crds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use crds::policy::{BackendPolicy, TrafficPolicy};
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::Resource;
@@ -57,7 +57,9 @@ impl Watched for Service {
 impl Watched for EndpointSlice {
     fn strip(&mut self) {
         for endpoint in &mut self.endpoints {
-            endpoint.target_ref = None;
+            // The names of pods tell which data planes get traffic.
+            let pod = endpoint.target_ref.take().filter(|target| target.kind.as_deref() == Some("Pod"));
+            endpoint.target_ref = pod.map(|pod| ObjectReference { name: pod.name, ..ObjectReference::default() });
             endpoint.deprecated_topology = None;
         }
     }

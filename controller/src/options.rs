@@ -30,6 +30,11 @@ pub struct Options {
     #[arg(long, value_parser = Reference::from_str, default_value = "sluice/sluice-dataplane")]
     pub shared_service_account: Reference,
 
+    /// The Service that leads to those data planes, as namespace/name: statuses wait for its ready pods. Default: only for
+    /// those that are connected
+    #[arg(long, value_parser = Reference::from_str)]
+    pub shared_service: Option<Reference>,
+
     /// The Service whose load balancer addresses Ingresses report, as namespace/name
     #[arg(long, value_parser = Reference::from_str)]
     pub publish_service: Option<Reference>,

@@ -127,14 +127,14 @@ impl StreamApi for Service {
         &self,
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let account = self.authenticator.account(request.metadata()).await?;
+        let identity = self.authenticator.identity(request.metadata()).await?;
         let mut published = self.publisher.watch();
         let data_plane = match published.wait_for(Option::is_some).await {
-            Ok(published) => published.as_ref().and_then(|published| published.data_plane(&account).cloned()),
+            Ok(published) => published.as_ref().and_then(|published| published.data_plane(&identity.account).cloned()),
             Err(_) => return Err(Status::unavailable("the controller stops")),
         };
-        let data_plane = data_plane.ok_or_else(|| not_mapped(&account))?;
-        let session = Session::begin(account, data_plane, self.publisher.clone(), request.into_inner()).await?;
+        let data_plane = data_plane.ok_or_else(|| not_mapped(&identity.account))?;
+        let session = Session::begin(identity, data_plane, self.publisher.clone(), request.into_inner()).await?;
         let messages = futures::stream::unfold(Some(session), |session| async {
             let mut session = session?;
             let message = session.next().await?;

@@ -1,6 +1,6 @@
 //! The real server over TLS on loopback, spoken to by the data plane's own client, or message by message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -18,10 +18,12 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use translate::DataPlane;
 
-use super::{Authenticator, Publisher, ServiceAccount, serve};
+use super::{Acks, Authenticator, Publisher, ServiceAccount, serve};
 use crate::ca::InstallationSecret;
 
 const TOKEN: &str = "token-of-the-proxy";
+/// Its claims are `{"exp":1700000000}`: it ended long ago, so that its sessions end after the grace.
+const ENDED: &str = "e30.eyJleHAiOjE3MDAwMDAwMDB9.c2lnbmF0dXJl";
 const STRANGER: &str = "token-of-a-stranger";
 
 /// Far longer than anything here takes.
@@ -70,7 +72,8 @@ impl Controller {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let identity = secret.issue_server().unwrap();
-        let accounts = BTreeMap::from([(TOKEN.into(), account("proxy")), (STRANGER.into(), account("stranger"))]);
+        let accounts = [(TOKEN, "proxy"), (ENDED, "proxy"), (STRANGER, "stranger")];
+        let accounts = accounts.map(|(token, name)| (token.to_owned(), account(name))).into();
         let publisher = Publisher::new();
         let served = publisher.clone();
         let task = tokio::spawn(async move {
@@ -107,6 +110,11 @@ impl Proxy {
     /// Takes everything except resources with the name `bad`.
     fn start(directory: &Path, secret: &InstallationSecret, controllers: &[SocketAddr]) -> Self {
         std::fs::write(directory.join("token"), format!("{TOKEN}\n")).unwrap();
+        Self::start_with(directory, secret, controllers)
+    }
+
+    /// The same, with the token that is there.
+    fn start_with(directory: &Path, secret: &InstallationSecret, controllers: &[SocketAddr]) -> Self {
         std::fs::write(directory.join("ca.crt"), &secret.authority.certificate).unwrap();
         let config = source::Config {
             controllers: controllers.iter().map(ToString::to_string).collect(),
@@ -238,10 +246,12 @@ async fn a_slow_data_plane_skips_what_lies_between() {
     raw.ack(None).await; // a change of readiness is no answer to the batch
     raw.ack(Some(first.version())).await;
     assert_eq!(effect(&raw.batch().await.unwrap()), (vec!["c"], vec![], last.version()));
-    assert!(!controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+    assert!(
+        controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_err()
+    );
     raw.ack(Some(last.version())).await;
     controller.wait_for_ack(last.version()).await;
-    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_ok());
 }
 
 #[tokio::test]
@@ -305,6 +315,33 @@ async fn only_the_accounts_of_data_planes_get_anything() {
 }
 
 #[tokio::test]
+async fn a_session_ends_with_its_token_and_the_data_plane_comes_back_with_the_present_one() {
+    let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
+    let controller = Controller::start(&secret).await;
+    let first = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &first);
+    let mut raw = Raw::open(&secret, controller.address, ENDED, None).await.unwrap();
+    raw.batch().await.unwrap();
+    let status = raw.batch().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("ended"), "{status}");
+
+    std::fs::write(directory.path().join("token"), ENDED).unwrap();
+    let mut proxy = Proxy::start_with(directory.path(), &secret, &[controller.address]);
+    controller.wait_for_ack(first.version()).await;
+    let of = |acks: &Acks| acks.connected(&DataPlane::Shared).map(|(_, state)| state.session).next();
+    let before = of(&controller.publisher.acks().borrow());
+    std::fs::write(directory.path().join("token"), TOKEN).unwrap();
+    let mut acks = controller.publisher.acks();
+    let again = acks.wait_for(|acks| of(acks).is_some() && of(acks) != before);
+    tokio::time::timeout(PATIENCE, again).await.unwrap().unwrap();
+    let second = snapshot(&[("a", 2)]);
+    publish(&controller.publisher, &second);
+    proxy.wait_for(&second).await;
+    assert_eq!(*proxy.applied.borrow(), [first.as_ref().clone(), second.as_ref().clone()]);
+}
+
+#[tokio::test]
 async fn a_source_applies_what_comes_and_rejects_single_resources() {
     let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
     let controller = Controller::start(&secret).await;
@@ -319,11 +356,11 @@ async fn a_source_applies_what_comes_and_rejects_single_resources() {
     proxy.wait_for(&second).await;
     let rejected = controller.wait_for_ack(second.version()).await;
     assert_eq!(rejected, BTreeMap::from([(ResourceId::new(Kind::Endpoints, "bad"), "it is bad".to_owned())]));
-    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_ok());
 
     proxy.ready.send_replace(false);
     let mut acks = controller.publisher.acks();
-    let unready = acks.wait_for(|acks| !acks.programmed(&DataPlane::Shared, publication));
+    let unready = acks.wait_for(|acks| acks.programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_err());
     tokio::time::timeout(PATIENCE, unready).await.unwrap().unwrap();
 }
 

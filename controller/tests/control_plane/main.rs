@@ -323,6 +323,31 @@ async fn only_the_leader_writes_and_the_next_one_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_lease_that_is_freed_is_taken_before_it_would_have_ended() {
+    let namespace = "freed";
+    let cluster = prepare(namespace).await;
+    // So long that no test waits for its end.
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let mut lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "sluice-leader", "namespace": namespace},
+        "spec": {"holderIdentity": "former", "leaseDurationSeconds": 3600, "acquireTime": now, "renewTime": now},
+    });
+    cluster.apply(&lease.to_string()).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    eventually("it is ready", || async { (replica.get("/readyz").await.0 == 200).then_some(()) }).await;
+    assert!(!*replica.leads.borrow());
+
+    lease["spec"] = json!({}); // as the holder leaves it when it stops
+    cluster.apply(&lease.to_string()).await;
+    eventually("it leads", || async { replica.leads.borrow().then_some(()) }).await;
+    replica.stop().await;
+    let lease = cluster.get("coordination.k8s.io/v1", "Lease", namespace, "sluice-leader").await.unwrap();
+    assert_eq!(lease["spec"]["holderIdentity"], Value::Null, "and frees it when it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
 async fn an_unknown_annotation_becomes_one_event() {
     let namespace = "events";
     let cluster = prepare(namespace).await;
@@ -391,8 +416,8 @@ kind: EndpointSlice
 metadata: {{name: {name}-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: {name}}}}}
 addressType: IPv4
 endpoints:
-  - {{addresses: [10.1.2.4], conditions: {{ready: true}}}}
-  - {{addresses: [10.1.2.5], conditions: {{ready: {second}}}}}
+  - {{addresses: [10.1.2.4], conditions: {{ready: true}}, targetRef: {{kind: Pod, name: {name}-0}}}}
+  - {{addresses: [10.1.2.5], conditions: {{ready: {second}}}, targetRef: {{kind: Pod, name: {name}-1}}}}
 ports: [{{name: p-80, port: 80, protocol: TCP}}]
 "
         )
@@ -422,7 +447,7 @@ ports: [{{name: p-80, port: 80, protocol: TCP}}]
     data_plane.acknowledge().await;
     let absent = || async {
         let (condition, _) = programmed().await;
-        condition["message"].to_string().contains("connected to this controller").then_some(condition)
+        condition["message"].to_string().contains(&format!("controller: {name}-1.")).then_some(condition)
     };
     assert_eq!(eventually("the Gateway waits for the second one", absent).await["status"], "False");
     cluster.apply(&slice(false)).await;
@@ -441,6 +466,21 @@ ports: [{{name: p-80, port: 80, protocol: TCP}}]
     assert!(listener["message"].as_str().unwrap().contains("the port is taken"), "{listener}");
     data_plane.acknowledge().await;
     eventually("the Gateway is programmed again", done).await;
+
+    // A route that a data plane does not take says so.
+    let id = format!("HTTPRoute/{namespace}/web@{namespace}/web");
+    data_plane.reject(snapshot::proto::Kind::Route, &id, "it is too large").await;
+    let fallen_back = || async {
+        let route = cluster.get(GATEWAY_API, "HTTPRoute", namespace, "web").await?;
+        let conditions = &route["status"]["parents"][0]["conditions"];
+        assert_eq!(condition(conditions, "Accepted")["status"], "True");
+        let partly = condition(conditions, "PartiallyInvalid");
+        (partly["status"] == "True").then_some(partly)
+    };
+    let message = eventually("the route falls back", fallen_back).await["message"].to_string();
+    assert!(message.starts_with("\"Fall Back") && message.contains("it is too large"), "{message}");
+    data_plane.acknowledge().await;
+    eventually("the route is taken", || async { fallen_back().await.is_none().then_some(()) }).await;
 
     // What was made for the Gateway goes with it, even where no garbage collector runs.
     let body = json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"namespace": namespace}});
