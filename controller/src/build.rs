@@ -52,8 +52,8 @@ pub struct Builder {
     pub client: Client,
     /// The watched objects.
     pub store: Store,
-    /// What the operator decided.
-    pub settings: Arc<Settings>,
+    /// What the operator decided, with the keys as they are.
+    pub settings: watch::Receiver<Arc<Settings>>,
     /// The identity of the data planes that all Ingresses share.
     pub shared: ServiceAccount,
     /// The Service that leads to them, where it is known.
@@ -88,12 +88,14 @@ impl Builder {
         loop {
             let again = retry.into_iter().chain(wake).min();
             let again = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let mut settings_changed = false;
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.collect(change, &mut changes).await,
                     None => return Ok(()),
                 },
                 Ok(()) = acks.changed() => {}
+                Ok(()) = self.settings.changed() => settings_changed = true,
                 () = tokio::time::sleep_until(again) => {}
                 () = shutdown.requested() => return Ok(()),
             }
@@ -101,7 +103,7 @@ impl Builder {
                 continue;
             }
             let dirty = self.store.take_dirty();
-            if dirty.structure || retry.is_some_and(|at| at <= Instant::now()) {
+            if dirty.structure || settings_changed || retry.is_some_and(|at| at <= Instant::now()) {
                 let complete = self.build(&mut built).await?;
                 retry = (!complete).then(|| Instant::now() + RETRY);
             } else if !dirty.endpoints.is_empty() {
@@ -141,7 +143,7 @@ impl Builder {
     /// The store's content travels to a thread that may take its time, and back; events wait in their channel meanwhile.
     async fn translate(&mut self) -> Result<Translation, JoinError> {
         let resources = std::mem::take(&mut self.store.resources);
-        let settings = self.settings.clone();
+        let settings = self.settings.borrow().clone();
         let (resources, translation) = spawn_blocking(move || {
             let translation = translate(&resources, &settings);
             (resources, translation)
@@ -236,11 +238,12 @@ impl Builder {
 
     /// The path of most events: replaces the endpoints of these Services, looking at no route.
     fn build_endpoints(&mut self, built: &mut Built, services: &BTreeSet<ObjectKey>) {
+        let settings = self.settings.borrow().clone();
         let mut changed = false;
         for snapshot in built.snapshots.values_mut() {
             let updates: Vec<_> = services
                 .iter()
-                .flat_map(|service| translate::endpoints(&self.store.resources, &self.settings, service, snapshot))
+                .flat_map(|service| translate::endpoints(&self.store.resources, &settings, service, snapshot))
                 .filter(|(id, resource)| snapshot.get(id).map(|held| held.hash()) != Some(resource.hash()))
                 .collect();
             if updates.is_empty() {

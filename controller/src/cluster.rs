@@ -18,6 +18,7 @@ use translate::{Kind, Stored};
 use crate::bootstrap::{self, BootstrapError};
 use crate::build::{Builder, Outputs};
 use crate::ca::CaError;
+use crate::keys::{Keeper, Users};
 use crate::kinds::Watched;
 use crate::leader::Election;
 use crate::metrics::Metrics;
@@ -77,12 +78,12 @@ impl Controller {
     /// Makes or reads the installation's keys, listens, and starts every task.
     pub async fn start(options: Options, client: Client, shutdown: Shutdown) -> Result<Self, Error> {
         let keys = bootstrap::keys(&client, &options.namespace, &options.installation_secret).await?;
-        bootstrap::publish_ca(&client, &options.namespace, &options.ca_config_map, &keys).await?;
-        let server = keys.issue_server()?;
+        bootstrap::publish_ca(&client, &options.namespace, &options.ca_config_map, &keys.trusted()).await?;
+        let (server, server_receiver) = watch::channel(keys.issue_server()?);
+        let (trusted, trusted_receiver) = watch::channel(keys.trusted());
         let mut settings = options.settings();
-        settings.cookie_key = keys.cookie_key.clone();
-        settings.ticket_keys = keys.ticket_keys.clone();
-        settings.fallback_certificate = Some((keys.fallback.certificate.into_bytes(), keys.fallback.key));
+        keys.apply_to(&mut settings);
+        let (settings, settings_receiver) = watch::channel(Arc::new(settings));
 
         let stream_listener = listen(options.stream_address).await?;
         let admin_listener = listen(options.admin_address).await?;
@@ -121,7 +122,7 @@ impl Controller {
         let builder = Builder {
             client: client.clone(),
             store: Store::new(kinds, controllers.clone()),
-            settings: Arc::new(settings),
+            settings: settings_receiver,
             shared: ServiceAccount {
                 namespace: options.shared_service_account.0.namespace.clone(),
                 name: options.shared_service_account.0.name.clone(),
@@ -134,7 +135,9 @@ impl Controller {
         let stop = shutdown.clone();
         tasks.spawn(async move { Ok(builder.run(changes, stop).await?) });
         let authenticator = Authenticator::TokenReview(client.clone());
-        tasks.spawn(async move { match stream::serve(stream_listener, &server, authenticator, publisher).await? {} });
+        tasks.spawn(async move {
+            match stream::serve(stream_listener, server_receiver, authenticator, publisher).await? {}
+        });
         let (stop, admin_metrics) = (shutdown.clone(), metrics.clone());
         tasks.spawn(async move {
             admin::serve(admin_listener, ready_receiver, admin_metrics, stop).await;
@@ -165,13 +168,24 @@ impl Controller {
                 pull_policy: options.dataplane_image_pull_policy.clone(),
                 replicas: options.gateway_replicas,
                 controllers: format!("{}:{}", options.stream_host(), options.stream_address.port()),
-                ca: keys.authority.certificate,
+                ca: keys.trusted(),
                 installation: options.namespace.clone(),
             },
             plan: infrastructure_receiver,
+            trusted: trusted_receiver,
             leader: leads.clone(),
         };
         writers.spawn(provisioner.run(stopping.clone()));
+        let keeper = Keeper {
+            client: client.clone(),
+            namespace: options.namespace.clone(),
+            secret: options.installation_secret.clone(),
+            ca_config_map: options.ca_config_map.clone(),
+            keys,
+            leader: leads.clone(),
+            users: Users { settings, server, trusted },
+        };
+        writers.spawn(keeper.run(stopping.clone()));
         let election = Election {
             client,
             namespace: options.namespace,

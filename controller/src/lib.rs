@@ -10,6 +10,7 @@ pub mod echo;
 pub mod events;
 pub mod explain;
 pub mod folder;
+pub mod keys;
 pub mod kinds;
 pub mod leader;
 pub mod metrics;

@@ -51,6 +51,8 @@ pub struct Provisioner {
     pub template: Template,
     /// The latest counts; `None` until the Gateways are known, and nothing is touched before.
     pub plan: watch::Receiver<Arc<Option<Plan>>>,
+    /// The certificates that data planes trust, when they change.
+    pub trusted: watch::Receiver<String>,
     /// Whether this replica writes.
     pub leader: watch::Receiver<bool>,
 }
@@ -88,6 +90,7 @@ impl Provisioner {
             }
             tokio::select! {
                 Ok(()) = self.plan.changed() => {}
+                Ok(()) = self.trusted.changed() => self.template.ca = self.trusted.borrow().clone(),
                 Ok(()) = self.leader.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
                 () = shutdown.requested() => return,

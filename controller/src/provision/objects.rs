@@ -31,7 +31,7 @@ pub struct Template {
     pub replicas: u32,
     /// Where the controllers listen: a headless Service's name with the port.
     pub controllers: String,
-    /// The certificate of the internal CA, in PEM.
+    /// The certificates of the internal CA, in PEM.
     pub ca: String,
     /// The namespace of this installation, which tells its objects from those of another one.
     pub installation: String,

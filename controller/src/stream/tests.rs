@@ -19,7 +19,7 @@ use tonic::{Code, Request, Status, Streaming};
 use translate::DataPlane;
 
 use super::{Acks, Authenticator, Publisher, ServiceAccount, serve};
-use crate::ca::InstallationSecret;
+use crate::ca::{InstallationSecret, KeyPairPem};
 
 const TOKEN: &str = "token-of-the-proxy";
 /// Its claims are `{"exp":1700000000}`: it ended long ago, so that its sessions end after the grace.
@@ -54,6 +54,7 @@ fn publish(publisher: &Publisher, snapshot: &Arc<Snapshot>) -> u64 {
 struct Controller {
     address: SocketAddr,
     publisher: Publisher,
+    identity: watch::Sender<KeyPairPem>,
     task: JoinHandle<()>,
 }
 
@@ -71,15 +72,15 @@ impl Controller {
     async fn start_at(secret: &InstallationSecret, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let identity = secret.issue_server().unwrap();
+        let (identity, identity_receiver) = watch::channel(secret.issue_server().unwrap());
         let accounts = [(TOKEN, "proxy"), (ENDED, "proxy"), (STRANGER, "stranger")];
         let accounts = accounts.map(|(token, name)| (token.to_owned(), account(name))).into();
         let publisher = Publisher::new();
         let served = publisher.clone();
         let task = tokio::spawn(async move {
-            serve(listener, &identity, Authenticator::Static(accounts), served).await.unwrap();
+            serve(listener, identity_receiver, Authenticator::Static(accounts), served).await.unwrap();
         });
-        Self { address, publisher, task }
+        Self { address, publisher, identity, task }
     }
 
     /// Waits until the one connected data plane runs this version, and returns what it rejects.
@@ -115,7 +116,7 @@ impl Proxy {
 
     /// The same, with the token that is there.
     fn start_with(directory: &Path, secret: &InstallationSecret, controllers: &[SocketAddr]) -> Self {
-        std::fs::write(directory.join("ca.crt"), &secret.authority.certificate).unwrap();
+        std::fs::write(directory.join("ca.crt"), secret.trusted()).unwrap();
         let config = source::Config {
             controllers: controllers.iter().map(ToString::to_string).collect(),
             token_file: directory.join("token"),
@@ -157,7 +158,7 @@ impl Raw {
         token: &str,
         held: Option<&Snapshot>,
     ) -> Result<Self, Status> {
-        let authority = Certificate::from_pem(&secret.authority.certificate);
+        let authority = Certificate::from_pem(secret.trusted());
         let tls = ClientTlsConfig::new().ca_certificate(authority).domain_name(SERVER_NAME);
         let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
         let channel = endpoint.connect().await.map_err(|_| Status::unavailable("cannot connect"))?;
@@ -339,6 +340,32 @@ async fn a_session_ends_with_its_token_and_the_data_plane_comes_back_with_the_pr
     publish(&controller.publisher, &second);
     proxy.wait_for(&second).await;
     assert_eq!(*proxy.applied.borrow(), [first.as_ref().clone(), second.as_ref().clone()]);
+}
+
+#[tokio::test]
+async fn a_new_server_certificate_needs_no_restart_and_ends_no_session() {
+    let (former, next) = (InstallationSecret::generate().unwrap(), InstallationSecret::generate().unwrap());
+    let both = InstallationSecret { next_authority: Some(next.authority.clone()), ..former.clone() };
+    let controller = Controller::start(&former).await;
+    let first = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &first);
+    let mut raw = Raw::open(&both, controller.address, TOKEN, None).await.unwrap();
+    raw.batch().await.unwrap();
+    raw.ack(Some(first.version())).await;
+    assert!(Raw::open(&next, controller.address, TOKEN, None).await.is_err());
+
+    controller.identity.send_replace(next.issue_server().unwrap());
+    let changed = async {
+        while Raw::open(&next, controller.address, TOKEN, None).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, changed).await.unwrap();
+    assert!(Raw::open(&both, controller.address, TOKEN, None).await.is_ok(), "trusted since before it was shown");
+    assert!(Raw::open(&former, controller.address, TOKEN, None).await.is_err());
+    let second = snapshot(&[("a", 2)]);
+    publish(&controller.publisher, &second);
+    assert_eq!(effect(&raw.batch().await.unwrap()).2, second.version());
 }
 
 #[tokio::test]

@@ -4,11 +4,13 @@
 mod cluster;
 mod dataplane;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::Parser;
+use controller::ca::InstallationSecret;
 use controller::cluster::{Controller, Error};
 use controller::options::Options;
 use controller::provision::{Plan, Provisioner, Template};
@@ -16,6 +18,7 @@ use controller::shutdown::{self, Trigger};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::ByteString;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -492,6 +495,42 @@ ports: [{{name: p-80, port: 80, protocol: TCP}}]
     replica.stop().await;
 }
 
+/// The leader puts a new ticket key before the old one in the Secret, and data planes get both without a restart.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn ticket_keys_rotate_and_reach_the_data_planes() {
+    let namespace = "rotation";
+    let cluster = prepare(namespace).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let mut data_plane = replica.connect(&cluster, namespace, (namespace, "dataplane")).await;
+    let keys = async || {
+        let secret = cluster.get("v1", "Secret", namespace, "sluice-installation").await.unwrap();
+        let data = secret["data"].as_object().unwrap().clone();
+        let data = data.into_iter().map(|(name, value)| (name, serde_json::from_value::<ByteString>(value).unwrap().0));
+        InstallationSecret::from_secret_data(&data.collect()).unwrap()
+    };
+    let before = keys().await;
+    assert_eq!(before.ticket_keys.len(), 1);
+    data_plane.until(before.ticket_keys[0].expose()).await;
+
+    // As if the key had been made long ago.
+    let old = InstallationSecret { ticket_key_made: jiff::Timestamp::UNIX_EPOCH, ..before.clone() };
+    let data: BTreeMap<_, _> =
+        old.to_secret_data().into_iter().map(|(name, bytes)| (name, ByteString(bytes))).collect();
+    let body = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": namespace}});
+    let patch = Patch::Merge(json!({ "data": data }));
+    cluster.api(&body).patch("sluice-installation", &PatchParams::default(), &patch).await.unwrap();
+    let after = eventually("the leader rotates", || async {
+        let keys = keys().await;
+        (keys.ticket_keys.len() == 2).then_some(keys)
+    })
+    .await;
+    assert_eq!(after.ticket_keys[1], before.ticket_keys[0]);
+    assert_eq!((&after.authority, &after.cookie_key), (&before.authority, &before.cookie_key));
+    data_plane.until(after.ticket_keys[0].expose()).await;
+    replica.stop().await;
+}
+
 /// The objects of a Gateway that is gone are deleted; those of one that a bad edit made unacceptable stay, also after a restart.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd and kube-apiserver; make test runs it"]
@@ -562,7 +601,8 @@ metadata:
         ca: String::new(),
         installation: namespace.into(),
     };
-    let provisioner = Provisioner { client: cluster.client(), template, plan: plan_receiver, leader };
+    let (_trusted, trusted) = watch::channel(String::new());
+    let provisioner = Provisioner { client: cluster.client(), template, plan: plan_receiver, trusted, leader };
     let mut run = Box::pin(provisioner.run(shutdown));
     assert!(futures::poll!(&mut run).is_pending(), "it has seen that it leads, and no plan");
     plan.send_replace(Arc::new(Some(Plan { spared: [ObjectKey::new(namespace, "known")].into(), ..Plan::default() })));
