@@ -18,6 +18,7 @@ use translate::{
 
 use crate::events::Report;
 use crate::kinds::{self, Watched};
+use crate::last_good::Unrecorded;
 use crate::metrics::Metrics;
 use crate::provision;
 use crate::shutdown::Shutdown;
@@ -42,6 +43,8 @@ pub struct Outputs {
     pub reports: watch::Sender<Arc<Vec<Report>>>,
     /// The data planes that Gateways need; `None` before the first full build.
     pub infrastructure: watch::Sender<Arc<Option<provision::Plan>>>,
+    /// What is to be recorded of last good versions, unless it is.
+    pub unrecorded: watch::Sender<Arc<Option<Unrecorded>>>,
     /// Whether the first full build is published.
     pub ready: watch::Sender<bool>,
 }
@@ -62,6 +65,8 @@ pub struct Builder {
     pub publisher: Publisher,
     /// Where everything else goes.
     pub outputs: Outputs,
+    /// Whether this replica decides which versions were good last.
+    pub leads: watch::Receiver<bool>,
     /// Counts builds.
     pub metrics: Metrics,
 }
@@ -96,6 +101,8 @@ impl Builder {
                 },
                 Ok(()) = acks.changed() => {}
                 Ok(()) = self.settings.changed() => settings_changed = true,
+                // Who no longer decides yields at once.
+                Ok(()) = self.leads.changed() => self.store.invalidate(),
                 () = tokio::time::sleep_until(again) => {}
                 () = shutdown.requested() => return Ok(()),
             }
@@ -135,13 +142,14 @@ impl Builder {
             missing = self.store.want_secrets(&translation.secrets);
         }
         self.store.resources.accept(&translation.rejected);
-        self.publish(built, translation);
+        self.publish(built, translation, missing.is_empty());
         self.metrics.built(start.elapsed(), &self.store.resources, built.reports.len());
         Ok(missing.is_empty())
     }
 
     /// The store's content travels to a thread that may take its time, and back; events wait in their channel meanwhile.
     async fn translate(&mut self) -> Result<Translation, JoinError> {
+        self.store.adopt(*self.leads.borrow_and_update());
         let resources = std::mem::take(&mut self.store.resources);
         let settings = self.settings.borrow().clone();
         let (resources, translation) = spawn_blocking(move || {
@@ -183,8 +191,8 @@ impl Builder {
         }
     }
 
-    fn publish(&mut self, built: &mut Built, translation: Translation) {
-        let Translation { snapshots, statuses, problems, infrastructure, .. } = translation;
+    fn publish(&mut self, built: &mut Built, translation: Translation, complete: bool) {
+        let Translation { snapshots, statuses, problems, infrastructure, rejected, .. } = translation;
         let mut identities = BTreeMap::from([(self.shared.clone(), DataPlane::Shared)]);
         for (gateway, infrastructure) in &infrastructure {
             let name = translate::infrastructure_name(&gateway.name, &infrastructure.class);
@@ -200,6 +208,8 @@ impl Builder {
         built.wanted.replace(statuses);
         self.outputs.ready.send_replace(true);
 
+        // Of what cannot be fetched nobody knows whether it is broken.
+        let unrecorded = if complete { self.record(&rejected) } else { Vec::new() };
         let resources = &self.store.resources;
         let uid = |kind, key: &ObjectKey| kinds::uid(resources, kind, key);
         let wanted = infrastructure
@@ -213,9 +223,30 @@ impl Builder {
         let reports = problems
             .into_iter()
             .chain(self.store.problems().cloned())
+            .chain(unrecorded)
             .map(|problem| Report { uid: uid(problem.kind, &problem.object), problem })
             .collect();
         built.reports = reports;
+    }
+
+    /// Has the last good versions of these objects recorded. Returns those for which there is no room, as problems.
+    fn record(&self, rejected: &BTreeSet<(Kind, ObjectKey)>) -> Vec<Problem> {
+        let Some((record, next)) = self.store.next_record(rejected) else { return Vec::new() };
+        let unrecorded = (record.text() != next.text)
+            .then(|| Unrecorded { version: record.version().map(str::to_owned), text: next.text });
+        send_if_new(&self.outputs.unrecorded, unrecorded);
+        let problem = |(kind, object)| Problem {
+            kind,
+            object,
+            field: String::new(),
+            reason: "LastGoodNotRecorded",
+            message:
+                "The last good version stays in force only until the controllers restart: so many objects are broken \
+                that the Secret which records such versions is full. Correct this object, or others."
+                    .into(),
+            severity: Severity::Warning,
+        };
+        next.dropped.into_iter().map(problem).collect()
     }
 
     /// The Gateways of our classes, or that cannot be told from ours for now, which get no data planes as they are: what a bad

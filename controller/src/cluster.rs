@@ -13,13 +13,14 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use translate::{Kind, Stored};
+use translate::{Kind, ObjectKey, Stored};
 
 use crate::bootstrap::{self, BootstrapError};
 use crate::build::{Builder, Outputs};
 use crate::ca::CaError;
 use crate::keys::{Keeper, Users};
 use crate::kinds::Watched;
+use crate::last_good::{self, Recorder};
 use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -97,6 +98,7 @@ impl Controller {
         let (unwritten, unwritten_receiver) = watch::channel(Arc::default());
         let (reports, reports_receiver) = watch::channel(Arc::default());
         let (infrastructure, infrastructure_receiver) = watch::channel(Arc::default());
+        let (unrecorded, unrecorded_receiver) = watch::channel(Arc::default());
         let (ready, ready_receiver) = watch::channel(false);
         let (leads_sender, leads) = watch::channel(false);
         let controllers = vec![options.gateway_controller_name.clone(), options.controller_class.clone()];
@@ -105,7 +107,7 @@ impl Controller {
         let mut kinds = Vec::new();
         let (sender, changes) = mpsc::channel(CHANGES);
         {
-            let mut watches = Watches { client: &client, sender, tasks: &mut tasks, kinds: &mut kinds };
+            let mut watches = Watches { client: &client, sender: sender.clone(), tasks: &mut tasks, kinds: &mut kinds };
             watches.add::<IngressClass>();
             watches.add::<Ingress>();
             watches.add::<GatewayClass>();
@@ -119,6 +121,12 @@ impl Controller {
             watches.add::<TrafficPolicy>();
             watches.add::<BackendPolicy>();
         }
+        let record = ObjectKey::new(options.namespace.as_str(), options.last_good_secret.as_str());
+        let follow = last_good::follow(client.clone(), record.clone(), sender);
+        tasks.spawn(async move {
+            follow.await;
+            Ok(())
+        });
         let builder = Builder {
             client: client.clone(),
             store: Store::new(kinds, controllers.clone()),
@@ -129,7 +137,8 @@ impl Controller {
             },
             shared_service: options.shared_service.clone().map(|service| service.0),
             publisher: publisher.clone(),
-            outputs: Outputs { unwritten, reports, infrastructure, ready },
+            outputs: Outputs { unwritten, reports, infrastructure, unrecorded, ready },
+            leads: leads.clone(),
             metrics: metrics.clone(),
         };
         let stop = shutdown.clone();
@@ -186,6 +195,9 @@ impl Controller {
             users: Users { settings, server, trusted },
         };
         writers.spawn(keeper.run(stopping.clone()));
+        let recorder =
+            Recorder { client: client.clone(), place: record, unrecorded: unrecorded_receiver, leader: leads.clone() };
+        writers.spawn(recorder.run(stopping.clone()));
         let election = Election {
             client,
             namespace: options.namespace,

@@ -10,13 +10,14 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::Resource;
 use kube::api::ApiResource;
 use kube::core::ObjectMeta;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use translate::{Kind, Resources, Stored};
 
 /// A kind that is watched.
 pub trait Watched:
-    Stored + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + PartialEq + Send + Sync + 'static
+    Stored + Resource<DynamicType = ()> + DeserializeOwned + Serialize + Clone + Debug + PartialEq + Send + Sync + 'static
 {
     /// The objects that are of interest, as a field selector.
     const FIELDS: Option<&'static str> = None;
@@ -92,41 +93,39 @@ pub fn strip(metadata: &mut ObjectMeta) {
     }
 }
 
+/// Calls a function that is generic over [`Watched`] for the type of a [`Kind`].
+macro_rules! of_kind {
+    ($kind:expr, $function:ident($($argument:expr),*)) => {
+        match $kind {
+            translate::Kind::IngressClass => $function::<k8s_openapi::api::networking::v1::IngressClass>($($argument),*),
+            translate::Kind::Ingress => $function::<k8s_openapi::api::networking::v1::Ingress>($($argument),*),
+            translate::Kind::GatewayClass => $function::<crds::gateway::GatewayClass>($($argument),*),
+            translate::Kind::Gateway => $function::<crds::gateway::Gateway>($($argument),*),
+            translate::Kind::HTTPRoute => $function::<crds::gateway::HTTPRoute>($($argument),*),
+            translate::Kind::ReferenceGrant => $function::<crds::gateway::ReferenceGrant>($($argument),*),
+            translate::Kind::Service => $function::<k8s_openapi::api::core::v1::Service>($($argument),*),
+            translate::Kind::EndpointSlice => $function::<k8s_openapi::api::discovery::v1::EndpointSlice>($($argument),*),
+            translate::Kind::Secret => $function::<k8s_openapi::api::core::v1::Secret>($($argument),*),
+            translate::Kind::Namespace => $function::<k8s_openapi::api::core::v1::Namespace>($($argument),*),
+            translate::Kind::TrafficPolicy => $function::<crds::policy::TrafficPolicy>($($argument),*),
+            translate::Kind::BackendPolicy => $function::<crds::policy::BackendPolicy>($($argument),*),
+        }
+    };
+}
+pub(crate) use of_kind;
+
 /// How the API names a kind, for writing objects whose unknown fields have to survive.
 pub fn api_resource(kind: Kind) -> ApiResource {
-    match kind {
-        Kind::IngressClass => ApiResource::erase::<IngressClass>(&()),
-        Kind::Ingress => ApiResource::erase::<Ingress>(&()),
-        Kind::GatewayClass => ApiResource::erase::<GatewayClass>(&()),
-        Kind::Gateway => ApiResource::erase::<Gateway>(&()),
-        Kind::HTTPRoute => ApiResource::erase::<HTTPRoute>(&()),
-        Kind::ReferenceGrant => ApiResource::erase::<ReferenceGrant>(&()),
-        Kind::Service => ApiResource::erase::<Service>(&()),
-        Kind::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
-        Kind::Secret => ApiResource::erase::<Secret>(&()),
-        Kind::Namespace => ApiResource::erase::<Namespace>(&()),
-        Kind::TrafficPolicy => ApiResource::erase::<TrafficPolicy>(&()),
-        Kind::BackendPolicy => ApiResource::erase::<BackendPolicy>(&()),
+    fn erase<T: Watched>() -> ApiResource {
+        ApiResource::erase::<T>(&())
     }
+    of_kind!(kind, erase())
 }
 
 /// The `uid` of a stored object, which ties Events and owner references to this very object and not to a namesake.
 pub fn uid(resources: &Resources, kind: Kind, key: &translate::ObjectKey) -> Option<String> {
-    fn of<T: Stored>(resources: &Resources, key: &translate::ObjectKey) -> Option<String> {
+    fn of<T: Watched>(resources: &Resources, key: &translate::ObjectKey) -> Option<String> {
         T::map(resources).get(key)?.current.metadata().uid.clone()
     }
-    match kind {
-        Kind::IngressClass => of::<IngressClass>(resources, key),
-        Kind::Ingress => of::<Ingress>(resources, key),
-        Kind::GatewayClass => of::<GatewayClass>(resources, key),
-        Kind::Gateway => of::<Gateway>(resources, key),
-        Kind::HTTPRoute => of::<HTTPRoute>(resources, key),
-        Kind::ReferenceGrant => of::<ReferenceGrant>(resources, key),
-        Kind::Service => of::<Service>(resources, key),
-        Kind::EndpointSlice => of::<EndpointSlice>(resources, key),
-        Kind::Secret => of::<Secret>(resources, key),
-        Kind::Namespace => of::<Namespace>(resources, key),
-        Kind::TrafficPolicy => of::<TrafficPolicy>(resources, key),
-        Kind::BackendPolicy => of::<BackendPolicy>(resources, key),
-    }
+    of_kind!(kind, of(resources, key))
 }

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod folder;
 pub mod keys;
 pub mod kinds;
+pub mod last_good;
 pub mod leader;
 pub mod metrics;
 pub mod options;

@@ -95,6 +95,10 @@ pub struct Options {
     #[arg(long, default_value = "sluice-installation")]
     pub installation_secret: String,
 
+    /// The Secret with the last good versions of objects that are broken; made when it is first needed
+    #[arg(long, default_value = "sluice-last-good")]
+    pub last_good_secret: String,
+
     /// The format of the data planes' access log
     #[arg(long, value_enum, default_value_t = AccessLog::Json)]
     pub access_log: AccessLog,

@@ -19,6 +19,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -566,6 +567,77 @@ async fn a_bad_edit_and_a_restart_take_no_data_planes_away() {
     cluster.api(&body).delete("web", &Default::default()).await.unwrap();
     eventually("it goes with its Gateway", || async { deployment("web").await.is_none().then_some(()) }).await;
     replica.stop().await;
+}
+
+/// What a bad edit broke is served as it was by every replica: by one that saw it, by one that came later, and by one that
+/// starts after all others are gone.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn last_good_versions_outlive_the_controllers() {
+    let namespace = "last-good";
+    let cluster = prepare(namespace).await;
+    let [one, two] = [(); 2].map(|()| rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap());
+    let secret = |key: &rcgen::KeyPair| {
+        let data = json!({"tls.crt": one.cert.pem(), "tls.key": key.serialize_pem()});
+        let metadata = json!({"name": "pair", "namespace": namespace});
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata, "stringData": data})
+            .to_string()
+    };
+    let good = ingress(namespace, "web", "web.example")
+        .replace("spec:", "spec:\n  tls: [{hosts: [web.example], secretName: pair}]");
+    let apply = async |ingress: &str, route: &str, secret: &str| {
+        for manifest in [ingress, route, secret] {
+            cluster.apply(manifest).await;
+        }
+    };
+    apply(&good, &route(namespace), &secret(&one.signing_key)).await;
+    cluster.apply(&gateway(namespace)).await;
+    let account = format!("web-{namespace}");
+    let versions = async |replica: &Replica| {
+        eventually("the Gateway has an account", || cluster.get("v1", "ServiceAccount", namespace, &account)).await;
+        let mut versions = Vec::new();
+        for account in ["dataplane", &account] {
+            let mut data_plane = replica.connect(&cluster, namespace, (namespace, account)).await;
+            versions.push(data_plane.batch().await.version);
+        }
+        versions
+    };
+    let recorded = async || {
+        let secret = cluster.get("v1", "Secret", namespace, "sluice-last-good").await?;
+        let secret: Secret = serde_json::from_value(secret).unwrap();
+        let objects: Value = serde_json::from_slice(&secret.data?["objects.json"].0).unwrap();
+        let objects = objects.as_array().unwrap().iter().filter(|object| object["good"].is_object());
+        Some(objects.map(|object| object["kind"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+    };
+
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let before = versions(&replica).await;
+    let bad = good.replace("web.example", "other.example").replace(
+        "metadata: {name: web,",
+        "metadata: {annotations: {nginx.ingress.kubernetes.io/limit-rps: five}, name: web,",
+    );
+    let unclosed = "rules: [{matches: [{path: {type: RegularExpression, value: '/(unclosed'}}], ";
+    let bad_route = route(namespace).replace("rules: [{", unclosed);
+    apply(&bad, &bad_route, &secret(&two.signing_key)).await;
+    eventually("what was good is recorded", || async {
+        let mut kinds = recorded().await?;
+        kinds.sort();
+        (kinds == ["HTTPRoute", "Ingress", "Secret"]).then_some(())
+    })
+    .await;
+    assert_eq!(versions(&replica).await, before, "a bad edit changes nothing");
+
+    let later = Replica::start(&cluster, namespace, "two").await;
+    assert_eq!(versions(&later).await, before, "a replica that comes later serves the same");
+    replica.stop().await;
+    later.stop().await;
+    let restarted = Replica::start(&cluster, namespace, "three").await;
+    assert_eq!(versions(&restarted).await, before, "so does one that comes when all others are gone");
+
+    apply(&good, &route(namespace), &secret(&one.signing_key)).await;
+    eventually("nothing is recorded of what is mended", || async { recorded().await?.is_empty().then_some(()) }).await;
+    assert_eq!(versions(&restarted).await, before);
+    restarted.stop().await;
 }
 
 /// Whoever leads before anything is known about Gateways deletes nothing.
