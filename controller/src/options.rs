@@ -75,6 +75,10 @@ pub struct Options {
     #[arg(long, default_value_t = 2)]
     pub gateway_replicas: u32,
 
+    /// Give the data planes of Gateways a NetworkPolicy that lets traffic in to their listeners and metrics only
+    #[arg(long)]
+    pub gateway_network_policies: bool,
+
     /// Where data planes connect to
     #[arg(long, default_value = "0.0.0.0:15010")]
     pub stream_address: SocketAddr,

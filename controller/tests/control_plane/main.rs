@@ -13,7 +13,7 @@ use clap::Parser;
 use controller::ca::InstallationSecret;
 use controller::cluster::{Controller, Error};
 use controller::options::Options;
-use controller::provision::{Plan, Provisioner, Template};
+use controller::provision::{Plan, Provisioner, Template, Wanted};
 use controller::shutdown::{self, Trigger};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use translate::ObjectKey;
+use translate::{Infrastructure, ObjectKey};
 
 use cluster::{Cluster, eventually};
 use dataplane::DataPlane;
@@ -640,6 +640,121 @@ async fn last_good_versions_outlive_the_controllers() {
     restarted.stop().await;
 }
 
+/// An autoscaler and the controller do not fight over the count of replicas.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_count_of_replicas_that_somebody_else_sets_stays() {
+    let namespace = "scaled";
+    let cluster = prepare(namespace).await;
+    cluster.apply(&gateway(namespace)).await;
+    let name = format!("web-{namespace}");
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let deployment =
+        eventually("the Gateway has a Deployment", || cluster.get("apps/v1", "Deployment", namespace, &name)).await;
+    assert_eq!(deployment["spec"]["replicas"], 2);
+
+    let autoscaler = PatchParams { field_manager: Some("autoscaler".into()), ..PatchParams::default() };
+    let scale = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": namespace}});
+    cluster.api(&body).patch_scale(&name, &autoscaler, &scale).await.unwrap();
+    let labelled = "infrastructure: {labels: {team: shop}}\n  gatewayClassName:";
+    cluster.apply(&gateway(namespace).replace("gatewayClassName:", labelled)).await;
+    let deployment = eventually("the Deployment is applied again", || async {
+        let deployment = cluster.get("apps/v1", "Deployment", namespace, &name).await?;
+        (deployment["metadata"]["labels"]["team"] == "shop").then_some(deployment)
+    })
+    .await;
+    assert_eq!(deployment["spec"]["replicas"], 5);
+    replica.stop().await;
+}
+
+/// Without rights a Gateway is told why it has no data planes; with those that the chart grants it gets them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_gateway_is_told_when_the_controller_lacks_rights() {
+    let namespace = "denied";
+    let cluster = prepare(namespace).await;
+    let grant = async |rules: &Value| {
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": namespace}, "rules": rules,
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": namespace},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": namespace}],
+        });
+        cluster.apply(&format!("{role}\n---\n{binding}")).await;
+    };
+    grant(&json!([{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}])).await;
+
+    let wanted = |team: &str| {
+        let labels = [("team".to_owned(), team.to_owned())].into();
+        let infrastructure =
+            Infrastructure { class: "c".into(), ports: [80].into(), labels, ..Infrastructure::default() };
+        let wanted = [(ObjectKey::new(namespace, "web"), Wanted { uid: "1".into(), infrastructure })].into();
+        Arc::new(Some(Plan { wanted, ..Plan::default() }))
+    };
+    let (plan, plan_receiver) = watch::channel(wanted("one"));
+    let (_leads, leader) = watch::channel(true);
+    let (trigger, shutdown) = shutdown::channel();
+    let (_trusted, trusted) = watch::channel(String::new());
+    let provisioner = Provisioner {
+        client: cluster.client_as(namespace),
+        template: template(namespace),
+        plan: plan_receiver,
+        trusted,
+        leader,
+        instance: "test".into(),
+    };
+    let run = tokio::spawn(provisioner.run(shutdown));
+    let events = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"namespace": namespace}});
+    let event = eventually("the Gateway has an Event", || async {
+        let events = cluster.api(&events).list(&Default::default()).await.unwrap().items;
+        events.into_iter().map(|event| event.data).find(|event| event["reason"] == "ProvisioningFailed")
+    })
+    .await;
+    assert_eq!((&event["regarding"]["kind"], &event["regarding"]["name"]), (&json!("Gateway"), &json!("web")));
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("cannot patch resource") && note.contains("gatewayClassResource"), "{note}");
+
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/sluice.yaml");
+    let chart = cluster::documents(&std::fs::read_to_string(chart).unwrap());
+    grant(&chart.iter().find(|object| object["kind"] == "ClusterRole").unwrap()["rules"]).await;
+    plan.send_replace(wanted("two"));
+    for (api_version, kind) in [
+        ("v1", "ServiceAccount"),
+        ("v1", "ConfigMap"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
+        ("apps/v1", "Deployment"),
+        ("v1", "Service"),
+        ("policy/v1", "PodDisruptionBudget"),
+    ] {
+        eventually(kind, || cluster.get(api_version, kind, namespace, "web-c")).await;
+    }
+    plan.send_replace(Arc::new(Some(Plan::default())));
+    eventually("all is deleted", || async {
+        let left = cluster.get("policy/v1", "PodDisruptionBudget", namespace, "web-c").await;
+        left.is_none().then_some(())
+    })
+    .await;
+    trigger.stop();
+    run.await.unwrap();
+}
+
+fn template(installation: &str) -> Template {
+    Template {
+        image: "sluice".into(),
+        pull_policy: "Never".into(),
+        replicas: 1,
+        controllers: "controllers:1".into(),
+        ca: String::new(),
+        installation: installation.into(),
+        network_policies: true,
+    }
+}
+
 /// Whoever leads before anything is known about Gateways deletes nothing.
 #[tokio::test]
 #[ignore = "needs etcd and kube-apiserver; make test runs it"]
@@ -665,16 +780,15 @@ metadata:
     let (plan, plan_receiver) = watch::channel(Arc::new(None));
     let (_leads, leader) = watch::channel(true);
     let (trigger, shutdown) = shutdown::channel();
-    let template = Template {
-        image: "sluice".into(),
-        pull_policy: "Never".into(),
-        replicas: 1,
-        controllers: "controllers:1".into(),
-        ca: String::new(),
-        installation: namespace.into(),
-    };
     let (_trusted, trusted) = watch::channel(String::new());
-    let provisioner = Provisioner { client: cluster.client(), template, plan: plan_receiver, trusted, leader };
+    let provisioner = Provisioner {
+        client: cluster.client(),
+        template: template(namespace),
+        plan: plan_receiver,
+        trusted,
+        leader,
+        instance: "test".into(),
+    };
     let mut run = Box::pin(provisioner.run(shutdown));
     assert!(futures::poll!(&mut run).is_pending(), "it has seen that it leads, and no plan");
     plan.send_replace(Arc::new(Some(Plan { spared: [ObjectKey::new(namespace, "known")].into(), ..Plan::default() })));
