@@ -59,7 +59,7 @@ e2e-up: ## start the cluster with Sluice installed, and leave it
 e2e-down: ## stop and remove that cluster
 	e2e/cluster/down.sh "$${SLUICE_E2E_STATE:-/var/tmp/sluice-e2e}"
 
-conformance: ## the Gateway API's suite on a real cluster; KEEP=1 PROFILE=GATEWAY-HTTP RUN=HTTPRouteWeight to develop
+conformance: prerequisites ## the Gateway API's suite on a real cluster; KEEP=1 PROFILE=GATEWAY-HTTP RUN=HTTPRouteWeight to develop
 	e2e/conformance.sh $(if $(KEEP),--keep) $(PROFILE:%=-conformance-profiles=%) $(RUN:%=-run-test=%)
 
 conformance-down: ## stop and remove the cluster that KEEP=1 left

@@ -1,6 +1,8 @@
 //! What an installation needs before anything is served: keys that all replicas share, and the CA's certificate for the
 //! shared data planes.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
@@ -39,11 +41,10 @@ pub async fn keys(client: &Client, namespace: &str, name: &str) -> Result<Instal
     let secret = match api.get_opt(name).await.map_err(failed("read"))? {
         Some(secret) => secret,
         None => {
-            let data = InstallationSecret::generate()?.to_secret_data();
             let secret = Secret {
                 metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
                 type_: Some("sluice.dev/installation".into()),
-                data: Some(data.into_iter().map(|(name, bytes)| (name, ByteString(bytes))).collect()),
+                data: Some(data(&InstallationSecret::generate()?)),
                 ..Secret::default()
             };
             match api.create(&PostParams::default(), &secret).await {
@@ -53,23 +54,28 @@ pub async fn keys(client: &Client, namespace: &str, name: &str) -> Result<Instal
             }
         }
     };
-    let data = secret.data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.0)).collect();
-    Ok(InstallationSecret::from_secret_data(&data)?)
+    Ok(read(secret)?)
 }
 
-/// Puts the CA's certificate where the shared data planes mount it from.
-pub async fn publish_ca(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    keys: &InstallationSecret,
-) -> Result<(), BootstrapError> {
+/// The keys in a Secret.
+pub fn read(secret: Secret) -> Result<InstallationSecret, CaError> {
+    let data = secret.data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.0)).collect();
+    InstallationSecret::from_secret_data(&data)
+}
+
+/// The entries of a Secret for these keys.
+pub fn data(keys: &InstallationSecret) -> BTreeMap<String, ByteString> {
+    keys.to_secret_data().into_iter().map(|(name, bytes)| (name, ByteString(bytes))).collect()
+}
+
+/// Puts the certificates that data planes trust ([`InstallationSecret::trusted`]) where the shared ones mount them from.
+pub async fn publish_ca(client: &Client, namespace: &str, name: &str, trusted: &str) -> Result<(), BootstrapError> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let map = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": { "name": name, "namespace": namespace },
-        "data": { InstallationSecret::AUTHORITY: keys.authority.certificate },
+        "data": { InstallationSecret::AUTHORITY: trusted },
     });
     let applied = api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&map)).await;
     applied.map(drop).map_err(|error| BootstrapError::Api {

@@ -18,10 +18,11 @@ use translate::{
 
 use crate::events::Report;
 use crate::kinds::{self, Watched};
+use crate::last_good::Unrecorded;
 use crate::metrics::Metrics;
 use crate::provision;
 use crate::shutdown::Shutdown;
-use crate::status::{Gate, Unwritten, Wanted};
+use crate::status::{self, Gate, Refused, Unwritten, Wanted};
 use crate::store::{Change, Store};
 use crate::stream::{Acks, Publisher, ServiceAccount};
 
@@ -42,6 +43,8 @@ pub struct Outputs {
     pub reports: watch::Sender<Arc<Vec<Report>>>,
     /// The data planes that Gateways need; `None` before the first full build.
     pub infrastructure: watch::Sender<Arc<Option<provision::Plan>>>,
+    /// What is to be recorded of last good versions, unless it is.
+    pub unrecorded: watch::Sender<Arc<Option<Unrecorded>>>,
     /// Whether the first full build is published.
     pub ready: watch::Sender<bool>,
 }
@@ -52,14 +55,18 @@ pub struct Builder {
     pub client: Client,
     /// The watched objects.
     pub store: Store,
-    /// What the operator decided.
-    pub settings: Arc<Settings>,
+    /// What the operator decided, with the keys as they are.
+    pub settings: watch::Receiver<Arc<Settings>>,
     /// The identity of the data planes that all Ingresses share.
     pub shared: ServiceAccount,
+    /// The Service that leads to them, where it is known.
+    pub shared_service: Option<ObjectKey>,
     /// Where snapshots go.
     pub publisher: Publisher,
     /// Where everything else goes.
     pub outputs: Outputs,
+    /// Whether this replica decides which versions were good last.
+    pub leads: watch::Receiver<bool>,
     /// Counts builds.
     pub metrics: Metrics,
 }
@@ -82,28 +89,35 @@ impl Builder {
         let mut built = Built::default();
         let mut acks = self.publisher.acks();
         let mut retry: Option<Instant> = None;
+        let mut wake: Option<Instant> = None;
         loop {
-            let again = retry.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let again = retry.into_iter().chain(wake).min();
+            let again = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let mut settings_changed = false;
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.collect(change, &mut changes).await,
                     None => return Ok(()),
                 },
                 Ok(()) = acks.changed() => {}
-                () = tokio::time::sleep_until(again), if retry.is_some() => {}
+                Ok(()) = self.settings.changed() => settings_changed = true,
+                // Who no longer decides yields at once.
+                Ok(()) = self.leads.changed() => self.store.invalidate(),
+                () = tokio::time::sleep_until(again) => {}
                 () = shutdown.requested() => return Ok(()),
             }
             if !self.store.ready() {
                 continue;
             }
             let dirty = self.store.take_dirty();
-            if dirty.structure || retry.is_some_and(|at| at <= Instant::now()) {
+            if dirty.structure || settings_changed || retry.is_some_and(|at| at <= Instant::now()) {
                 let complete = self.build(&mut built).await?;
                 retry = (!complete).then(|| Instant::now() + RETRY);
             } else if !dirty.endpoints.is_empty() {
                 self.build_endpoints(&mut built, &dirty.endpoints);
             }
             self.tell(&mut built, &acks.borrow_and_update().clone());
+            wake = built.gate.take_wake();
         }
     }
 
@@ -128,15 +142,16 @@ impl Builder {
             missing = self.store.want_secrets(&translation.secrets);
         }
         self.store.resources.accept(&translation.rejected);
-        self.publish(built, translation);
+        self.publish(built, translation, missing.is_empty());
         self.metrics.built(start.elapsed(), &self.store.resources, built.reports.len());
         Ok(missing.is_empty())
     }
 
     /// The store's content travels to a thread that may take its time, and back; events wait in their channel meanwhile.
     async fn translate(&mut self) -> Result<Translation, JoinError> {
+        self.store.adopt(*self.leads.borrow_and_update());
         let resources = std::mem::take(&mut self.store.resources);
-        let settings = self.settings.clone();
+        let settings = self.settings.borrow().clone();
         let (resources, translation) = spawn_blocking(move || {
             let translation = translate(&resources, &settings);
             (resources, translation)
@@ -176,8 +191,8 @@ impl Builder {
         }
     }
 
-    fn publish(&mut self, built: &mut Built, translation: Translation) {
-        let Translation { snapshots, statuses, problems, infrastructure, .. } = translation;
+    fn publish(&mut self, built: &mut Built, translation: Translation, complete: bool) {
+        let Translation { snapshots, statuses, problems, infrastructure, rejected, .. } = translation;
         let mut identities = BTreeMap::from([(self.shared.clone(), DataPlane::Shared)]);
         for (gateway, infrastructure) in &infrastructure {
             let name = translate::infrastructure_name(&gateway.name, &infrastructure.class);
@@ -193,6 +208,8 @@ impl Builder {
         built.wanted.replace(statuses);
         self.outputs.ready.send_replace(true);
 
+        // Of what cannot be fetched nobody knows whether it is broken.
+        let unrecorded = if complete { self.record(&rejected) } else { Vec::new() };
         let resources = &self.store.resources;
         let uid = |kind, key: &ObjectKey| kinds::uid(resources, kind, key);
         let wanted = infrastructure
@@ -206,9 +223,30 @@ impl Builder {
         let reports = problems
             .into_iter()
             .chain(self.store.problems().cloned())
+            .chain(unrecorded)
             .map(|problem| Report { uid: uid(problem.kind, &problem.object), problem })
             .collect();
         built.reports = reports;
+    }
+
+    /// Has the last good versions of these objects recorded. Returns those for which there is no room, as problems.
+    fn record(&self, rejected: &BTreeSet<(Kind, ObjectKey)>) -> Vec<Problem> {
+        let Some((record, next)) = self.store.next_record(rejected) else { return Vec::new() };
+        let unrecorded = (record.text() != next.text)
+            .then(|| Unrecorded { version: record.version().map(str::to_owned), text: next.text });
+        send_if_new(&self.outputs.unrecorded, unrecorded);
+        let problem = |(kind, object)| Problem {
+            kind,
+            object,
+            field: String::new(),
+            reason: "LastGoodNotRecorded",
+            message:
+                "The last good version stays in force only until the controllers restart: so many objects are broken \
+                that the Secret which records such versions is full. Correct this object, or others."
+                    .into(),
+            severity: Severity::Warning,
+        };
+        next.dropped.into_iter().map(problem).collect()
     }
 
     /// The Gateways of our classes, or that cannot be told from ours for now, which get no data planes as they are: what a bad
@@ -231,11 +269,12 @@ impl Builder {
 
     /// The path of most events: replaces the endpoints of these Services, looking at no route.
     fn build_endpoints(&mut self, built: &mut Built, services: &BTreeSet<ObjectKey>) {
+        let settings = self.settings.borrow().clone();
         let mut changed = false;
         for snapshot in built.snapshots.values_mut() {
             let updates: Vec<_> = services
                 .iter()
-                .flat_map(|service| translate::endpoints(&self.store.resources, &self.settings, service, snapshot))
+                .flat_map(|service| translate::endpoints(&self.store.resources, &settings, service, snapshot))
                 .filter(|(id, resource)| snapshot.get(id).map(|held| held.hash()) != Some(resource.hash()))
                 .collect();
             if updates.is_empty() {
@@ -251,27 +290,38 @@ impl Builder {
         if changed {
             built.gate.published(self.publisher.publish(built.snapshots.clone(), built.identities.clone()));
         }
-        let account =
-            |service: &ObjectKey| ServiceAccount { namespace: service.namespace.clone(), name: service.name.clone() };
-        if services.iter().any(|service| built.identities.contains_key(&account(service))) {
+        if self.services(built).any(|(_, service)| services.contains(&service)) {
             self.expect(built);
         }
         self.metrics.built_endpoints();
     }
 
-    /// Counts the ready data planes of each Gateway. Their Service has the name of their account. Which Service leads to the shared
-    /// ones is not known: the one whose addresses Ingresses report may be another.
+    /// Notes which pods get the traffic of each data plane.
     fn expect(&self, built: &mut Built) {
-        let accounts = built.identities.iter().filter(|(_, plane)| matches!(plane, DataPlane::Gateway(_)));
-        let ready = accounts.map(|(account, plane)| (plane.clone(), ready_endpoints(&self.store.resources, account)));
-        built.gate.expect(ready.collect());
+        let pods = |(plane, service)| (plane, ready_pods(&self.store.resources, &service));
+        let ready = self.services(built).map(pods).collect();
+        built.gate.expect(ready);
+    }
+
+    /// The Services that lead to data planes. A Gateway's has the name of its account.
+    fn services(&self, built: &Built) -> impl Iterator<Item = (DataPlane, ObjectKey)> {
+        built.identities.iter().filter_map(|(account, plane)| match plane {
+            DataPlane::Gateway(_) => Some((plane.clone(), ObjectKey::new(&account.namespace, &account.name))),
+            DataPlane::Shared => Some((plane.clone(), self.shared_service.clone()?)),
+        })
     }
 
     /// Tells the writers what differs from what the API server holds, as far as data planes acknowledged it.
     fn tell(&mut self, built: &mut Built, acks: &Acks) {
         let planes = built.snapshots.keys();
         self.metrics.sessions(planes.map(|plane| acks.connected(plane).count()).sum());
-        send_if_new(&self.outputs.unwritten, built.wanted.unwritten(&self.store.observed, &mut built.gate, acks));
+        let refused = built.snapshots.iter().filter_map(|(plane, snapshot)| {
+            let refused = Refused::new(snapshot, &acks.rejected(plane));
+            (refused != Refused::default()).then(|| (plane.clone(), refused))
+        });
+        let refused = refused.collect();
+        let unwritten = built.wanted.unwritten(&self.store.observed, &mut built.gate, acks, &refused, Instant::now());
+        send_if_new(&self.outputs.unwritten, unwritten);
         let mut reports = built.reports.clone();
         reports.extend(built.snapshots.keys().flat_map(|plane| self.rejections(plane, acks)));
         reports.sort();
@@ -314,34 +364,26 @@ impl Builder {
     }
 }
 
-/// The object that a resource was made from, read from its name (`Ingress/shop/web/...`); else the Gateway whose data plane it is.
+/// The object that a resource was made from; else the Gateway whose data plane it is.
 fn origin(id: &ResourceId, plane: &DataPlane) -> Option<(Kind, ObjectKey)> {
-    let mut parts = id.name.split('/');
-    let kind = parts.next().and_then(|name| Kind::ALL.iter().find(|kind| kind.name() == name));
-    match (kind, parts.next(), parts.next(), plane) {
-        (Some(kind), Some(namespace), Some(name), _) => Some((*kind, ObjectKey::new(namespace, name))),
-        (.., DataPlane::Gateway(gateway)) => Some((Kind::Gateway, gateway.clone())),
-        _ => None,
-    }
+    status::object(id).or_else(|| match plane {
+        DataPlane::Gateway(gateway) => Some((Kind::Gateway, gateway.clone())),
+        DataPlane::Shared => None,
+    })
 }
 
-/// How many endpoints of the Service of this name are ready; one with addresses of two families counts once.
-fn ready_endpoints(resources: &Resources, service: &ServiceAccount) -> usize {
+/// The pods to which a Service sends traffic.
+fn ready_pods(resources: &Resources, service: &ObjectKey) -> BTreeSet<String> {
     let namespace = &service.namespace;
     let slices = resources.endpoint_slices.range(ObjectKey::new(namespace, "")..);
     let slices = slices.take_while(|(key, _)| key.namespace == *namespace).map(|(_, entry)| entry.current.as_ref());
-    let mut ready: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for slice in slices {
+    let slices = slices.filter(|slice| {
         let of = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));
-        if of != Some(&service.name) {
-            continue;
-        }
-        let is_ready = |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
-        let endpoints = slice.endpoints.iter().filter(|endpoint| is_ready(endpoint).unwrap_or(true));
-        let addresses = endpoints.filter_map(|endpoint| endpoint.addresses.first()).map(String::as_str);
-        ready.entry(&slice.address_type).or_default().extend(addresses);
-    }
-    ready.values().map(BTreeSet::len).max().unwrap_or_default()
+        of == Some(&service.name)
+    });
+    let is_ready = |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+    let endpoints = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| is_ready(endpoint).unwrap_or(true));
+    endpoints.filter_map(|endpoint| endpoint.target_ref.as_ref()?.name.clone()).collect()
 }
 
 /// Wakes nobody when nothing changed.

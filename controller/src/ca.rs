@@ -1,17 +1,25 @@
-//! The keys of an installation: made once, kept in one Secret, shared by all controller replicas.
+//! The keys of an installation: kept in one Secret, shared by all controller replicas, renewed in time.
+
+mod renew;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use jiff::{ToSpan, Zoned};
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, ToSpan, Zoned};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::crypto::aws_lc_rs;
 use snapshot::{SERVER_NAME, Secret};
+use translate::Settings;
 
-/// Certificates are made for so long; nothing renews them.
+pub use renew::is_due;
+
+/// The authority and the default certificate are made for so long, in years.
 const YEARS: i32 = 10;
+/// A server certificate is made for so long, in days.
+const SERVER_DAYS: i32 = 90;
 
 /// A certificate chain with its key, both in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +35,18 @@ pub struct KeyPairPem {
 pub struct InstallationSecret {
     /// The authority of the stream's server certificates. Data planes get its certificate, never its key.
     pub authority: KeyPairPem,
+    /// The authority that takes over soon: data planes trust it already, but it signs nothing yet.
+    pub next_authority: Option<KeyPairPem>,
+    /// The certificate of the authority before, which signed what some replicas still show.
+    pub former_authority: Option<String>,
     /// Self-signed, for `ingress.local`: shown for Ingress hosts without a certificate of their own.
     pub fallback: KeyPairPem,
     /// See [`snapshot::Settings::cookie_key`].
     pub cookie_key: Secret,
     /// See [`snapshot::Settings::ticket_keys`].
     pub ticket_keys: Vec<Secret>,
+    /// When the newest of them was made.
+    pub ticket_key_made: Timestamp,
 }
 
 /// An installation's keys that cannot be made, read or used.
@@ -50,36 +64,55 @@ pub enum CaError {
 }
 
 impl InstallationSecret {
-    /// The entry of the Secret that data planes need to trust the stream: the authority's certificate in PEM.
+    /// The entry of the Secret with the authority's certificate, and of ConfigMaps with [`Self::trusted`].
     pub const AUTHORITY: &'static str = "ca.crt";
 
     /// New keys.
     pub fn generate() -> Result<Self, CaError> {
-        let authority_key = KeyPair::generate()?;
-        let authority = authority()?.self_signed(&authority_key)?;
-        let fallback_key = KeyPair::generate()?;
-        let fallback = fallback()?.self_signed(&fallback_key)?;
+        Self::generate_at(Timestamp::now())
+    }
+
+    fn generate_at(now: Timestamp) -> Result<Self, CaError> {
         Ok(Self {
-            authority: pem(&authority, &authority_key),
-            fallback: pem(&fallback, &fallback_key),
+            authority: authority(now)?,
+            next_authority: None,
+            former_authority: None,
+            fallback: fallback(now)?,
             cookie_key: random()?,
             ticket_keys: vec![random()?],
+            ticket_key_made: now,
         })
     }
 
-    /// A server certificate for [`SERVER_NAME`] with a key of its own, as each replica makes it for itself at its start.
+    /// What data planes need to trust the stream: the certificates of all authorities in PEM.
+    pub fn trusted(&self) -> String {
+        let next = self.next_authority.iter().map(|next| &next.certificate);
+        let all = std::iter::once(&self.authority.certificate).chain(next).chain(&self.former_authority);
+        all.map(|certificate| format!("{}\n", certificate.trim_end())).collect()
+    }
+
+    /// Gives translation what it needs of the keys.
+    pub fn apply_to(&self, settings: &mut Settings) {
+        settings.cookie_key = self.cookie_key.clone();
+        settings.ticket_keys.clone_from(&self.ticket_keys);
+        let certificate = self.fallback.certificate.clone().into_bytes();
+        settings.fallback_certificate = Some((certificate, self.fallback.key.clone()));
+    }
+
+    /// A server certificate for [`SERVER_NAME`] with a key of its own, as each replica makes it for itself.
     pub fn issue_server(&self) -> Result<KeyPairPem, CaError> {
         let authority_key = std::str::from_utf8(self.authority.key.expose())
             .ok()
             .and_then(|key| KeyPair::from_pem(key).ok())
             .ok_or(CaError::Entry(AUTHORITY_KEY))?;
-        let mut params = params(vec![SERVER_NAME.to_owned()], "Sluice Controller")?;
+        let now = Timestamp::now();
+        let mut params = params(vec![SERVER_NAME.to_owned()], "Sluice Controller", now, SERVER_DAYS.days())?;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
         // The issuer's name and key identifier are all that a signature takes from it; both follow from name and key.
-        let certificate = params.signed_by(&key, &Issuer::new(authority()?, authority_key))?;
+        let certificate = params.signed_by(&key, &Issuer::new(authority_params(now)?, authority_key))?;
         Ok(pem(&certificate, &key))
     }
 
@@ -91,7 +124,15 @@ impl InstallationSecret {
             (FALLBACK.to_owned(), self.fallback.certificate.clone().into_bytes()),
             (FALLBACK_KEY.to_owned(), self.fallback.key.expose().to_vec()),
             (COOKIE_KEY.to_owned(), self.cookie_key.expose().to_vec()),
+            (TICKET_KEY_MADE.to_owned(), self.ticket_key_made.to_string().into_bytes()),
         ]);
+        if let Some(next) = &self.next_authority {
+            data.insert(NEXT.to_owned(), next.certificate.clone().into_bytes());
+            data.insert(NEXT_KEY.to_owned(), next.key.expose().to_vec());
+        }
+        if let Some(former) = &self.former_authority {
+            data.insert(FORMER.to_owned(), former.clone().into_bytes());
+        }
         for (index, key) in self.ticket_keys.iter().enumerate() {
             data.insert(format!("{TICKET_KEY}{index}"), key.expose().to_vec());
         }
@@ -113,8 +154,20 @@ impl InstallationSecret {
             _ => Err(CaError::Entry(entry)),
         };
         let ticket_names = data.keys().filter(|name| name.starts_with(TICKET_KEY));
+        let next_authority = match data.contains_key(NEXT) || data.contains_key(NEXT_KEY) {
+            true => Some(KeyPairPem { certificate: text(NEXT)?, key: key(NEXT_KEY)? }),
+            false => None,
+        };
+        // An installation whose keys were never renewed does not say when they were made.
+        let ticket_key_made = match data.contains_key(TICKET_KEY_MADE) {
+            true => text(TICKET_KEY_MADE)?.parse::<Timestamp>().map_err(|_| CaError::Entry(TICKET_KEY_MADE))?,
+            false => Timestamp::UNIX_EPOCH,
+        };
         Ok(Self {
             authority: KeyPairPem { certificate: text(Self::AUTHORITY)?, key: key(AUTHORITY_KEY)? },
+            next_authority,
+            former_authority: data.contains_key(FORMER).then(|| text(FORMER)).transpose()?,
+            ticket_key_made,
             fallback: KeyPairPem { certificate: text(FALLBACK)?, key: key(FALLBACK_KEY)? },
             cookie_key: random(COOKIE_KEY, COOKIE_KEY)?,
             ticket_keys: ticket_names.map(|name| random(name, "ticket-key-N")).collect::<Result<_, _>>()?,
@@ -129,34 +182,44 @@ impl fmt::Debug for InstallationSecret {
 }
 
 const AUTHORITY_KEY: &str = "ca.key";
+const NEXT: &str = "next-ca.crt";
+const NEXT_KEY: &str = "next-ca.key";
+const FORMER: &str = "former-ca.crt";
 const FALLBACK: &str = "default.crt";
 const FALLBACK_KEY: &str = "default.key";
 const COOKIE_KEY: &str = "cookie-key";
 const TICKET_KEY: &str = "ticket-key-";
+const TICKET_KEY_MADE: &str = "newest-ticket-key-made";
 const KEY_BYTES: usize = 32;
 
-fn authority() -> Result<CertificateParams, CaError> {
-    let mut params = params(Vec::new(), "Sluice Internal CA")?;
+fn authority(now: Timestamp) -> Result<KeyPairPem, CaError> {
+    let key = KeyPair::generate()?;
+    Ok(pem(&authority_params(now)?.self_signed(&key)?, &key))
+}
+
+fn authority_params(now: Timestamp) -> Result<CertificateParams, CaError> {
+    let mut params = params(Vec::new(), "Sluice Internal CA", now, YEARS.years())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     Ok(params)
 }
 
-fn fallback() -> Result<CertificateParams, CaError> {
-    let mut params = params(vec!["ingress.local".to_owned()], "Sluice Default Certificate")?;
+fn fallback(now: Timestamp) -> Result<KeyPairPem, CaError> {
+    let mut params = params(vec!["ingress.local".to_owned()], "Sluice Default Certificate", now, YEARS.years())?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    Ok(params)
+    let key = KeyPair::generate()?;
+    Ok(pem(&params.self_signed(&key)?, &key))
 }
 
-/// Valid from yesterday, because clocks differ.
-fn params(names: Vec<String>, common_name: &str) -> Result<CertificateParams, CaError> {
+/// Valid from the day before `now`, because clocks differ.
+fn params(names: Vec<String>, common_name: &str, now: Timestamp, life: Span) -> Result<CertificateParams, CaError> {
     let system = |error: jiff::Error| CaError::System(error.to_string());
     let date = |date: &Zoned| rcgen::date_time_ymd(date.year().into(), date.month() as u8, date.day() as u8);
-    let now = Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC);
+    let now = now.to_zoned(TimeZone::UTC);
     let mut params = CertificateParams::new(names)?;
     params.not_before = date(&now.checked_sub(1.day()).map_err(system)?);
-    params.not_after = date(&now.checked_add(YEARS.years()).map_err(system)?);
+    params.not_after = date(&now.checked_add(life).map_err(system)?);
     params.distinguished_name.remove(DnType::CommonName);
     params.distinguished_name.push(DnType::CommonName, common_name);
     Ok(params)
@@ -179,7 +242,9 @@ mod tests {
 
     #[test]
     fn data_of_a_secret_gives_the_same_keys_again() {
-        let secret = InstallationSecret::generate().unwrap();
+        let mut secret = InstallationSecret::generate().unwrap();
+        secret.former_authority = Some(secret.authority.certificate.clone());
+        secret.next_authority = Some(secret.fallback.clone());
         let data = secret.to_secret_data();
         assert_eq!(InstallationSecret::from_secret_data(&data).unwrap(), secret);
         assert_ne!(InstallationSecret::generate().unwrap().cookie_key, secret.cookie_key);

@@ -8,12 +8,14 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use translate::{Kind, Stored};
+use translate::{Kind, ObjectKey, Stored};
 
 use crate::bootstrap::{self, BootstrapError};
 use crate::build::{Builder, Outputs};
 use crate::ca::CaError;
+use crate::keys::{Keeper, Users};
 use crate::kinds::Watched;
+use crate::last_good::{self, Recorder};
 use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -72,12 +74,12 @@ impl Controller {
     /// Makes or reads the installation's keys, listens, and starts every task.
     pub async fn start(options: Options, client: Client, shutdown: Shutdown) -> Result<Self, Error> {
         let keys = bootstrap::keys(&client, &options.namespace, &options.installation_secret).await?;
-        bootstrap::publish_ca(&client, &options.namespace, &options.ca_config_map, &keys).await?;
-        let server = keys.issue_server()?;
+        bootstrap::publish_ca(&client, &options.namespace, &options.ca_config_map, &keys.trusted()).await?;
+        let (server, server_receiver) = watch::channel(keys.issue_server()?);
+        let (trusted, trusted_receiver) = watch::channel(keys.trusted());
         let mut settings = options.settings();
-        settings.cookie_key = keys.cookie_key.clone();
-        settings.ticket_keys = keys.ticket_keys.clone();
-        settings.fallback_certificate = Some((keys.fallback.certificate.into_bytes(), keys.fallback.key));
+        keys.apply_to(&mut settings);
+        let (settings, settings_receiver) = watch::channel(Arc::new(settings));
 
         let stream_listener = listen(options.stream_address).await?;
         let admin_listener = listen(options.admin_address).await?;
@@ -91,6 +93,7 @@ impl Controller {
         let (unwritten, unwritten_receiver) = watch::channel(Arc::default());
         let (reports, reports_receiver) = watch::channel(Arc::default());
         let (infrastructure, infrastructure_receiver) = watch::channel(Arc::default());
+        let (unrecorded, unrecorded_receiver) = watch::channel(Arc::default());
         let (ready, ready_receiver) = watch::channel(false);
         let (leads_sender, leads) = watch::channel(false);
         let controllers = vec![options.gateway_controller_name.clone(), options.controller_class.clone()];
@@ -99,28 +102,38 @@ impl Controller {
         let mut kinds = Vec::new();
         let (sender, changes) = mpsc::channel(CHANGES);
         {
-            let mut watches = Watches { client: &client, sender, tasks: &mut tasks, kinds: &mut kinds };
+            let mut watches = Watches { client: &client, sender: sender.clone(), tasks: &mut tasks, kinds: &mut kinds };
             macro_rules! watch {
                 ($($kind:ident)*) => { $(watches.add::<translate::objects::$kind>();)* };
             }
             translate::every_kind!(watch);
         }
+        let record = ObjectKey::new(options.namespace.as_str(), options.last_good_secret.as_str());
+        let follow = last_good::follow(client.clone(), record.clone(), sender);
+        tasks.spawn(async move {
+            follow.await;
+            Ok(())
+        });
         let builder = Builder {
             client: client.clone(),
             store: Store::new(kinds, controllers.clone()),
-            settings: Arc::new(settings),
+            settings: settings_receiver,
             shared: ServiceAccount {
                 namespace: options.shared_service_account.0.namespace.clone(),
                 name: options.shared_service_account.0.name.clone(),
             },
+            shared_service: options.shared_service.clone().map(|service| service.0),
             publisher: publisher.clone(),
-            outputs: Outputs { unwritten, reports, infrastructure, ready },
+            outputs: Outputs { unwritten, reports, infrastructure, unrecorded, ready },
+            leads: leads.clone(),
             metrics: metrics.clone(),
         };
         let stop = shutdown.clone();
         tasks.spawn(async move { Ok(builder.run(changes, stop).await?) });
         let authenticator = Authenticator::TokenReview(client.clone());
-        tasks.spawn(async move { match stream::serve(stream_listener, &server, authenticator, publisher).await? {} });
+        tasks.spawn(async move {
+            match stream::serve(stream_listener, server_receiver, authenticator, publisher).await? {}
+        });
         let (stop, admin_metrics) = (shutdown.clone(), metrics.clone());
         tasks.spawn(async move {
             admin::serve(admin_listener, ready_receiver, admin_metrics, stop).await;
@@ -151,13 +164,29 @@ impl Controller {
                 pull_policy: options.dataplane_image_pull_policy.clone(),
                 replicas: options.gateway_replicas,
                 controllers: format!("{}:{}", options.stream_host(), options.stream_address.port()),
-                ca: keys.authority.certificate,
+                ca: keys.trusted(),
                 installation: options.namespace.clone(),
+                network_policies: options.gateway_network_policies,
             },
+            instance: options.pod_name.clone(),
             plan: infrastructure_receiver,
+            trusted: trusted_receiver,
             leader: leads.clone(),
         };
         writers.spawn(provisioner.run(stopping.clone()));
+        let keeper = Keeper {
+            client: client.clone(),
+            namespace: options.namespace.clone(),
+            secret: options.installation_secret.clone(),
+            ca_config_map: options.ca_config_map.clone(),
+            keys,
+            leader: leads.clone(),
+            users: Users { settings, server, trusted },
+        };
+        writers.spawn(keeper.run(stopping.clone()));
+        let recorder =
+            Recorder { client: client.clone(), place: record, unrecorded: unrecorded_receiver, leader: leads.clone() };
+        writers.spawn(recorder.run(stopping.clone()));
         let election = Election {
             client,
             namespace: options.namespace,

@@ -96,7 +96,7 @@ struct Told {
 }
 
 /// Creates the Event. When it is there already and `repeat` says that the problem came back, counts it.
-async fn tell(client: &Client, instance: &str, report: &Report, repeat: bool) -> Result<(), WriteError> {
+pub(crate) async fn tell(client: &Client, instance: &str, report: &Report, repeat: bool) -> Result<(), WriteError> {
     let event = event(instance, report);
     let api: Api<Event> = Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or("default"));
     let created = api.create(&PostParams::default(), &event).await;

@@ -2,17 +2,19 @@
 
 use std::fmt::Debug;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use kube::api::ApiResource;
 use kube::core::ObjectMeta;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use translate::objects::*;
-use translate::{Kind, ObjectKey, Resources, Stored, objects};
+use translate::{Kind, ObjectKey, Resources, Stored};
 
 /// A kind that is watched.
 pub trait Watched:
-    Stored + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + PartialEq + Send + Sync + 'static
+    Stored + Resource<DynamicType = ()> + DeserializeOwned + Serialize + Clone + Debug + PartialEq + Send + Sync + 'static
 {
     /// The objects that are of interest, as a field selector.
     const FIELDS: Option<&'static str> = None;
@@ -56,7 +58,9 @@ impl Watched for Service {
 impl Watched for EndpointSlice {
     fn strip(&mut self) {
         for endpoint in &mut self.endpoints {
-            endpoint.target_ref = None;
+            // The names of pods tell which data planes get traffic.
+            let pod = endpoint.target_ref.take().filter(|target| target.kind.as_deref() == Some("Pod"));
+            endpoint.target_ref = pod.map(|pod| ObjectReference { name: pod.name, ..ObjectReference::default() });
             endpoint.deprecated_topology = None;
         }
     }
@@ -89,21 +93,31 @@ pub fn strip(metadata: &mut ObjectMeta) {
     }
 }
 
-macro_rules! by_kind {
-    ($($kind:ident)*) => {
-        /// How the API names a kind, for writing objects whose unknown fields have to survive.
-        pub fn api_resource(kind: Kind) -> ApiResource {
-            match kind { $(Kind::$kind => ApiResource::erase::<objects::$kind>(&()),)* }
-        }
-
-        /// The `uid` of a stored object, which ties Events and owner references to this very object and not to a namesake.
-        pub fn uid(resources: &Resources, kind: Kind, key: &ObjectKey) -> Option<String> {
-            match kind { $(Kind::$kind => uid_of::<objects::$kind>(resources, key),)* }
-        }
+/// Calls a function that is generic over [`Watched`] for the type of a [`Kind`].
+macro_rules! of_kind {
+    ($kind:expr, $function:ident $arguments:tt) => {
+        translate::every_kind!(crate::kinds::match_kind, $kind, $function $arguments)
     };
 }
-translate::every_kind!(by_kind);
+macro_rules! match_kind {
+    ($kind:expr, $function:ident $arguments:tt; $($each:ident)*) => {
+        match $kind { $(translate::Kind::$each => $function::<translate::objects::$each> $arguments,)* }
+    };
+}
+pub(crate) use {match_kind, of_kind};
 
-fn uid_of<T: Stored>(resources: &Resources, key: &ObjectKey) -> Option<String> {
-    T::map(resources).get(key)?.current.metadata().uid.clone()
+/// How the API names a kind, for writing objects whose unknown fields have to survive.
+pub fn api_resource(kind: Kind) -> ApiResource {
+    fn erase<T: Watched>() -> ApiResource {
+        ApiResource::erase::<T>(&())
+    }
+    of_kind!(kind, erase())
+}
+
+/// The `uid` of a stored object, which ties Events and owner references to this very object and not to a namesake.
+pub fn uid(resources: &Resources, kind: Kind, key: &ObjectKey) -> Option<String> {
+    fn of<T: Watched>(resources: &Resources, key: &ObjectKey) -> Option<String> {
+        T::map(resources).get(key)?.current.metadata().uid.clone()
+    }
+    of_kind!(kind, of(resources, key))
 }

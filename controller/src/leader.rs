@@ -1,8 +1,12 @@
 //! Which replica writes: the holder of a Lease.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use kube::Client;
+use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::runtime::watcher::watch_object;
+use kube::{Api, Client};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio::sync::watch;
 
@@ -44,10 +48,11 @@ impl Election {
 
     async fn compete(&self, leads: &watch::Sender<bool>) {
         loop {
-            let error = match self.manager().await {
+            let ended = match self.manager().await {
                 Ok(manager) => self.follow(&manager, leads).await,
-                Err(error) => error,
+                Err(error) => Err(error),
             };
+            let Err(error) = ended else { continue };
             // Whoever cannot reach the Lease does not know whether it still leads. A new manager finds out.
             self.metrics.leader(false);
             leads.send_replace(false);
@@ -56,17 +61,48 @@ impl Election {
         }
     }
 
-    async fn follow(&self, manager: &LeaseManager, leads: &watch::Sender<bool>) -> LeaseManagerError {
+    /// Tells each change. Ends without an error when the holder has freed the Lease: the manager sleeps until the Lease that it
+    /// read would end, so that a new one takes over sooner.
+    async fn follow(&self, manager: &LeaseManager, leads: &watch::Sender<bool>) -> Result<(), LeaseManagerError> {
+        let mut leading = false;
         loop {
-            match manager.changed().await {
-                Ok(leader) => {
-                    tracing::info!(leader, identity = self.identity, "leadership changed");
-                    self.metrics.leader(leader);
-                    leads.send_replace(leader);
+            let changed = tokio::select! {
+                changed = manager.changed() => changed?,
+                () = self.freed(), if !leading => return Ok(()),
+            };
+            leading = changed;
+            tracing::info!(leader = leading, identity = self.identity, "leadership changed");
+            self.metrics.leader(leading);
+            leads.send_replace(leading);
+        }
+    }
+
+    /// Returns once the Lease was held and is free now.
+    async fn freed(&self) {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut events = pin!(watch_object(api, &self.name));
+        let mut held = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(lease) => {
+                    let holder = lease.and_then(|lease| lease.spec?.holder_identity);
+                    if holder.is_none() {
+                        if !held {
+                            // The manager has seen that too and is about to take it, unless it was freed this very moment.
+                            tokio::time::sleep(RETRY).await;
+                        }
+                        return;
+                    }
+                    held = true;
                 }
-                Err(error) => return error,
+                // Without the watch the Lease's end counts.
+                Err(error) => {
+                    tracing::debug!(%error, "the Lease cannot be watched");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
+        std::future::pending().await
     }
 
     async fn manager(&self) -> kube_lease_manager::Result<LeaseManager> {

@@ -30,6 +30,11 @@ pub struct Options {
     #[arg(long, value_parser = Reference::from_str, default_value = "sluice/sluice-dataplane")]
     pub shared_service_account: Reference,
 
+    /// The Service that leads to those data planes, as namespace/name: statuses wait for its ready pods. Default: only for
+    /// those that are connected
+    #[arg(long, value_parser = Reference::from_str)]
+    pub shared_service: Option<Reference>,
+
     /// The Service whose load balancer addresses Ingresses report, as namespace/name
     #[arg(long, value_parser = Reference::from_str)]
     pub publish_service: Option<Reference>,
@@ -70,6 +75,10 @@ pub struct Options {
     #[arg(long, default_value_t = 2)]
     pub gateway_replicas: u32,
 
+    /// Give the data planes of Gateways a NetworkPolicy that lets traffic in to their listeners and metrics only
+    #[arg(long)]
+    pub gateway_network_policies: bool,
+
     /// Where data planes connect to
     #[arg(long, default_value = "0.0.0.0:15010")]
     pub stream_address: SocketAddr,
@@ -89,6 +98,10 @@ pub struct Options {
     /// The Secret with the keys that all replicas share; made when it is not there
     #[arg(long, default_value = "sluice-installation")]
     pub installation_secret: String,
+
+    /// The Secret with the last good versions of objects that are broken; made when it is first needed
+    #[arg(long, default_value = "sluice-last-good")]
+    pub last_good_secret: String,
 
     /// The format of the data planes' access log
     #[arg(long, value_enum, default_value_t = AccessLog::Json)]

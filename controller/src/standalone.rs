@@ -40,16 +40,15 @@ impl Source {
     /// When no keys can be made.
     pub fn settings(&self) -> Result<Settings, CaError> {
         let keys = InstallationSecret::generate()?;
-        Ok(Settings {
+        let mut settings = Settings {
             ingress_class: self.class.clone(),
             ports: PortMap { http: self.http_port, https: self.https_port },
             allow_loopback_endpoints: true,
             access_log: snapshot::AccessLog::Off,
-            fallback_certificate: Some((keys.fallback.certificate.into_bytes(), keys.fallback.key)),
-            cookie_key: keys.cookie_key,
-            ticket_keys: keys.ticket_keys,
             ..Settings::default()
-        })
+        };
+        keys.apply_to(&mut settings);
+        Ok(settings)
     }
 }
 

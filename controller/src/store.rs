@@ -6,6 +6,7 @@ use std::mem;
 use translate::{Kind, ObjectKey, Problem, Resources, Severity};
 
 use crate::kinds::Watched;
+use crate::last_good::{Next, Record};
 use crate::status::{Observed, Target};
 
 /// One event of a watch.
@@ -24,7 +25,26 @@ impl Change {
 
     /// The list of a kind is complete; objects that are not in it are gone.
     pub fn listed<T: Watched>(keys: BTreeSet<ObjectKey>) -> Self {
-        Self(Box::new(move |store| store.listed::<T>(&keys)))
+        Self(Box::new(move |store| {
+            store.listed::<T>(&keys);
+            store.dirty.structure |= store.missing.remove(&T::KIND);
+        }))
+    }
+
+    /// The API server does not know the kind: there are no objects, or it has just started.
+    pub fn missing<T: Watched>() -> Self {
+        Self(Box::new(move |store| {
+            store.listed::<T>(&BTreeSet::new());
+            store.missing.insert(T::KIND);
+        }))
+    }
+
+    /// What is recorded of last good versions.
+    pub fn recorded(record: Record) -> Self {
+        Self(Box::new(move |store| {
+            store.record = Some(record);
+            store.invalidate();
+        }))
     }
 
     /// The object is there but does not decode; its last version that did stays in force.
@@ -74,6 +94,8 @@ pub struct Store {
     pub observed: BTreeMap<Target, Observed>,
     controllers: Vec<String>,
     awaited: BTreeSet<Kind>,
+    missing: BTreeSet<Kind>,
+    record: Option<Record>,
     undecodable: BTreeMap<(Kind, ObjectKey), Problem>,
     wanted_secrets: BTreeSet<ObjectKey>,
     other_secrets: BTreeSet<ObjectKey>,
@@ -81,13 +103,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty store that is ready once each of `kinds` was listed. Status entries of `controllers` are its own.
+    /// An empty store that is ready once each of `kinds` was listed and the record of last good versions read. Status entries of `controllers` are its own.
     pub fn new(kinds: impl IntoIterator<Item = Kind>, controllers: Vec<String>) -> Self {
         Self {
             resources: Resources::default(),
             observed: BTreeMap::new(),
             controllers,
             awaited: kinds.into_iter().collect(),
+            missing: BTreeSet::new(),
+            record: None,
             undecodable: BTreeMap::new(),
             wanted_secrets: BTreeSet::new(),
             other_secrets: BTreeSet::new(),
@@ -100,9 +124,27 @@ impl Store {
         (change.0)(self);
     }
 
-    /// Whether every watch had its first full list.
+    /// Whether every watch had its first full list, and the record of last good versions was read.
     pub fn ready(&self) -> bool {
-        self.awaited.is_empty()
+        self.awaited.is_empty() && self.record.is_some()
+    }
+
+    /// Brings last good versions in line with the record; see [`Record::adopt`].
+    pub fn adopt(&mut self, leads: bool) {
+        if let Some(record) = &self.record {
+            record.adopt(&mut self.resources, leads);
+        }
+    }
+
+    /// The record, and what it should become now that translation `rejected` these objects.
+    pub fn next_record(&self, rejected: &BTreeSet<(Kind, ObjectKey)>) -> Option<(&Record, Next)> {
+        let record = self.record.as_ref()?;
+        Some((record, record.next(&self.resources, rejected, &self.missing)))
+    }
+
+    /// Has everything translated again, as if something had changed.
+    pub fn invalidate(&mut self) {
+        self.dirty.structure = true;
     }
 
     /// What changed since the last call.
@@ -150,6 +192,10 @@ impl Store {
         let before = T::map(&self.resources).get(&key).map(|entry| entry.current.clone());
         if before.as_deref() == Some(&object) {
             return;
+        }
+        // Of a namesake nothing was ever good.
+        if before.as_ref().is_some_and(|before| before.metadata().uid != object.metadata().uid) {
+            self.resources.remove::<T>(&key);
         }
         self.resources.insert(object);
         self.touch::<T>(&key, before.as_deref());

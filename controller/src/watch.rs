@@ -61,7 +61,7 @@ pub async fn run<T: Watched>(client: Client, changes: mpsc::Sender<Change>) {
                     continue;
                 }
                 tracing::debug!(kind = %T::KIND, "the cluster does not have this kind");
-                Change::listed::<T>(BTreeSet::new())
+                Change::missing::<T>()
             }
             Err(error) => {
                 presence.interrupted();
@@ -119,13 +119,13 @@ fn changed<T: Watched>(object: DeserializeGuard<T>) -> Change {
 
 /// Waits twice as long after every failure: soon enough to notice a kind that was just installed, seldom enough for an API
 /// server in trouble.
-struct Pause(Duration);
+pub(crate) struct Pause(Duration);
 
 impl Pause {
     const FIRST: Duration = Duration::from_millis(250);
     const LONGEST: Duration = Duration::from_secs(10);
 
-    async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.next()).await;
     }
 

@@ -14,7 +14,8 @@ use snapshot::Secret;
 const NAME: usize = 8;
 const SALT: usize = 32;
 
-/// How long a client may keep a ticket, in seconds. Keys are made at installation; a new one ends the tickets of the old.
+/// How long a client may keep a ticket, in seconds. The controller makes a new key every 12 h and keeps one for 36 h, so that each
+/// outlives its last ticket.
 const LIFETIME: u32 = 12 * 60 * 60;
 
 /// The present ticket keys, newest first.

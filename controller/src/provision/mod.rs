@@ -1,5 +1,6 @@
 //! The data planes of Gateways: a Deployment and a Service of their own in the Gateway's namespace (GEP-1762).
 
+mod apply;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,22 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::gateway::Gateway;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::Value;
 use snapshot::Hash;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use translate::{Infrastructure, ObjectKey};
+use translate::{Infrastructure, Kind, ObjectKey, Problem, Severity};
 
+use crate::events::{self, Report};
 use crate::shutdown::Shutdown;
-use crate::status::MANAGER;
 use crate::write::{WriteError, within};
 pub use objects::Template;
 
 /// When everything is applied again, to mend what somebody else changed or deleted.
 const AGAIN: Duration = Duration::from_secs(5 * 60);
-/// When a failed write is tried again.
+/// When a failed write is tried again; twice as long after every failure, up to [`AGAIN`].
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What a Gateway asks for.
@@ -51,8 +52,12 @@ pub struct Provisioner {
     pub template: Template,
     /// The latest counts; `None` until the Gateways are known, and nothing is touched before.
     pub plan: watch::Receiver<Arc<Option<Plan>>>,
+    /// The certificates that data planes trust, when they change.
+    pub trusted: watch::Receiver<String>,
     /// Whether this replica writes.
     pub leader: watch::Receiver<bool>,
+    /// The name of this replica in Events.
+    pub instance: String,
 }
 
 /// An object's kind, namespace and name.
@@ -64,6 +69,7 @@ impl Provisioner {
         let mut applied: BTreeMap<Id, Hash> = BTreeMap::new();
         let mut all_again = Instant::now();
         let mut spared: BTreeSet<ObjectKey> = BTreeSet::new();
+        let mut retry = RETRY;
         loop {
             let leads = *self.leader.borrow_and_update();
             let plan = self.plan.borrow_and_update().clone();
@@ -79,15 +85,19 @@ impl Provisioner {
             if let (true, Some(plan)) = (leads, plan.as_ref()) {
                 tokio::select! {
                     complete = self.reconcile(plan, &mut applied) => {
-                        if !complete {
-                            wake = now + RETRY;
+                        if complete {
+                            retry = RETRY;
+                        } else {
+                            wake = now + retry;
+                            retry = (retry * 2).min(AGAIN);
                         }
                     }
                     () = shutdown.requested() => return,
                 }
             }
             tokio::select! {
-                Ok(()) = self.plan.changed() => {}
+                Ok(()) = self.plan.changed() => retry = RETRY,
+                Ok(()) = self.trusted.changed() => self.template.ca = self.trusted.borrow().clone(),
                 Ok(()) = self.leader.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
                 () = shutdown.requested() => return,
@@ -101,6 +111,7 @@ impl Provisioner {
         let mut keep = BTreeSet::new();
         let first = applied.is_empty();
         for (gateway, wanted) in &plan.wanted {
+            let mut denied = false;
             for object in self.template.objects(gateway, wanted) {
                 let id = id(&object);
                 let hash = Hash::of(object.to_string().as_bytes());
@@ -108,13 +119,16 @@ impl Provisioner {
                 if applied.get(&id) == Some(&hash) {
                     continue;
                 }
-                match within(apply(&self.client, &object)).await {
+                match within(apply::apply(&self.client, &object, &id)).await {
                     Ok(()) => {
                         applied.insert(id, hash);
                     }
                     Err(error) => {
                         complete = false;
-                        tracing::warn!(%gateway, kind = id.0, %error, "a Gateway's object is not applied; trying again");
+                        // Without rights every object fails alike: the first one says it all.
+                        if refusal(&error).is_none() || !std::mem::replace(&mut denied, true) {
+                            self.tell(gateway, wanted, &id.0, &error).await;
+                        }
                     }
                 }
             }
@@ -122,6 +136,11 @@ impl Provisioner {
         if first || applied.keys().any(|id| !keep.contains(id)) {
             match self.sweep(&keep, &plan.spared).await {
                 Ok(()) => applied.retain(|id, _| keep.contains(id)),
+                // An installation that provisions nothing has no such right, and needs none.
+                Err(error) if refusal(&error).is_some() => {
+                    let reason = refusal(&error).unwrap_or_default();
+                    tracing::info!(reason, "objects of former Gateways, if there are any, are not deleted");
+                }
                 Err(error) => {
                     complete = false;
                     tracing::warn!(%error, "objects of former Gateways are not deleted; trying again");
@@ -129,6 +148,31 @@ impl Provisioner {
             }
         }
         complete
+    }
+
+    /// Says why a Gateway lacks an object: in the log, and to the Gateway's owner in an Event.
+    async fn tell(&self, gateway: &ObjectKey, wanted: &Wanted, kind: &str, error: &WriteError) {
+        let message = match refusal(error) {
+            Some(refusal) => format!(
+                "The API server denies the {kind} of the Gateway's data planes: {refusal}. If Sluice lacks the right, let \
+                 the chart grant it (controller.gatewayClassResource.enabled). Until then the Gateway has no data planes \
+                 or keeps those that it has."
+            ),
+            None => format!("The {kind} of the Gateway's data planes is not applied and will be tried again: {error}."),
+        };
+        tracing::warn!(%gateway, "{message}");
+        let problem = Problem {
+            kind: Kind::Gateway,
+            object: gateway.clone(),
+            field: String::new(),
+            reason: "ProvisioningFailed",
+            message,
+            severity: Severity::Warning,
+        };
+        let report = Report { problem, uid: Some(wanted.uid.clone()) };
+        if let Err(error) = within(events::tell(&self.client, &self.instance, &report, false)).await {
+            tracing::warn!(%gateway, %error, "the Event is not written");
+        }
     }
 
     /// Deletes what this installation once made and nobody wants now.
@@ -163,15 +207,12 @@ impl Provisioner {
     }
 }
 
-async fn apply(client: &Client, object: &Value) -> Result<(), WriteError> {
-    let (kind, key) = id(object);
-    let resource: ApiResource = match objects::kinds().into_iter().find(|resource| resource.kind == kind) {
-        Some(resource) => resource,
-        None => return Ok(()),
-    };
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
-    api.patch(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await?;
-    Ok(())
+/// What the API server says when it denies a write: for want of rights, or by a quota or an admission policy.
+fn refusal(error: &WriteError) -> Option<&str> {
+    match error {
+        WriteError::Api(kube::Error::Api(status)) if status.code == 403 => Some(status.message.trim_end_matches('.')),
+        _ => None,
+    }
 }
 
 fn id(object: &Value) -> Id {

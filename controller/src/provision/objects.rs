@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
@@ -31,20 +32,23 @@ pub struct Template {
     pub replicas: u32,
     /// Where the controllers listen: a headless Service's name with the port.
     pub controllers: String,
-    /// The certificate of the internal CA, in PEM.
+    /// The certificates of the internal CA, in PEM.
     pub ca: String,
     /// The namespace of this installation, which tells its objects from those of another one.
     pub installation: String,
+    /// Whether a NetworkPolicy guards them, as the chart's guards the shared ones.
+    pub network_policies: bool,
 }
 
 /// The kinds that are made for a Gateway.
-pub fn kinds() -> [ApiResource; 5] {
+pub fn kinds() -> [ApiResource; 6] {
     [
         ApiResource::erase::<ServiceAccount>(&()),
         ApiResource::erase::<ConfigMap>(&()),
         ApiResource::erase::<Deployment>(&()),
         ApiResource::erase::<Service>(&()),
         ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
     ]
 }
 
@@ -94,6 +98,20 @@ impl Template {
             object("v1", "ServiceAccount", json!({ "automountServiceAccountToken": false })),
             object("v1", "ConfigMap", json!({ "data": { "ca.crt": self.ca } })),
         ];
+        if self.network_policies {
+            let listeners = infrastructure
+                .ports
+                .iter()
+                .map(|(port, transport)| json!({ "protocol": transport.to_string(), "port": port }));
+            let metrics = json!({ "protocol": "TCP", "port": "metrics" });
+            let ports: Vec<_> = listeners.chain([metrics]).collect();
+            let spec = json!({
+                "podSelector": { "matchLabels": selector },
+                "policyTypes": ["Ingress"],
+                "ingress": [{ "ports": ports }],
+            });
+            objects.push(object("networking.k8s.io/v1", "NetworkPolicy", json!({ "spec": spec })));
+        }
         let mut pod_labels = labels.clone();
         pod_labels.insert("sluice.dev/stream-client".into(), "true".into()); // what network policies let in
         let deployment = json!({
@@ -210,6 +228,7 @@ mod tests {
             controllers: "sluice-controller.sluice.svc:15010".into(),
             ca: "PEM".into(),
             installation: "sluice".into(),
+            network_policies: true,
         }
     }
 
@@ -224,7 +243,7 @@ mod tests {
             ..Infrastructure::default()
         };
         let objects = template().objects(&gateway, &Wanted { uid: "1".into(), infrastructure });
-        assert_eq!(objects.len(), 5);
+        assert_eq!(objects.len(), 6);
         for object in &objects {
             let labels = &object["metadata"]["labels"];
             assert_eq!(labels["team"], "a");
@@ -232,6 +251,23 @@ mod tests {
             assert!(labels[GATEWAY_NAME].as_str().unwrap().len() <= 63);
             assert!(object["metadata"]["name"].as_str().unwrap().len() <= 63);
         }
+    }
+
+    #[test]
+    fn a_network_policy_lets_in_what_the_data_planes_listen_for() {
+        let infrastructure =
+            Infrastructure { ports: [(80, Transport::Tcp), (53, Transport::Udp)].into(), ..Infrastructure::default() };
+        let wanted = Wanted { uid: "1".into(), infrastructure };
+        let gateway = ObjectKey::new("shop", "web");
+        let policies = |network_policies| {
+            let objects = Template { network_policies, ..template() }.objects(&gateway, &wanted);
+            objects.into_iter().filter(|object| object["kind"] == "NetworkPolicy").collect::<Vec<_>>()
+        };
+        assert!(policies(false).is_empty());
+        let policy = policies(true).pop().unwrap();
+        let ports = policy["spec"]["ingress"][0]["ports"].as_array().unwrap();
+        let ports: Vec<_> = ports.iter().map(|port| format!("{} {}", port["protocol"], port["port"])).collect();
+        assert_eq!(ports, [r#""UDP" 53"#, r#""TCP" 80"#, r#""TCP" "metrics""#]);
     }
 
     #[test]

@@ -1,36 +1,33 @@
 //! Whether the data planes run what a status is about to claim.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use crds::gateway::GatewayStatus;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use snapshot::ResourceId;
-use translate::{DataPlane, Kind, ObjectKey, Statuses};
+use tokio::time::Instant;
+use translate::{DataPlane, Kind, Statuses};
 
 use super::{Fingerprint, Target};
-use crate::stream::Acks;
+use crate::stream::{Acks, Wait};
 
-/// Why a status has to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Wait {
-    /// There is nobody who could run it.
-    #[error("No data plane is connected and ready.")]
-    Nobody,
-    /// The cluster knows of more than are connected here.
-    #[error("Not every ready data plane is connected to this controller yet.")]
-    Absent,
-    /// Somebody does not run it yet.
-    #[error("Not every ready data plane has acknowledged this configuration yet.")]
-    Behind,
-}
+/// How long a status that has no words for waiting is held back for a data plane that does not answer: a node that lost the
+/// controllers must not keep everything that is new without a status for ever. A Gateway's `Programmed` waits without end.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Remembers which publication each status waits for.
 #[derive(Debug, Default)]
 pub struct Gate {
     current: u64,
-    /// How many data planes the cluster holds for ready, where that is known.
-    ready: BTreeMap<DataPlane, usize>,
-    waiting: BTreeMap<Target, (Fingerprint, u64)>,
+    /// The pods that get traffic, where that is known.
+    ready: BTreeMap<DataPlane, BTreeSet<String>>,
+    waiting: BTreeMap<Target, Waiting>,
+    wake: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    token: Fingerprint,
+    publication: u64,
+    since: Instant,
 }
 
 impl Gate {
@@ -39,65 +36,70 @@ impl Gate {
         self.current = publication;
     }
 
-    /// Notes how many data planes of each group the cluster holds for ready. A controller that just started has heard of few.
-    pub fn expect(&mut self, ready: BTreeMap<DataPlane, usize>) {
+    /// Notes which pods of each group the cluster holds for ready. A controller that just started has heard of few.
+    pub fn expect(&mut self, ready: BTreeMap<DataPlane, BTreeSet<String>>) {
         self.ready = ready;
     }
 
     /// Whether every ready data plane runs a publication as new as the one that was current when `token` last changed;
     /// otherwise why not.
-    pub fn check(&mut self, target: &Target, plane: &DataPlane, token: Fingerprint, acks: &Acks) -> Result<(), Wait> {
-        let now = (token, self.current);
-        let waiting = self.waiting.entry(target.clone()).or_insert(now);
-        if waiting.0 != token {
-            *waiting = now;
+    pub(super) fn check(
+        &mut self,
+        target: &Target,
+        plane: &DataPlane,
+        token: Fingerprint,
+        acks: &Acks,
+        now: Instant,
+    ) -> Result<(), Wait> {
+        let waiting = self.waiting(target, token, now);
+        let none = BTreeSet::new();
+        acks.programmed(plane, waiting.publication, self.ready.get(plane).unwrap_or(&none))
+    }
+
+    /// As [`Self::check`], where nobody can be told to wait: not waiting ends after a while.
+    pub(super) fn check_patiently(
+        &mut self,
+        target: &Target,
+        plane: &DataPlane,
+        token: Fingerprint,
+        acks: &Acks,
+        now: Instant,
+    ) -> Result<(), Wait> {
+        let wait = match self.check(target, plane, token, acks, now) {
+            Err(wait @ (Wait::Absent(_) | Wait::Behind)) => wait,
+            other => return other,
+        };
+        let end = self.waiting(target, token, now).since + PATIENCE;
+        if end <= now {
+            return Ok(());
         }
-        let ready = acks.connected(plane).filter(|(_, connected)| connected.ready).count();
-        if ready == 0 {
-            Err(Wait::Nobody)
-        } else if !acks.programmed(plane, waiting.1) {
-            Err(Wait::Behind)
-        } else if self.ready.get(plane).is_some_and(|expected| ready < *expected) {
-            Err(Wait::Absent)
-        } else {
-            Ok(())
-        }
+        self.wake = Some(self.wake.map_or(end, |wake| wake.min(end)));
+        Err(wait)
+    }
+
+    /// When the patience with some data plane ends; asking forgets it.
+    pub fn take_wake(&mut self) -> Option<Instant> {
+        self.wake.take()
     }
 
     /// Forgets objects that have no status any more.
-    pub fn forget_except(&mut self, statuses: &Statuses) {
+    pub(super) fn forget_except(&mut self, statuses: &Statuses) {
         self.waiting.retain(|target, _| match target.kind {
             Kind::Gateway => statuses.gateways.contains_key(&target.object),
             Kind::HTTPRoute => statuses.routes.contains_key(&(target.kind, target.object.clone())),
+            Kind::TrafficPolicy | Kind::BackendPolicy => {
+                statuses.policies.contains_key(&(target.kind, target.object.clone()))
+            }
             _ => statuses.ingresses.contains_key(&target.object),
         });
     }
-}
 
-/// The status of a Gateway, `Programmed` false with reason `Invalid` where data planes reject what the status claims to be served.
-pub fn refused(status: &GatewayStatus, gateway: &ObjectKey, rejected: &BTreeMap<&ResourceId, &str>) -> GatewayStatus {
-    let mut status = status.clone();
-    let mut names = Vec::new();
-    for listener in status.listeners.iter_mut().flatten() {
-        let id = ResourceId::new(snapshot::Kind::Listener, format!("{gateway}/{}", listener.name));
-        if let Some(why) = rejected.get(&id) {
-            refuse(&mut listener.conditions, &format!("The data planes do not take the listener: {why}."));
-            names.push(listener.name.as_str());
+    fn waiting(&mut self, target: &Target, token: Fingerprint, now: Instant) -> Waiting {
+        let fresh = Waiting { token, publication: self.current, since: now };
+        let waiting = self.waiting.entry(target.clone()).or_insert(fresh);
+        if waiting.token != token {
+            *waiting = fresh;
         }
-    }
-    if let (false, Some(conditions)) = (names.is_empty(), &mut status.conditions) {
-        let message = format!("The data planes do not take listener {}: see its conditions.", names.join(", "));
-        refuse(conditions, &message);
-    }
-    status
-}
-
-fn refuse(conditions: &mut [Condition], message: &str) {
-    let programmed =
-        conditions.iter_mut().filter(|condition| condition.type_ == "Programmed" && condition.status == "True");
-    for condition in programmed {
-        condition.status = "False".into();
-        condition.reason = "Invalid".into();
-        condition.message = message.into();
+        *waiting
     }
 }

@@ -2,18 +2,23 @@
 
 mod gate;
 mod merge;
+mod refused;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crds::gateway::ParentReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use translate::{DataPlane, Kind, ObjectKey, Statuses};
 
-use crate::stream::Acks;
+use crate::stream::{Acks, Wait};
 
-pub use gate::{Gate, Wait};
+pub use gate::Gate;
+pub use refused::{Refused, object};
 pub use writer::{MANAGER, Writer};
 
 /// An object whose status the controller writes.
@@ -173,8 +178,15 @@ impl Wanted {
         self.fingerprints = fingerprints;
     }
 
-    /// What differs from what the API server holds, as far as data planes have acknowledged it.
-    pub fn unwritten(&self, observed: &BTreeMap<Target, Observed>, gate: &mut Gate, acks: &Acks) -> Unwritten {
+    /// What differs from what the API server holds, as far as data planes have acknowledged it, and with what they `refused`.
+    pub fn unwritten(
+        &self,
+        observed: &BTreeMap<Target, Observed>,
+        gate: &mut Gate,
+        acks: &Acks,
+        refused: &BTreeMap<DataPlane, Refused>,
+        now: Instant,
+    ) -> Unwritten {
         gate.forget_except(&self.statuses);
         let gateways = self.statuses.gateways.iter().filter_map(|(object, status)| {
             let target = Target { kind: Kind::Gateway, object: object.clone() };
@@ -182,8 +194,9 @@ impl Wanted {
             let generation = status.conditions.iter().flatten().find_map(|condition| condition.observed_generation);
             let token = Fingerprint::of(&json!(generation));
             let plane = Statuses::data_plane(object);
-            let status = &gate::refused(status, object, &acks.rejected(&plane));
-            let status = match gate.check(&target, &plane, token, acks) {
+            let told = refused.get(&plane).map(|refused| refused.gateway(status, object));
+            let status = told.as_ref().unwrap_or(status);
+            let status = match gate.check(&target, &plane, token, acks, now) {
                 // A data plane that only went away or did not come back yet still serves what was programmed.
                 Err(why) if observed.programmed.is_none() || observed.programmed != generation => {
                     value(Statuses::pending(status, &why.to_string()))
@@ -195,26 +208,48 @@ impl Wanted {
         });
         let gateways: Vec<_> = gateways.collect();
         let others = self.fingerprints.iter().filter_map(|(target, fingerprint)| {
-            let waits = self.waits(target, *fingerprint, gate, acks);
-            if waits || observed.get(target)?.fingerprint == *fingerprint {
+            let observed = observed.get(target)?;
+            let told = self.refused(target, refused);
+            let fingerprint = told.as_ref().map_or(*fingerprint, Fingerprint::of);
+            if observed.fingerprint == fingerprint || self.waits(target, fingerprint, gate, acks, now) {
                 return None;
             }
-            Some((target.clone(), Arc::new(Write { status: self.status(target)?, fingerprint: *fingerprint })))
+            let status = told.or_else(|| self.status(target))?;
+            Some((target.clone(), Arc::new(Write { status, fingerprint })))
         });
         gateways.into_iter().chain(others).collect()
     }
 
-    /// Whether a status has to wait for data planes: an Ingress has no address as long as nobody serves it, and a route that is
-    /// told to be accepted is served from then on.
-    fn waits(&self, target: &Target, fingerprint: Fingerprint, gate: &mut Gate, acks: &Acks) -> bool {
+    /// The status of a route that data planes do not take.
+    fn refused(&self, target: &Target, refused: &BTreeMap<DataPlane, Refused>) -> Option<Value> {
+        let parents = self.statuses.routes.get(&(target.kind, target.object.clone()))?;
+        let parents = refused::route(target.kind, &target.object, parents, refused)?;
+        Some(json!({ "parents": parents }))
+    }
+
+    /// Whether a status has to wait for data planes: an Ingress has no address as long as nobody serves it, and a route or a policy
+    /// that is told to be accepted is in force from then on.
+    fn waits(&self, target: &Target, token: Fingerprint, gate: &mut Gate, acks: &Acks, now: Instant) -> bool {
+        let mut check = |plane: &DataPlane| gate.check_patiently(target, plane, token, acks, now);
+        // Where there is nobody, waiting for somebody would say less than the status does.
+        let mut served = |plane: &DataPlane| matches!(check(plane), Ok(()) | Err(Wait::Nobody));
+        let key = (target.kind, target.object.clone());
         match target.kind {
-            Kind::Ingress => gate.check(target, &DataPlane::Shared, fingerprint, acks).is_err(),
+            Kind::Ingress => check(&DataPlane::Shared).is_err(),
             Kind::HTTPRoute => {
-                let parents = self.statuses.routes.get(&(target.kind, target.object.clone()));
-                parents.into_iter().flatten().any(|parent| {
-                    let namespace = parent.parent_ref.namespace.as_ref().unwrap_or(&target.object.namespace);
-                    let gateway = ObjectKey::new(namespace, &parent.parent_ref.name);
-                    gate.check(target, &Statuses::data_plane(&gateway), fingerprint, acks) == Err(Wait::Behind)
+                let parents = self.statuses.routes.get(&key).into_iter().flatten();
+                let mut parents = parents.filter(|parent| accepted(&parent.conditions));
+                parents.any(|parent| !served(&Statuses::data_plane(&gateway_of(&parent.parent_ref, &target.object))))
+            }
+            Kind::TrafficPolicy | Kind::BackendPolicy => {
+                let ancestors = self.statuses.policies.get(&key).into_iter().flatten();
+                let mut ancestors = ancestors.filter(|ancestor| accepted(&ancestor.conditions));
+                ancestors.any(|ancestor| match ancestor.ancestor_ref.kind.as_deref() {
+                    Some("Gateway") => {
+                        !served(&Statuses::data_plane(&gateway_of(&ancestor.ancestor_ref, &target.object)))
+                    }
+                    Some("Ingress") => !served(&DataPlane::Shared),
+                    _ => false, // a Service that nobody uses
                 })
             }
             _ => false,
@@ -230,6 +265,15 @@ impl Wanted {
             _ => self.statuses.policies.get(&key()).map(|ancestors| json!({ "ancestors": ancestors })),
         }
     }
+}
+
+/// The Gateway that a reference in the status of `object` is about.
+fn gateway_of(reference: &ParentReference, object: &ObjectKey) -> ObjectKey {
+    ObjectKey::new(reference.namespace.as_ref().unwrap_or(&object.namespace), &reference.name)
+}
+
+fn accepted(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|condition| condition.type_ == "Accepted" && condition.status == "True")
 }
 
 /// Statuses are plain data; a value that does not serialise cannot be built.

@@ -1,25 +1,33 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use crds::gateway::{GatewayStatus, ListenerStatus, ParentReference, RouteParentStatus};
+use crds::policy::PolicyAncestorStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use snapshot::{Hash, ResourceId};
+use snapshot::{Hash, HostPattern, Listener, Protocol, Resource, ResourceId, ServerCertificate, Snapshot, Tls};
 
 use super::*;
 use crate::stream::Connected;
 
 fn programmed(generation: i64) -> GatewayStatus {
-    let condition = Condition {
-        type_: "Programmed".into(),
+    GatewayStatus { conditions: Some(vec![condition("Programmed", generation)]), ..GatewayStatus::default() }
+}
+
+fn condition(kind: &str, generation: i64) -> Condition {
+    Condition {
+        type_: kind.into(),
         status: "True".into(),
-        reason: "Programmed".into(),
+        reason: kind.into(),
         message: String::new(),
         observed_generation: Some(generation),
         last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
-    };
-    GatewayStatus { conditions: Some(vec![condition]), ..GatewayStatus::default() }
+    }
 }
 
 fn parents(name: &str) -> Vec<RouteParentStatus> {
     let parent_ref = ParentReference { name: name.into(), ..ParentReference::default() };
-    vec![RouteParentStatus { parent_ref, controller_name: "ours".into(), conditions: Vec::new() }]
+    let conditions = vec![condition("Accepted", 1)];
+    vec![RouteParentStatus { parent_ref, controller_name: "ours".into(), conditions }]
 }
 
 fn observe(target: &Target, status: Option<Value>) -> BTreeMap<Target, Observed> {
@@ -32,6 +40,15 @@ fn running(version: Hash) -> Connected {
     connected
 }
 
+/// What is to be written when data planes refuse nothing.
+fn unwritten(wanted: &Wanted, observed: &BTreeMap<Target, Observed>, gate: &mut Gate, acks: &Acks) -> Unwritten {
+    wanted.unwritten(observed, gate, acks, &BTreeMap::new(), Instant::now())
+}
+
+fn pods(plane: &DataPlane, names: &[&str]) -> BTreeMap<DataPlane, BTreeSet<String>> {
+    [(plane.clone(), names.iter().map(|name| (*name).to_owned()).collect())].into()
+}
+
 #[test]
 fn only_differences_are_written_and_foreign_entries_do_not_count() {
     let object = ObjectKey::new("shop", "web");
@@ -40,10 +57,10 @@ fn only_differences_are_written_and_foreign_entries_do_not_count() {
     let mut statuses = Statuses::default();
     statuses.routes.insert((Kind::HTTPRoute, object), parents("a"));
     wanted.replace(statuses);
-    let unwritten = |observed| wanted.unwritten(&observed, &mut Gate::default(), &Acks::default()).len();
+    let unwritten = |observed| unwritten(&wanted, &observed, &mut Gate::default(), &Acks::default()).len();
 
     assert_eq!(unwritten(observe(&target, None)), 1);
-    let ours = json!({"parentRef": {"name": "a"}, "controllerName": "ours", "conditions": []});
+    let ours = json!({"parentRef": {"name": "a"}, "controllerName": "ours", "conditions": [condition("Accepted", 1)]});
     let theirs = json!({"parentRef": {"name": "b"}, "controllerName": "theirs", "conditions": []});
     assert_eq!(unwritten(observe(&target, Some(json!({"parents": [theirs, ours]})))), 0);
     assert_eq!(unwritten(observe(&target, Some(json!({"parents": [theirs]})))), 1);
@@ -58,7 +75,7 @@ fn an_empty_list_is_no_difference_to_no_status() {
     let mut statuses = Statuses::default();
     statuses.routes.insert((Kind::HTTPRoute, object), Vec::new());
     wanted.replace(statuses);
-    assert!(wanted.unwritten(&observe(&target, None), &mut Gate::default(), &Acks::default()).is_empty());
+    assert!(unwritten(&wanted, &observe(&target, None), &mut Gate::default(), &Acks::default()).is_empty());
 }
 
 #[test]
@@ -74,27 +91,27 @@ fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
     let mut statuses = Statuses::default();
     statuses.gateways.insert(object.clone(), programmed(1));
     wanted.replace(statuses.clone());
-    let condition = |unwritten: &Unwritten| unwritten[&target].status["conditions"][0].clone();
+    let told = |written: &Unwritten| written[&target].status["conditions"][0].clone();
 
     let before = observe(&target, None);
-    let unwritten = wanted.unwritten(&before, &mut gate, &acks);
-    assert_eq!(condition(&unwritten)["status"], "False");
-    assert_eq!(condition(&unwritten)["reason"], "Pending");
+    let written = unwritten(&wanted, &before, &mut gate, &acks);
+    assert_eq!(told(&written)["status"], "False");
+    assert_eq!(told(&written)["reason"], "Pending");
 
     acks.heard(&plane, "pod", running(version));
-    let unwritten = wanted.unwritten(&before, &mut gate, &acks);
-    assert_eq!(condition(&unwritten)["status"], "True");
+    let written = unwritten(&wanted, &before, &mut gate, &acks);
+    assert_eq!(told(&written)["status"], "True");
 
     // This replica is new and has heard of no data plane yet: what was programmed is not taken back.
-    let after = observe(&target, Some(unwritten[&target].status.clone()));
-    assert!(wanted.unwritten(&after, &mut gate, &Acks::default()).is_empty());
+    let after = observe(&target, Some(written[&target].status.clone()));
+    assert!(unwritten(&wanted, &after, &mut gate, &Acks::default()).is_empty());
 
     // A new generation waits for a new acknowledgement.
     statuses.gateways.insert(object, programmed(2));
     wanted.replace(statuses);
     acks.published(2, [(&plane, Hash([2; 16]))].into_iter());
     gate.published(2);
-    assert_eq!(condition(&wanted.unwritten(&after, &mut gate, &acks))["status"], "False");
+    assert_eq!(told(&unwritten(&wanted, &after, &mut gate, &acks))["status"], "False");
 }
 
 #[test]
@@ -115,25 +132,72 @@ fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
     status.listeners = Some(listeners.into());
     let mut wanted = Wanted::default();
     wanted.replace(Statuses { gateways: [(object, status)].into(), ..Statuses::default() });
-
-    acks.heard(&plane, "one", running(version));
-    let mut other = running(version);
-    let id = ResourceId::new(snapshot::Kind::Listener, "shop/web/busy");
-    other.rejected.insert(id, "port 80 cannot be bound".into());
-    acks.heard(&plane, "two", other);
-    let status = wanted.unwritten(&observe(&target, None), &mut gate, &acks)[&target].status.clone();
+    let certificates = vec![ServerCertificate { hosts: vec![HostPattern::Any], certificate: "shop/tls".into() }];
+    let tls = Protocol::Https(Tls { certificates, default_certificate: None, client_validation: None });
+    let mut snapshot = Snapshot::default();
+    for (name, protocol) in [("shop/web/plain", Protocol::Http), ("shop/web/busy", tls)] {
+        snapshot.insert(name, Resource::Listener(Listener { port: 80, hostname: HostPattern::Any, protocol }));
+    }
+    let mut write = |acks: &Acks, stored: Option<Value>| {
+        let refused = [(plane.clone(), Refused::new(&snapshot, &acks.rejected(&plane)))].into();
+        let now = Instant::now();
+        let unwritten = wanted.unwritten(&observe(&target, stored), &mut gate, acks, &refused, now);
+        unwritten[&target].status.clone()
+    };
     let of = |holder: &Value| holder["conditions"][0].clone();
-    assert_eq!(of(&status)["status"], "False");
-    assert_eq!(of(&status)["reason"], "Invalid");
-    assert!(of(&status)["message"].as_str().unwrap().contains("busy"));
-    assert_eq!(of(&status["listeners"][0])["status"], "True");
-    assert_eq!(of(&status["listeners"][1])["reason"], "Invalid");
-    assert!(of(&status["listeners"][1])["message"].as_str().unwrap().contains("port 80 cannot be bound"));
 
-    // It is bound now.
-    acks.heard(&plane, "two", running(version));
-    let status = wanted.unwritten(&observe(&target, Some(status)), &mut gate, &acks)[&target].status.clone();
-    assert_eq!([&status, &status["listeners"][1]].map(|holder| of(holder)["status"].clone()), ["True", "True"]);
+    for (id, why) in [
+        (ResourceId::new(snapshot::Kind::Listener, "shop/web/busy"), "port 80 cannot be bound"),
+        (ResourceId::new(snapshot::Kind::Certificate, "shop/tls"), "Secret shop/tls: the key does not fit"),
+    ] {
+        acks.heard(&plane, "one", running(version));
+        let mut other = running(version);
+        other.rejected.insert(id, why.rsplit(": ").next().unwrap().into());
+        acks.heard(&plane, "two", other);
+        let status = write(&acks, None);
+        assert_eq!(of(&status)["status"], "False");
+        assert_eq!(of(&status)["reason"], "Invalid");
+        assert!(of(&status)["message"].as_str().unwrap().contains("busy"));
+        assert_eq!(of(&status["listeners"][0])["status"], "True");
+        assert_eq!(of(&status["listeners"][1])["reason"], "Invalid");
+        assert!(of(&status["listeners"][1])["message"].as_str().unwrap().contains(why));
+
+        // It is taken now.
+        acks.heard(&plane, "two", running(version));
+        let status = write(&acks, Some(status));
+        assert_eq!([&status, &status["listeners"][1]].map(|holder| of(holder)["status"].clone()), ["True", "True"]);
+    }
+}
+
+#[test]
+fn a_route_that_a_data_plane_does_not_take_says_so_under_that_gateway_alone() {
+    let object = ObjectKey::new("shop", "web");
+    let target = Target::of(Kind::HTTPRoute, &object).unwrap();
+    let plane = |gateway: &str| DataPlane::Gateway(ObjectKey::new("shop", gateway));
+    let mut statuses = Statuses::default();
+    let parents = [parents("a"), parents("b")].concat();
+    statuses.routes.insert((Kind::HTTPRoute, object), parents);
+    let mut wanted = Wanted::default();
+    wanted.replace(statuses);
+    let id = ResourceId::new(snapshot::Kind::Route, "HTTPRoute/shop/web@shop/a");
+    let refused = Refused::new(&Snapshot::default(), &[(&id, "too many rules")].into());
+    let refused = [(plane("a"), refused)].into();
+    let written = |refused: &BTreeMap<DataPlane, Refused>, stored: Option<Value>| {
+        let (mut gate, acks) = (Gate::default(), Acks::default());
+        let unwritten = wanted.unwritten(&observe(&target, stored), &mut gate, &acks, refused, Instant::now());
+        unwritten.get(&target).map(|write| write.status.clone())
+    };
+    let status = written(&refused, None).unwrap();
+    let conditions = status["parents"][0]["conditions"].as_array().unwrap();
+    let told: Vec<_> = conditions.iter().map(|condition| (&condition["type"], &condition["status"])).collect();
+    assert_eq!(told, [(&json!("Accepted"), &json!("True")), (&json!("PartiallyInvalid"), &json!("True"))]);
+    let message = conditions[1]["message"].as_str().unwrap();
+    assert!(message.starts_with("Fall Back") && message.contains("too many rules"), "{message}");
+    assert_eq!(status["parents"][1]["conditions"].as_array().unwrap().len(), 1);
+
+    assert_eq!(written(&refused, Some(status.clone())), None);
+    let status = written(&BTreeMap::new(), Some(status)).unwrap();
+    assert_eq!(status["parents"][0]["conditions"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -145,12 +209,12 @@ fn a_gateway_waits_for_every_data_plane_that_the_cluster_holds_for_ready() {
     let (mut gate, mut acks) = (Gate::default(), Acks::default());
     acks.published(1, [(&plane, version)].into_iter());
     gate.published(1);
-    gate.expect([(plane.clone(), 2)].into());
+    gate.expect(pods(&plane, &["one", "two"]));
     let mut wanted = Wanted::default();
     wanted.replace(Statuses { gateways: [(object, programmed(1))].into(), ..Statuses::default() });
     let mut verdict = |acks: &Acks| {
-        let unwritten = wanted.unwritten(&observe(&target, None), &mut gate, acks);
-        unwritten[&target].status["conditions"][0]["status"].clone()
+        let written = unwritten(&wanted, &observe(&target, None), &mut gate, acks);
+        written[&target].status["conditions"][0]["status"].clone()
     };
     acks.heard(&plane, "one", running(version));
     assert_eq!(verdict(&acks), "False", "the other one has not come back yet");
@@ -171,30 +235,53 @@ fn an_ingress_gets_its_address_when_the_data_planes_serve_it() {
     statuses.ingresses.insert(object, address);
     wanted.replace(statuses);
     let before = observe(&target, Some(json!({"loadBalancer": {}})));
-    assert!(wanted.unwritten(&before, &mut gate, &acks).is_empty());
+    assert!(unwritten(&wanted, &before, &mut gate, &acks).is_empty());
     acks.heard(&DataPlane::Shared, "pod", running(Hash([1; 16])));
-    let unwritten = wanted.unwritten(&before, &mut gate, &acks);
-    assert_eq!(unwritten[&target].status, json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}));
-    let after = observe(&target, Some(unwritten[&target].status.clone()));
-    assert!(wanted.unwritten(&after, &mut gate, &acks).is_empty());
+    gate.expect(pods(&DataPlane::Shared, &["pod", "other"]));
+    assert!(unwritten(&wanted, &before, &mut gate, &acks).is_empty(), "another one gets traffic too");
+    acks.heard(&DataPlane::Shared, "other", running(Hash([1; 16])));
+    let written = unwritten(&wanted, &before, &mut gate, &acks);
+    assert_eq!(written[&target].status, json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}));
+    let after = observe(&target, Some(written[&target].status.clone()));
+    assert!(unwritten(&wanted, &after, &mut gate, &acks).is_empty());
 }
 
 #[test]
-fn a_route_is_accepted_once_the_connected_data_planes_serve_it() {
+fn a_route_and_a_policy_are_accepted_once_every_ready_data_plane_serves_them_or_patience_ends() {
     let object = ObjectKey::new("shop", "web");
     let plane = DataPlane::Gateway(ObjectKey::new("shop", "a"));
-    let target = Target::of(Kind::HTTPRoute, &object).unwrap();
     let mut statuses = Statuses::default();
-    statuses.routes.insert((Kind::HTTPRoute, object), parents("a"));
+    statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents("a"));
+    let ancestor = PolicyAncestorStatus {
+        ancestor_ref: ParentReference { kind: Some("Gateway".into()), ..parents("a").remove(0).parent_ref },
+        controller_name: "ours".into(),
+        conditions: vec![condition("Accepted", 1)],
+    };
+    statuses.policies.insert((Kind::TrafficPolicy, object.clone()), vec![ancestor]);
     let mut wanted = Wanted::default();
     wanted.replace(statuses);
+    let targets = [Kind::HTTPRoute, Kind::TrafficPolicy].map(|kind| Target::of(kind, &object).unwrap());
+    let observed: BTreeMap<_, _> = targets.iter().flat_map(|target| observe(target, None)).collect();
     let (mut gate, mut acks) = (Gate::default(), Acks::default());
-    let mut waits = |acks: &Acks| wanted.unwritten(&observe(&target, None), &mut gate, acks).is_empty();
+    let begin = Instant::now();
+    let waits = |gate: &mut Gate, acks: &Acks, after: u64| {
+        let now = begin + Duration::from_secs(after);
+        let written = wanted.unwritten(&observed, gate, acks, &BTreeMap::new(), now).len();
+        assert!(written == 0 || written == targets.len(), "both or none: {written}");
+        written == 0
+    };
 
-    assert!(!waits(&acks), "with nobody to wait for");
+    assert!(!waits(&mut gate, &acks, 0), "with nobody to wait for");
     acks.published(0, [(&plane, Hash([1; 16]))].into_iter());
     acks.heard(&plane, "pod", running(Hash([9; 16])));
-    assert!(waits(&acks), "one runs something older");
+    assert!(waits(&mut gate, &acks, 0), "one runs something older");
     acks.heard(&plane, "pod", running(Hash([1; 16])));
-    assert!(!waits(&acks));
+    assert!(!waits(&mut gate, &acks, 0));
+
+    gate.expect(pods(&plane, &["pod", "other"]));
+    assert!(waits(&mut gate, &acks, 1), "another one gets traffic and is not connected");
+    let end = gate.take_wake().unwrap();
+    assert!(end > begin && !waits(&mut gate, &acks, (end - begin).as_secs() + 1), "not for ever");
+    acks.heard(&plane, "other", running(Hash([1; 16])));
+    assert!(!waits(&mut gate, &acks, 1));
 }

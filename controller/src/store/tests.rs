@@ -28,11 +28,13 @@ fn slice(name: &str, service: &str, address: &str) -> EndpointSlice {
 }
 
 #[test]
-fn is_ready_when_every_kind_was_listed() {
+fn is_ready_when_every_kind_was_listed_and_the_record_was_read() {
     let mut store = store();
     store.change(Change::listed::<Service>(BTreeSet::new()));
     assert!(!store.ready());
     store.change(Change::listed::<Secret>(BTreeSet::new()));
+    assert!(!store.ready());
+    store.change(Change::recorded(Record::default()));
     assert!(store.ready());
     assert!(store.take_dirty().structure);
 }
@@ -63,6 +65,50 @@ fn a_new_list_removes_what_it_does_not_hold() {
     store.change(Change::apply(service("y")));
     store.change(Change::listed::<Service>([ObjectKey::new("a", "y")].into()));
     assert_eq!(store.resources.services.keys().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["y"]);
+}
+
+#[test]
+fn a_namesake_has_no_last_good_version() {
+    let mut store = store();
+    let service = |uid: &str, port: u16| {
+        let spec = json!({"ports": [{ "port": port }]});
+        object::<Service>(json!({"metadata": {"namespace": "a", "name": "x", "uid": uid}, "spec": spec}))
+    };
+    let (all_good, rejected) = (BTreeSet::new(), BTreeSet::from([(Kind::Service, ObjectKey::new("a", "x"))]));
+    let mut last_good = |uid, port| {
+        store.change(Change::apply(service(uid, port)));
+        store.resources.accept(if port < 100 { &all_good } else { &rejected });
+        store.resources.services[&ObjectKey::new("a", "x")].last_good.is_some()
+    };
+    assert!(last_good("1", 80));
+    assert!(last_good("1", 8080), "an edit of the same");
+    assert!(!last_good("2", 8080), "deleted and created anew while the watch was interrupted");
+}
+
+#[test]
+fn what_is_recorded_of_a_kind_that_is_missing_stays() {
+    let mut store = Store::new([Kind::Gateway], Vec::new());
+    let gateway = |listeners: serde_json::Value| {
+        let metadata = json!({"namespace": "a", "name": "g", "uid": "1"});
+        object::<Gateway>(json!({"metadata": metadata, "spec": {"gatewayClassName": "x", "listeners": listeners}}))
+    };
+    let rejected: BTreeSet<_> = [(Kind::Gateway, ObjectKey::new("a", "g"))].into();
+    store.change(Change::recorded(Record::default()));
+    store.change(Change::apply(gateway(json!([]))));
+    store.resources.accept(&BTreeSet::new());
+    store.change(Change::apply(gateway(json!([{"name": "http", "port": 80, "protocol": "HTTP"}]))));
+    let text = store.next_record(&rejected).unwrap().1.text;
+
+    let mut store = Store::new([Kind::Gateway], Vec::new());
+    store.change(Change::recorded(Record::read("1".into(), text.clone().into())));
+    store.change(Change::missing::<Gateway>());
+    store.take_dirty();
+    store.change(Change::missing::<Gateway>());
+    assert!(!store.is_dirty(), "that it is still missing is nothing new");
+    assert_eq!(store.next_record(&BTreeSet::new()).unwrap().1.text, text);
+    store.change(Change::listed::<Gateway>(BTreeSet::new()));
+    assert!(store.take_dirty().structure);
+    assert_eq!(store.next_record(&BTreeSet::new()).unwrap().1.text, "[]");
 }
 
 #[test]

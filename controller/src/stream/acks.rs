@@ -1,6 +1,6 @@
 //! What the connected data planes run.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use snapshot::{Hash, ResourceId};
 use translate::DataPlane;
@@ -36,6 +36,20 @@ pub struct Connected {
     pub(crate) session: u64,
 }
 
+/// Why what was published is not served everywhere yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wait {
+    /// There is nobody who could serve it.
+    #[error("No data plane is connected and ready.")]
+    Nobody,
+    /// Pods get traffic but are not connected here, so that nobody knows what they serve.
+    #[error("Not every ready data plane is connected to this controller: {0}.")]
+    Absent(String),
+    /// Somebody does not serve it yet.
+    #[error("Not every ready data plane has acknowledged this configuration yet.")]
+    Behind,
+}
+
 impl Acks {
     /// The data planes of a group, by instance.
     pub fn connected(&self, data_plane: &DataPlane) -> impl Iterator<Item = (&str, &Connected)> {
@@ -43,12 +57,25 @@ impl Acks {
         group.into_iter().flat_map(|group| group.connected.iter().map(|(instance, state)| (instance.as_str(), state)))
     }
 
-    /// Whether there are ready data planes in the group and all of them run what was published with this number
-    /// ([`Publisher::publish`](super::Publisher::publish)) or later.
-    pub fn programmed(&self, data_plane: &DataPlane, publication: u64) -> bool {
-        let Some(group) = self.groups.get(data_plane) else { return false };
-        let mut ready = group.connected.values().filter(|state| state.ready).peekable();
-        ready.peek().is_some() && ready.all(|state| group.publication(state.version) >= Some(publication))
+    /// Whether every data plane of the group that may get traffic runs what was published with this number
+    /// ([`Publisher::publish`](super::Publisher::publish)) or later: the pods that the cluster holds for `ready`, whether they are
+    /// connected or not, and whoever else is connected and ready.
+    pub fn programmed(&self, data_plane: &DataPlane, publication: u64, ready: &BTreeSet<String>) -> Result<(), Wait> {
+        let empty = Group::default();
+        let group = self.groups.get(data_plane).unwrap_or(&empty);
+        let absent: Vec<&str> =
+            ready.iter().filter(|pod| !group.connected.contains_key(*pod)).map(String::as_str).collect();
+        let counts = |(instance, state): &(&String, &Connected)| state.ready || ready.contains(*instance);
+        let mut counting = group.connected.iter().filter(counts).peekable();
+        if counting.peek().is_none() && absent.is_empty() {
+            Err(Wait::Nobody)
+        } else if !counting.all(|(_, state)| group.publication(state.version) >= Some(publication)) {
+            Err(Wait::Behind)
+        } else if !absent.is_empty() {
+            Err(Wait::Absent(some(&absent)))
+        } else {
+            Ok(())
+        }
     }
 
     /// Everything that some data plane of the group rejects.
@@ -92,6 +119,15 @@ impl Acks {
     }
 }
 
+/// The first few names, and how many there are besides.
+fn some(names: &[&str]) -> String {
+    const NAMED: usize = 3;
+    match names.len().checked_sub(NAMED) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..NAMED].join(", ")),
+    }
+}
+
 impl Group {
     fn publication(&self, version: Option<Hash>) -> Option<u64> {
         self.versions.iter().find(|(known, _)| Some(*known) == version).map(|(_, publication)| *publication)
@@ -119,21 +155,43 @@ mod tests {
         acks.published(publication, [(&DataPlane::Shared, version)].into_iter());
     }
 
+    fn programmed(acks: &Acks, publication: u64) -> bool {
+        acks.programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_ok()
+    }
+
     #[test]
     fn programmed_when_every_ready_data_plane_runs_it() {
         let mut acks = Acks::default();
         publish(&mut acks, 1, OLD);
         publish(&mut acks, 2, NEW);
-        assert!(!acks.programmed(&DataPlane::Shared, 1), "nobody runs anything");
+        assert!(!programmed(&acks, 1), "nobody runs anything");
         acks.heard(&DataPlane::Shared, "a", running(NEW, true, 1));
-        assert!(acks.programmed(&DataPlane::Shared, 2));
+        assert!(programmed(&acks, 2));
         acks.heard(&DataPlane::Shared, "b", running(OLD, false, 2));
-        assert!(acks.programmed(&DataPlane::Shared, 2), "one that is not ready does not count");
+        assert!(programmed(&acks, 2), "one that is not ready does not count");
         acks.heard(&DataPlane::Shared, "b", running(OLD, true, 2));
-        assert!(!acks.programmed(&DataPlane::Shared, 2));
-        assert!(acks.programmed(&DataPlane::Shared, 1));
+        assert!(!programmed(&acks, 2));
+        assert!(programmed(&acks, 1));
         acks.ended(&DataPlane::Shared, "b", 2);
-        assert!(acks.programmed(&DataPlane::Shared, 2));
+        assert!(programmed(&acks, 2));
+    }
+
+    #[test]
+    fn pods_that_get_traffic_count_whatever_they_say_and_are_named_when_they_say_nothing() {
+        let mut acks = Acks::default();
+        publish(&mut acks, 1, OLD);
+        publish(&mut acks, 2, NEW);
+        let pods = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let wait = |acks: &Acks, ready: &[&str]| acks.programmed(&DataPlane::Shared, 2, &pods(ready)).unwrap_err();
+        assert_eq!(wait(&acks, &[]), Wait::Nobody);
+        assert_eq!(wait(&acks, &["a"]), Wait::Absent("a".into()));
+        acks.heard(&DataPlane::Shared, "a", running(NEW, true, 1));
+        assert_eq!(wait(&acks, &["a", "b", "c", "d", "e"]), Wait::Absent("b, c, d and 1 more".into()));
+        acks.heard(&DataPlane::Shared, "b", running(OLD, false, 2));
+        assert_eq!(wait(&acks, &["a", "b"]), Wait::Behind, "it ends but requests still come to it");
+        assert_eq!(acks.programmed(&DataPlane::Shared, 2, &pods(&["a"])), Ok(()));
+        acks.heard(&DataPlane::Shared, "c", running(OLD, true, 3));
+        assert_eq!(wait(&acks, &["a"]), Wait::Behind, "it is about to get requests");
     }
 
     #[test]
@@ -142,11 +200,11 @@ mod tests {
         publish(&mut acks, 1, OLD);
         acks.heard(&DataPlane::Shared, "a", running(OLD, true, 1));
         publish(&mut acks, 2, OLD);
-        assert!(acks.programmed(&DataPlane::Shared, 2));
+        assert!(programmed(&acks, 2));
         publish(&mut acks, 3, NEW);
-        assert!(!acks.programmed(&DataPlane::Shared, 3));
+        assert!(!programmed(&acks, 3));
         publish(&mut acks, 4, OLD);
-        assert!(acks.programmed(&DataPlane::Shared, 4), "a version that returns");
+        assert!(programmed(&acks, 4), "a version that returns");
     }
 
     #[test]

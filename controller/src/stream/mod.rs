@@ -11,7 +11,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use acks::{Acks, Connected};
-pub use authenticate::{Authenticator, ServiceAccount, TOKEN_AUDIENCE};
+pub use acks::{Acks, Connected, Wait};
+pub use authenticate::{Authenticator, Identity, ServiceAccount, TOKEN_AUDIENCE};
 pub use publisher::Publisher;
 pub use server::{ServeError, serve};

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use snapshot::MAX_MESSAGE;
 use snapshot::proto::{ClientMessage, ServerMessage};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::codegen::Service as _;
@@ -53,13 +53,15 @@ pub enum ServeError {
 }
 
 /// Serves the stream on `listener` until dropped, which ends all sessions; returns only when it cannot start.
+///
+/// New connections see the newest usable `identity`; sessions stay.
 pub async fn serve(
     listener: TcpListener,
-    identity: &KeyPairPem,
+    mut identity: watch::Receiver<KeyPairPem>,
     authenticator: Authenticator,
     publisher: Publisher,
 ) -> Result<std::convert::Infallible, ServeError> {
-    let acceptor = acceptor(identity)?;
+    let mut acceptor = acceptor_for(&identity.borrow_and_update())?;
     let service = StreamServer::new(Service { authenticator, publisher })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -78,11 +80,15 @@ pub async fn serve(
                 }
             },
             Some(_) = connections.join_next() => (),
+            Ok(()) = identity.changed() => match acceptor_for(&identity.borrow_and_update()) {
+                Ok(new) => acceptor = new,
+                Err(error) => tracing::error!(%error, "the former certificate stays"),
+            },
         }
     }
 }
 
-fn acceptor(identity: &KeyPairPem) -> Result<TlsAcceptor, ServeError> {
+fn acceptor_for(identity: &KeyPairPem) -> Result<TlsAcceptor, ServeError> {
     let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(identity.key.expose())?;
     let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -127,14 +133,14 @@ impl StreamApi for Service {
         &self,
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let account = self.authenticator.account(request.metadata()).await?;
+        let identity = self.authenticator.identity(request.metadata()).await?;
         let mut published = self.publisher.watch();
         let data_plane = match published.wait_for(Option::is_some).await {
-            Ok(published) => published.as_ref().and_then(|published| published.data_plane(&account).cloned()),
+            Ok(published) => published.as_ref().and_then(|published| published.data_plane(&identity.account).cloned()),
             Err(_) => return Err(Status::unavailable("the controller stops")),
         };
-        let data_plane = data_plane.ok_or_else(|| not_mapped(&account))?;
-        let session = Session::begin(account, data_plane, self.publisher.clone(), request.into_inner()).await?;
+        let data_plane = data_plane.ok_or_else(|| not_mapped(&identity.account))?;
+        let session = Session::begin(identity, data_plane, self.publisher.clone(), request.into_inner()).await?;
         let messages = futures::stream::unfold(Some(session), |session| async {
             let mut session = session?;
             let message = session.next().await?;

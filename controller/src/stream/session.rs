@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
 use snapshot::{Batch, CAPABILITIES, Hash, ResourceId, diff};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use translate::DataPlane;
 
 use super::publisher::Published;
-use super::{Connected, Publisher, ServiceAccount};
+use super::{Connected, Identity, Publisher, ServiceAccount};
 
 /// From the begin of a session to its Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +24,9 @@ const MAX_REASON: usize = 1000;
 /// Longer instance names are refused.
 const MAX_INSTANCE: usize = 253;
 
+/// So long after the end of its token a session ends: clocks differ, and a kubelet renews the token well before.
+const EXPIRY_GRACE: Duration = Duration::from_secs(5);
+
 pub(super) struct Session {
     account: ServiceAccount,
     data_plane: DataPlane,
@@ -30,7 +34,10 @@ pub(super) struct Session {
     published: watch::Receiver<Option<Arc<Published>>>,
     inbound: Streaming<ClientMessage>,
     number: u64,
+    /// The pod's name; without one, what the data plane calls itself, which is no pod's name.
     instance: String,
+    /// When the data plane has to show its present token.
+    ends: Option<Instant>,
     /// What the data plane holds, when it is fed here.
     feeding: Option<BTreeMap<ResourceId, Hash>>,
     /// The batch that waits for its ack.
@@ -41,7 +48,7 @@ pub(super) struct Session {
 impl Session {
     /// Begins a session with its Hello.
     pub(super) async fn begin(
-        account: ServiceAccount,
+        identity: Identity,
         data_plane: DataPlane,
         publisher: Publisher,
         mut inbound: Streaming<ClientMessage>,
@@ -58,11 +65,13 @@ impl Session {
         let mut session = Self {
             number: publisher.next_session(),
             published: publisher.watch(),
-            account,
+            account: identity.account,
             data_plane,
             publisher,
             inbound,
-            instance: hello.instance.clone(),
+            // Who holds a token speaks for the pod that it was made for and for no other.
+            instance: identity.pod.unwrap_or_else(|| format!("unbound/{}", hello.instance)),
+            ends: identity.expires.and_then(end),
             feeding: None,
             in_flight: None,
             acknowledged: None,
@@ -89,6 +98,7 @@ impl Session {
                         return None;
                     }
                 },
+                () = at(self.ends) => Err(Status::unauthenticated("the token of this session has ended: connect again with the present one")),
                 changed = self.published.changed() => changed.map_err(|_| Status::unavailable("the controller stops")),
             };
             if let Err(status) = heard {
@@ -193,6 +203,19 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.publisher.update_acks(|acks| acks.ended(&self.data_plane, &self.instance, self.number));
+    }
+}
+
+/// The end of a session whose token ends then; `None` when that is too far away to be told.
+fn end(expires: SystemTime) -> Option<Instant> {
+    let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now().checked_add(left + EXPIRY_GRACE)
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

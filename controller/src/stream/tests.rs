@@ -1,6 +1,6 @@
 //! The real server over TLS on loopback, spoken to by the data plane's own client, or message by message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -18,10 +18,12 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use translate::DataPlane;
 
-use super::{Authenticator, Publisher, ServiceAccount, serve};
-use crate::ca::InstallationSecret;
+use super::{Acks, Authenticator, Publisher, ServiceAccount, serve};
+use crate::ca::{InstallationSecret, KeyPairPem};
 
 const TOKEN: &str = "token-of-the-proxy";
+/// Its claims are `{"exp":1700000000}`: it ended long ago, so that its sessions end after the grace.
+const ENDED: &str = "e30.eyJleHAiOjE3MDAwMDAwMDB9.c2lnbmF0dXJl";
 const STRANGER: &str = "token-of-a-stranger";
 
 /// Far longer than anything here takes.
@@ -52,6 +54,7 @@ fn publish(publisher: &Publisher, snapshot: &Arc<Snapshot>) -> u64 {
 struct Controller {
     address: SocketAddr,
     publisher: Publisher,
+    identity: watch::Sender<KeyPairPem>,
     task: JoinHandle<()>,
 }
 
@@ -69,14 +72,15 @@ impl Controller {
     async fn start_at(secret: &InstallationSecret, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let identity = secret.issue_server().unwrap();
-        let accounts = BTreeMap::from([(TOKEN.into(), account("proxy")), (STRANGER.into(), account("stranger"))]);
+        let (identity, identity_receiver) = watch::channel(secret.issue_server().unwrap());
+        let accounts = [(TOKEN, "proxy"), (ENDED, "proxy"), (STRANGER, "stranger")];
+        let accounts = accounts.map(|(token, name)| (token.to_owned(), account(name))).into();
         let publisher = Publisher::new();
         let served = publisher.clone();
         let task = tokio::spawn(async move {
-            serve(listener, &identity, Authenticator::Static(accounts), served).await.unwrap();
+            serve(listener, identity_receiver, Authenticator::Static(accounts), served).await.unwrap();
         });
-        Self { address, publisher, task }
+        Self { address, publisher, identity, task }
     }
 
     /// Waits until the one connected data plane runs this version, and returns what it rejects.
@@ -107,7 +111,12 @@ impl Proxy {
     /// Takes everything except resources with the name `bad`.
     fn start(directory: &Path, secret: &InstallationSecret, controllers: &[SocketAddr]) -> Self {
         std::fs::write(directory.join("token"), format!("{TOKEN}\n")).unwrap();
-        std::fs::write(directory.join("ca.crt"), &secret.authority.certificate).unwrap();
+        Self::start_with(directory, secret, controllers)
+    }
+
+    /// The same, with the token that is there.
+    fn start_with(directory: &Path, secret: &InstallationSecret, controllers: &[SocketAddr]) -> Self {
+        std::fs::write(directory.join("ca.crt"), secret.trusted()).unwrap();
         let config = source::Config {
             controllers: controllers.iter().map(ToString::to_string).collect(),
             token_file: directory.join("token"),
@@ -149,7 +158,7 @@ impl Raw {
         token: &str,
         held: Option<&Snapshot>,
     ) -> Result<Self, Status> {
-        let authority = Certificate::from_pem(&secret.authority.certificate);
+        let authority = Certificate::from_pem(secret.trusted());
         let tls = ClientTlsConfig::new().ca_certificate(authority).domain_name(SERVER_NAME);
         let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
         let channel = endpoint.connect().await.map_err(|_| Status::unavailable("cannot connect"))?;
@@ -238,10 +247,12 @@ async fn a_slow_data_plane_skips_what_lies_between() {
     raw.ack(None).await; // a change of readiness is no answer to the batch
     raw.ack(Some(first.version())).await;
     assert_eq!(effect(&raw.batch().await.unwrap()), (vec!["c"], vec![], last.version()));
-    assert!(!controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+    assert!(
+        controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_err()
+    );
     raw.ack(Some(last.version())).await;
     controller.wait_for_ack(last.version()).await;
-    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_ok());
 }
 
 #[tokio::test]
@@ -305,6 +316,59 @@ async fn only_the_accounts_of_data_planes_get_anything() {
 }
 
 #[tokio::test]
+async fn a_session_ends_with_its_token_and_the_data_plane_comes_back_with_the_present_one() {
+    let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
+    let controller = Controller::start(&secret).await;
+    let first = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &first);
+    let mut raw = Raw::open(&secret, controller.address, ENDED, None).await.unwrap();
+    raw.batch().await.unwrap();
+    let status = raw.batch().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("ended"), "{status}");
+
+    std::fs::write(directory.path().join("token"), ENDED).unwrap();
+    let mut proxy = Proxy::start_with(directory.path(), &secret, &[controller.address]);
+    controller.wait_for_ack(first.version()).await;
+    let of = |acks: &Acks| acks.connected(&DataPlane::Shared).map(|(_, state)| state.session).next();
+    let before = of(&controller.publisher.acks().borrow());
+    std::fs::write(directory.path().join("token"), TOKEN).unwrap();
+    let mut acks = controller.publisher.acks();
+    let again = acks.wait_for(|acks| of(acks).is_some() && of(acks) != before);
+    tokio::time::timeout(PATIENCE, again).await.unwrap().unwrap();
+    let second = snapshot(&[("a", 2)]);
+    publish(&controller.publisher, &second);
+    proxy.wait_for(&second).await;
+    assert_eq!(*proxy.applied.borrow(), [first.as_ref().clone(), second.as_ref().clone()]);
+}
+
+#[tokio::test]
+async fn a_new_server_certificate_needs_no_restart_and_ends_no_session() {
+    let (former, next) = (InstallationSecret::generate().unwrap(), InstallationSecret::generate().unwrap());
+    let both = InstallationSecret { next_authority: Some(next.authority.clone()), ..former.clone() };
+    let controller = Controller::start(&former).await;
+    let first = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &first);
+    let mut raw = Raw::open(&both, controller.address, TOKEN, None).await.unwrap();
+    raw.batch().await.unwrap();
+    raw.ack(Some(first.version())).await;
+    assert!(Raw::open(&next, controller.address, TOKEN, None).await.is_err());
+
+    controller.identity.send_replace(next.issue_server().unwrap());
+    let changed = async {
+        while Raw::open(&next, controller.address, TOKEN, None).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, changed).await.unwrap();
+    assert!(Raw::open(&both, controller.address, TOKEN, None).await.is_ok(), "trusted since before it was shown");
+    assert!(Raw::open(&former, controller.address, TOKEN, None).await.is_err());
+    let second = snapshot(&[("a", 2)]);
+    publish(&controller.publisher, &second);
+    assert_eq!(effect(&raw.batch().await.unwrap()).2, second.version());
+}
+
+#[tokio::test]
 async fn a_source_applies_what_comes_and_rejects_single_resources() {
     let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
     let controller = Controller::start(&secret).await;
@@ -319,11 +383,11 @@ async fn a_source_applies_what_comes_and_rejects_single_resources() {
     proxy.wait_for(&second).await;
     let rejected = controller.wait_for_ack(second.version()).await;
     assert_eq!(rejected, BTreeMap::from([(ResourceId::new(Kind::Endpoints, "bad"), "it is bad".to_owned())]));
-    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication));
+    assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_ok());
 
     proxy.ready.send_replace(false);
     let mut acks = controller.publisher.acks();
-    let unready = acks.wait_for(|acks| !acks.programmed(&DataPlane::Shared, publication));
+    let unready = acks.wait_for(|acks| acks.programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_err());
     tokio::time::timeout(PATIENCE, unready).await.unwrap().unwrap();
 }
 

@@ -64,9 +64,20 @@ impl Cluster {
 
     /// A client with all rights.
     pub fn client(&self) -> Client {
+        Client::try_from(self.config()).unwrap()
+    }
+
+    fn config(&self) -> Config {
         let mut config = Config::new(self.url.parse().unwrap());
         config.accept_invalid_certs = true; // the server's certificate is self-signed
         config.auth_info = AuthInfo { token: Some(TOKEN.to_owned().into()), ..AuthInfo::default() };
+        config
+    }
+
+    /// A client with the rights of this user, who has none unless they are bound to it.
+    pub fn client_as(&self, user: &str) -> Client {
+        let mut config = self.config();
+        config.auth_info.impersonate = Some(user.to_owned());
         Client::try_from(config).unwrap()
     }
 
@@ -233,7 +244,7 @@ fn required(variable: &str) -> String {
     })
 }
 
-fn documents(manifest: &str) -> Vec<Value> {
+pub fn documents(manifest: &str) -> Vec<Value> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).unwrap();
     documents.into_iter().filter(|document| document.is_object()).collect()
 }

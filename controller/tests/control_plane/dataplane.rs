@@ -6,6 +6,7 @@ use futures::StreamExt;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
+use serde_json::json;
 use snapshot::proto::{
     Ack, Batch, ClientMessage, Hello, Kind, Rejected, ResourceName, ServerMessage, client_message, server_message,
 };
@@ -25,7 +26,7 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Connects with a token of this ServiceAccount; the CA is that of the ConfigMap, as in a pod.
+    /// Connects with the token of a pod `ACCOUNT-0` of this ServiceAccount; the CA is that of the ConfigMap, as in a pod.
     pub async fn connect(
         cluster: &Cluster,
         controller: SocketAddr,
@@ -33,7 +34,19 @@ impl DataPlane {
         (namespace, account): (&str, &str),
     ) -> Result<Self, Status> {
         let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client(), namespace);
-        let spec = TokenRequestSpec { audiences: vec!["sluice".into()], ..TokenRequestSpec::default() };
+        let pod = format!("{account}-0");
+        let manifest = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": namespace},
+            "spec": {"serviceAccountName": account, "containers": [{"name": "dataplane", "image": "sluice"}]},
+        });
+        cluster.apply(&manifest.to_string()).await;
+        let uid = cluster.get("v1", "Pod", namespace, &pod).await.unwrap()["metadata"]["uid"].clone();
+        let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid});
+        let spec = TokenRequestSpec {
+            audiences: vec!["sluice".into()],
+            bound_object_ref: serde_json::from_value(bound).unwrap(),
+            ..TokenRequestSpec::default()
+        };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let token = accounts.create_token_request(account, &PostParams::default(), &request).await.unwrap();
         let token = token.status.unwrap().token;
@@ -45,7 +58,7 @@ impl DataPlane {
         let (messages, receiver) = mpsc::channel(4);
         let hello = Hello {
             version: "test".into(),
-            instance: format!("{namespace}/{account}"),
+            instance: "what it calls itself does not count".into(),
             capabilities: snapshot::CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
             held: Vec::new(),
             feed: true,

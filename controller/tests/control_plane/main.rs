@@ -4,24 +4,28 @@
 mod cluster;
 mod dataplane;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::Parser;
+use controller::ca::InstallationSecret;
 use controller::cluster::{Controller, Error};
 use controller::options::Options;
-use controller::provision::{Plan, Provisioner, Template};
+use controller::provision::{Plan, Provisioner, Template, Wanted};
 use controller::shutdown::{self, Trigger};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use translate::ObjectKey;
+use translate::{Infrastructure, ObjectKey};
 
 use cluster::{Cluster, eventually};
 use dataplane::DataPlane;
@@ -323,6 +327,31 @@ async fn only_the_leader_writes_and_the_next_one_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_lease_that_is_freed_is_taken_before_it_would_have_ended() {
+    let namespace = "freed";
+    let cluster = prepare(namespace).await;
+    // So long that no test waits for its end.
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let mut lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "sluice-leader", "namespace": namespace},
+        "spec": {"holderIdentity": "former", "leaseDurationSeconds": 3600, "acquireTime": now, "renewTime": now},
+    });
+    cluster.apply(&lease.to_string()).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    eventually("it is ready", || async { (replica.get("/readyz").await.0 == 200).then_some(()) }).await;
+    assert!(!*replica.leads.borrow());
+
+    lease["spec"] = json!({}); // as the holder leaves it when it stops
+    cluster.apply(&lease.to_string()).await;
+    eventually("it leads", || async { replica.leads.borrow().then_some(()) }).await;
+    replica.stop().await;
+    let lease = cluster.get("coordination.k8s.io/v1", "Lease", namespace, "sluice-leader").await.unwrap();
+    assert_eq!(lease["spec"]["holderIdentity"], Value::Null, "and frees it when it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
 async fn an_unknown_annotation_becomes_one_event() {
     let namespace = "events";
     let cluster = prepare(namespace).await;
@@ -391,8 +420,8 @@ kind: EndpointSlice
 metadata: {{name: {name}-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: {name}}}}}
 addressType: IPv4
 endpoints:
-  - {{addresses: [10.1.2.4], conditions: {{ready: true}}}}
-  - {{addresses: [10.1.2.5], conditions: {{ready: {second}}}}}
+  - {{addresses: [10.1.2.4], conditions: {{ready: true}}, targetRef: {{kind: Pod, name: {name}-0}}}}
+  - {{addresses: [10.1.2.5], conditions: {{ready: {second}}}, targetRef: {{kind: Pod, name: {name}-1}}}}
 ports: [{{name: p-80, port: 80, protocol: TCP}}]
 "
         )
@@ -422,7 +451,7 @@ ports: [{{name: p-80, port: 80, protocol: TCP}}]
     data_plane.acknowledge().await;
     let absent = || async {
         let (condition, _) = programmed().await;
-        condition["message"].to_string().contains("connected to this controller").then_some(condition)
+        condition["message"].to_string().contains(&format!("controller: {name}-1.")).then_some(condition)
     };
     assert_eq!(eventually("the Gateway waits for the second one", absent).await["status"], "False");
     cluster.apply(&slice(false)).await;
@@ -442,6 +471,21 @@ ports: [{{name: p-80, port: 80, protocol: TCP}}]
     data_plane.acknowledge().await;
     eventually("the Gateway is programmed again", done).await;
 
+    // A route that a data plane does not take says so.
+    let id = format!("HTTPRoute/{namespace}/web@{namespace}/web");
+    data_plane.reject(snapshot::proto::Kind::Route, &id, "it is too large").await;
+    let fallen_back = || async {
+        let route = cluster.get(GATEWAY_API, "HTTPRoute", namespace, "web").await?;
+        let conditions = &route["status"]["parents"][0]["conditions"];
+        assert_eq!(condition(conditions, "Accepted")["status"], "True");
+        let partly = condition(conditions, "PartiallyInvalid");
+        (partly["status"] == "True").then_some(partly)
+    };
+    let message = eventually("the route falls back", fallen_back).await["message"].to_string();
+    assert!(message.starts_with("\"Fall Back") && message.contains("it is too large"), "{message}");
+    data_plane.acknowledge().await;
+    eventually("the route is taken", || async { fallen_back().await.is_none().then_some(()) }).await;
+
     // What was made for the Gateway goes with it, even where no garbage collector runs.
     let body = json!({"apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"namespace": namespace}});
     cluster.api(&body).delete("web", &Default::default()).await.unwrap();
@@ -449,6 +493,42 @@ ports: [{{name: p-80, port: 80, protocol: TCP}}]
         cluster.get("apps/v1", "Deployment", namespace, &name).await.is_none().then_some(())
     })
     .await;
+    replica.stop().await;
+}
+
+/// The leader puts a new ticket key before the old one in the Secret, and data planes get both without a restart.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn ticket_keys_rotate_and_reach_the_data_planes() {
+    let namespace = "rotation";
+    let cluster = prepare(namespace).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let mut data_plane = replica.connect(&cluster, namespace, (namespace, "dataplane")).await;
+    let keys = async || {
+        let secret = cluster.get("v1", "Secret", namespace, "sluice-installation").await.unwrap();
+        let data = secret["data"].as_object().unwrap().clone();
+        let data = data.into_iter().map(|(name, value)| (name, serde_json::from_value::<ByteString>(value).unwrap().0));
+        InstallationSecret::from_secret_data(&data.collect()).unwrap()
+    };
+    let before = keys().await;
+    assert_eq!(before.ticket_keys.len(), 1);
+    data_plane.until(before.ticket_keys[0].expose()).await;
+
+    // As if the key had been made long ago.
+    let old = InstallationSecret { ticket_key_made: jiff::Timestamp::UNIX_EPOCH, ..before.clone() };
+    let data: BTreeMap<_, _> =
+        old.to_secret_data().into_iter().map(|(name, bytes)| (name, ByteString(bytes))).collect();
+    let body = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": namespace}});
+    let patch = Patch::Merge(json!({ "data": data }));
+    cluster.api(&body).patch("sluice-installation", &PatchParams::default(), &patch).await.unwrap();
+    let after = eventually("the leader rotates", || async {
+        let keys = keys().await;
+        (keys.ticket_keys.len() == 2).then_some(keys)
+    })
+    .await;
+    assert_eq!(after.ticket_keys[1], before.ticket_keys[0]);
+    assert_eq!((&after.authority, &after.cookie_key), (&before.authority, &before.cookie_key));
+    data_plane.until(after.ticket_keys[0].expose()).await;
     replica.stop().await;
 }
 
@@ -489,6 +569,192 @@ async fn a_bad_edit_and_a_restart_take_no_data_planes_away() {
     replica.stop().await;
 }
 
+/// What a bad edit broke is served as it was by every replica: by one that saw it, by one that came later, and by one that
+/// starts after all others are gone.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn last_good_versions_outlive_the_controllers() {
+    let namespace = "last-good";
+    let cluster = prepare(namespace).await;
+    let [one, two] = [(); 2].map(|()| rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap());
+    let secret = |key: &rcgen::KeyPair| {
+        let data = json!({"tls.crt": one.cert.pem(), "tls.key": key.serialize_pem()});
+        let metadata = json!({"name": "pair", "namespace": namespace});
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata, "stringData": data})
+            .to_string()
+    };
+    let good = ingress(namespace, "web", "web.example")
+        .replace("spec:", "spec:\n  tls: [{hosts: [web.example], secretName: pair}]");
+    let apply = async |ingress: &str, route: &str, secret: &str| {
+        for manifest in [ingress, route, secret] {
+            cluster.apply(manifest).await;
+        }
+    };
+    apply(&good, &route(namespace), &secret(&one.signing_key)).await;
+    cluster.apply(&gateway(namespace)).await;
+    let account = format!("web-{namespace}");
+    let versions = async |replica: &Replica| {
+        eventually("the Gateway has an account", || cluster.get("v1", "ServiceAccount", namespace, &account)).await;
+        let mut versions = Vec::new();
+        for account in ["dataplane", &account] {
+            let mut data_plane = replica.connect(&cluster, namespace, (namespace, account)).await;
+            versions.push(data_plane.batch().await.version);
+        }
+        versions
+    };
+    let recorded = async || {
+        let secret = cluster.get("v1", "Secret", namespace, "sluice-last-good").await?;
+        let secret: Secret = serde_json::from_value(secret).unwrap();
+        let objects: Value = serde_json::from_slice(&secret.data?["objects.json"].0).unwrap();
+        let objects = objects.as_array().unwrap().iter().filter(|object| object["good"].is_object());
+        Some(objects.map(|object| object["kind"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+    };
+
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let before = versions(&replica).await;
+    let bad = good.replace("web.example", "other.example").replace(
+        "metadata: {name: web,",
+        "metadata: {annotations: {nginx.ingress.kubernetes.io/limit-rps: five}, name: web,",
+    );
+    let unclosed = "rules: [{matches: [{path: {type: RegularExpression, value: '/(unclosed'}}], ";
+    let bad_route = route(namespace).replace("rules: [{", unclosed);
+    apply(&bad, &bad_route, &secret(&two.signing_key)).await;
+    eventually("what was good is recorded", || async {
+        let mut kinds = recorded().await?;
+        kinds.sort();
+        (kinds == ["HTTPRoute", "Ingress", "Secret"]).then_some(())
+    })
+    .await;
+    assert_eq!(versions(&replica).await, before, "a bad edit changes nothing");
+
+    let later = Replica::start(&cluster, namespace, "two").await;
+    assert_eq!(versions(&later).await, before, "a replica that comes later serves the same");
+    replica.stop().await;
+    later.stop().await;
+    let restarted = Replica::start(&cluster, namespace, "three").await;
+    assert_eq!(versions(&restarted).await, before, "so does one that comes when all others are gone");
+
+    apply(&good, &route(namespace), &secret(&one.signing_key)).await;
+    eventually("nothing is recorded of what is mended", || async { recorded().await?.is_empty().then_some(()) }).await;
+    assert_eq!(versions(&restarted).await, before);
+    restarted.stop().await;
+}
+
+/// An autoscaler and the controller do not fight over the count of replicas.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_count_of_replicas_that_somebody_else_sets_stays() {
+    let namespace = "scaled";
+    let cluster = prepare(namespace).await;
+    cluster.apply(&gateway(namespace)).await;
+    let name = format!("web-{namespace}");
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let deployment =
+        eventually("the Gateway has a Deployment", || cluster.get("apps/v1", "Deployment", namespace, &name)).await;
+    assert_eq!(deployment["spec"]["replicas"], 2);
+
+    let autoscaler = PatchParams { field_manager: Some("autoscaler".into()), ..PatchParams::default() };
+    let scale = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": namespace}});
+    cluster.api(&body).patch_scale(&name, &autoscaler, &scale).await.unwrap();
+    let labelled = "infrastructure: {labels: {team: shop}}\n  gatewayClassName:";
+    cluster.apply(&gateway(namespace).replace("gatewayClassName:", labelled)).await;
+    let deployment = eventually("the Deployment is applied again", || async {
+        let deployment = cluster.get("apps/v1", "Deployment", namespace, &name).await?;
+        (deployment["metadata"]["labels"]["team"] == "shop").then_some(deployment)
+    })
+    .await;
+    assert_eq!(deployment["spec"]["replicas"], 5);
+    replica.stop().await;
+}
+
+/// Without rights a Gateway is told why it has no data planes; with those that the chart grants it gets them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_gateway_is_told_when_the_controller_lacks_rights() {
+    let namespace = "denied";
+    let cluster = prepare(namespace).await;
+    let grant = async |rules: &Value| {
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": namespace}, "rules": rules,
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": namespace},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": namespace}],
+        });
+        cluster.apply(&format!("{role}\n---\n{binding}")).await;
+    };
+    grant(&json!([{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}])).await;
+
+    let wanted = |team: &str| {
+        let labels = [("team".to_owned(), team.to_owned())].into();
+        let infrastructure =
+            Infrastructure { class: "c".into(), ports: [80].into(), labels, ..Infrastructure::default() };
+        let wanted = [(ObjectKey::new(namespace, "web"), Wanted { uid: "1".into(), infrastructure })].into();
+        Arc::new(Some(Plan { wanted, ..Plan::default() }))
+    };
+    let (plan, plan_receiver) = watch::channel(wanted("one"));
+    let (_leads, leader) = watch::channel(true);
+    let (trigger, shutdown) = shutdown::channel();
+    let (_trusted, trusted) = watch::channel(String::new());
+    let provisioner = Provisioner {
+        client: cluster.client_as(namespace),
+        template: template(namespace),
+        plan: plan_receiver,
+        trusted,
+        leader,
+        instance: "test".into(),
+    };
+    let run = tokio::spawn(provisioner.run(shutdown));
+    let events = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"namespace": namespace}});
+    let event = eventually("the Gateway has an Event", || async {
+        let events = cluster.api(&events).list(&Default::default()).await.unwrap().items;
+        events.into_iter().map(|event| event.data).find(|event| event["reason"] == "ProvisioningFailed")
+    })
+    .await;
+    assert_eq!((&event["regarding"]["kind"], &event["regarding"]["name"]), (&json!("Gateway"), &json!("web")));
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("cannot patch resource") && note.contains("gatewayClassResource"), "{note}");
+
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/sluice.yaml");
+    let chart = cluster::documents(&std::fs::read_to_string(chart).unwrap());
+    grant(&chart.iter().find(|object| object["kind"] == "ClusterRole").unwrap()["rules"]).await;
+    plan.send_replace(wanted("two"));
+    for (api_version, kind) in [
+        ("v1", "ServiceAccount"),
+        ("v1", "ConfigMap"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
+        ("apps/v1", "Deployment"),
+        ("v1", "Service"),
+        ("policy/v1", "PodDisruptionBudget"),
+    ] {
+        eventually(kind, || cluster.get(api_version, kind, namespace, "web-c")).await;
+    }
+    plan.send_replace(Arc::new(Some(Plan::default())));
+    eventually("all is deleted", || async {
+        let left = cluster.get("policy/v1", "PodDisruptionBudget", namespace, "web-c").await;
+        left.is_none().then_some(())
+    })
+    .await;
+    trigger.stop();
+    run.await.unwrap();
+}
+
+fn template(installation: &str) -> Template {
+    Template {
+        image: "sluice".into(),
+        pull_policy: "Never".into(),
+        replicas: 1,
+        controllers: "controllers:1".into(),
+        ca: String::new(),
+        installation: installation.into(),
+        network_policies: true,
+    }
+}
+
 /// Whoever leads before anything is known about Gateways deletes nothing.
 #[tokio::test]
 #[ignore = "needs etcd and kube-apiserver; make test runs it"]
@@ -514,15 +780,15 @@ metadata:
     let (plan, plan_receiver) = watch::channel(Arc::new(None));
     let (_leads, leader) = watch::channel(true);
     let (trigger, shutdown) = shutdown::channel();
-    let template = Template {
-        image: "sluice".into(),
-        pull_policy: "Never".into(),
-        replicas: 1,
-        controllers: "controllers:1".into(),
-        ca: String::new(),
-        installation: namespace.into(),
+    let (_trusted, trusted) = watch::channel(String::new());
+    let provisioner = Provisioner {
+        client: cluster.client(),
+        template: template(namespace),
+        plan: plan_receiver,
+        trusted,
+        leader,
+        instance: "test".into(),
     };
-    let provisioner = Provisioner { client: cluster.client(), template, plan: plan_receiver, leader };
     let mut run = Box::pin(provisioner.run(shutdown));
     assert!(futures::poll!(&mut run).is_pending(), "it has seen that it leads, and no plan");
     plan.send_replace(Arc::new(Some(Plan { spared: [ObjectKey::new(namespace, "known")].into(), ..Plan::default() })));

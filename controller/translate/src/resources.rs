@@ -151,13 +151,14 @@ kinds! {
     BackendPolicy backend_policies "sluice.dev/v1alpha1";
 }
 
-/// Calls a macro with the name of every kind; `$crate::objects` holds their types.
+/// Calls a macro with the name of every kind, after `more;` where there is more; `$crate::objects` holds their types.
 ///
 /// What has to be done for each kind is written once in this way, and holds for a kind that is added later.
 #[macro_export]
 macro_rules! every_kind {
-    ($callback:ident) => {
-        $callback! {
+    ($($callback:ident)::+ $(, $($more:tt)+)?) => {
+        $($callback)::+! {
+            $($($more)+;)?
             IngressClass Ingress GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute
             BackendTLSPolicy ReferenceGrant Service EndpointSlice Secret Namespace TrafficPolicy BackendPolicy
         }

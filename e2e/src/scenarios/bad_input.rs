@@ -10,7 +10,7 @@ use crate::client::Target;
 use crate::cluster::until;
 use crate::load::Load;
 use crate::manifests::{NAMESPACE, ingress, route};
-use crate::suite::{PATIENCE, Suite};
+use crate::suite::{DATAPLANES, GATEWAY_DATAPLANES, PATIENCE, SYSTEM, Suite};
 
 /// A missing, a broken and a mismatched Secret, for an Ingress and for a Gateway; and a good one that turns bad.
 pub async fn secrets(suite: &mut Suite) -> Result<String> {
@@ -112,6 +112,63 @@ pub async fn among_good_ones(suite: &mut Suite) -> Result<String> {
     sleep(Duration::from_secs(1)).await;
     let requests = load.stop().await.without_failure()?;
     Ok(format!("0 of {requests} answers changed"))
+}
+
+/// What bad edits broke is served as it was by data planes that start after all controllers were replaced.
+pub async fn last_good_survives(suite: &mut Suite) -> Result<String> {
+    let cluster = &suite.cluster;
+    let one = suite.authority.issue("kept.test")?;
+    let two = suite.authority.issue("kept.test")?;
+    cluster.apply(&one.secret(NAMESPACE, "kept")).await?;
+    cluster.apply(&ingress("kept", "kept.test", "alpha", &[], Some("kept"))).await?;
+    cluster.apply(&route("kept", "kept.gateway.test", "alpha", 0)).await?;
+    let at_ingress = Target::https(suite.ingress_address(443).await?, "kept.test", "/", &suite.authority.client);
+    let at_gateway = Target::http(suite.gateway_address(80).await?, "kept.gateway.test", "/");
+    suite.answers_everywhere(&at_ingress, "alpha").await?;
+    suite.answers(&at_gateway, "alpha").await?;
+
+    cluster.apply(&secret(NAMESPACE, "kept", &one.certificate_pem, &two.key_pem)).await?;
+    cluster.apply(&ingress("kept", "moved.test", "beta", &[("limit-rps", "many")], Some("kept"))).await?;
+    suite.event("kept", &["Warning", "nginx.ingress.kubernetes.io/limit-rps", "many"]).await?;
+    cluster.apply(&BAD_REGEX.replace("bad-regex", "kept").replace("alpha", "beta")).await?;
+    until(PATIENCE, "a record of what was good", async || {
+        let record = cluster.get(SYSTEM, "secret/sluice-last-good").await?;
+        let record: k8s_openapi::api::core::v1::Secret = serde_json::from_value(record)?;
+        let record = record.data.context("it is empty")?;
+        let objects: Vec<serde_json::Value> =
+            serde_json::from_slice(&record.get("objects.json").context("it has no objects")?.0)?;
+        for kind in ["Ingress", "HTTPRoute", "Secret"] {
+            let kept = objects
+                .iter()
+                .any(|object| object["kind"] == kind && object["name"] == "kept" && object["good"].is_object());
+            ensure!(kept, "it has no {kind}");
+        }
+        Ok(())
+    })
+    .await?;
+
+    let killed = suite.kill_controllers().await;
+    suite.restore_controllers().await?;
+    killed?;
+    // New pods hold nothing: all that they serve comes from the new controllers.
+    for (namespace, dataplane) in [(SYSTEM, "sluice-dataplane"), (NAMESPACE, "web-sluice")] {
+        cluster.kubectl(&format!("-n {namespace} rollout restart deployment/{dataplane}")).await?;
+        cluster.rolled_out(namespace, dataplane).await?;
+    }
+    for target in suite.at_pods(&at_ingress, SYSTEM, DATAPLANES).await? {
+        suite.answers(&target, "alpha").await?;
+        let served = target.get().await?.certificate;
+        ensure!(served.as_ref() == Some(&one.certificate), "the last good certificate is gone");
+    }
+    for target in suite.at_pods(&at_gateway, NAMESPACE, GATEWAY_DATAPLANES).await? {
+        suite.answers(&target, "alpha").await?;
+    }
+
+    // What is mended is served as it is, and no longer recorded.
+    cluster.apply(&one.secret(NAMESPACE, "kept")).await?;
+    cluster.apply(&ingress("kept", "kept.test", "beta", &[], Some("kept"))).await?;
+    suite.answers_everywhere(&at_ingress, "beta").await?;
+    Ok("Ingress, HTTPRoute and Secret are served as before their bad edits".into())
 }
 
 const BAD_REGEX: &str = "

@@ -43,6 +43,10 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "dataplane_restarted_without_controllers",
         run: |suite| failures::dataplane_restarted(suite).boxed_local(),
     },
+    Scenario {
+        name: "last_good_survives_controllers",
+        run: |suite| bad_input::last_good_survives(suite).boxed_local(),
+    },
     Scenario { name: "dataplanes_rolled_under_load", run: |suite| failures::dataplanes_rolled(suite).boxed_local() },
     Scenario { name: "100_websockets_live_through_all", run: |suite| sockets::alive(suite).boxed_local() },
 ];

@@ -15,6 +15,13 @@
 {{- define "sluice.controller" -}}{{ include "sluice.fullname" . }}-controller{{- end -}}
 {{- define "sluice.dataplane" -}}{{ include "sluice.fullname" . }}-dataplane{{- end -}}
 
+{{/* Whether the chart makes the GatewayClass, without which no Gateway is served. */}}
+{{- define "sluice.gateways" -}}
+{{- if and .Values.controller.gatewayClassResource.enabled (.Capabilities.APIVersions.Has "gateway.networking.k8s.io/v1/GatewayClass") -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- define "sluice.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ with .digest }}@{{ . }}{{ end }}

@@ -35,6 +35,8 @@ pub(super) fn serve(context: &mut Context, view: &View) {
         annotations: asked.and_then(|asked| asked.annotations.clone()).unwrap_or_default(),
     };
     context.infrastructure.insert(view.key.clone(), infrastructure);
+    // Even where nothing can be served: without a snapshot new data planes are never ready, and old ones keep what they have.
+    context.snapshot(plane);
     for listener in &view.listeners {
         if let Some(protocol) = listener.serves() {
             let served = Served { port: listener.port, hostname: listener.hostname.clone(), protocol };

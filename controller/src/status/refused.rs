@@ -1,0 +1,148 @@
+//! What data planes do not take, as statuses tell it.
+
+use std::collections::BTreeMap;
+
+use crds::gateway::{GatewayStatus, RouteParentStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use snapshot::{Protocol, Resource, ResourceId, Snapshot, Tls};
+use translate::{DataPlane, Kind, ObjectKey};
+
+use super::gateway_of;
+
+/// What some data plane of a group does not take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// What is not taken of each listener and why, by the listener's name in the snapshot.
+    listeners: BTreeMap<String, String>,
+    /// Why a part of an object is not taken.
+    routes: BTreeMap<(Kind, ObjectKey), String>,
+}
+
+impl Refused {
+    /// Reads what is `rejected` of `snapshot`.
+    pub fn new(snapshot: &Snapshot, rejected: &BTreeMap<&ResourceId, &str>) -> Self {
+        let mut refused = Self::default();
+        if rejected.is_empty() {
+            return refused;
+        }
+        for (id, resource) in snapshot.iter() {
+            let Resource::Listener(listener) = resource.resource().as_ref() else { continue };
+            let why = match (rejected.get(id), &listener.protocol) {
+                (Some(why), _) => Some(format!("the listener: {why}.")),
+                (None, Protocol::Https(tls) | Protocol::TlsTerminate(tls)) => certificates(tls).find_map(|name| {
+                    let why = rejected.get(&ResourceId::new(snapshot::Kind::Certificate, name))?;
+                    let kept = "Its last good version stays in use, if there was one.";
+                    Some(format!("the certificate of Secret {name}: {why}. {kept}"))
+                }),
+                (None, Protocol::Http | Protocol::TlsPassthrough | Protocol::Tcp | Protocol::Udp) => None,
+            };
+            if let Some(why) = why {
+                refused.listeners.insert(id.name.clone(), why);
+            }
+        }
+        let routes = rejected.iter().filter(|(id, _)| id.kind == snapshot::Kind::Route);
+        let routes = routes.filter_map(|(id, why)| Some((object(id)?, (*why).to_owned())));
+        refused.routes = routes.collect();
+        refused
+    }
+
+    /// The status of a Gateway, `Programmed` false with reason `Invalid` where data planes do not take what the status claims to be
+    /// served.
+    pub(super) fn gateway(&self, status: &GatewayStatus, gateway: &ObjectKey) -> GatewayStatus {
+        let mut status = status.clone();
+        let mut names = Vec::new();
+        for listener in status.listeners.iter_mut().flatten() {
+            if let Some(why) = self.listeners.get(&format!("{gateway}/{}", listener.name)) {
+                refuse(&mut listener.conditions, &format!("The data planes do not take {why}"));
+                names.push(listener.name.as_str());
+            }
+        }
+        if let (false, Some(conditions)) = (names.is_empty(), &mut status.conditions) {
+            let message =
+                format!("The data planes do not take all of listener {}: see its conditions.", names.join(", "));
+            refuse(conditions, &message);
+        }
+        status
+    }
+}
+
+/// The parents of a route, with `PartiallyInvalid` where data planes do not take the route; `None` when all take it.
+///
+/// `Accepted` stays: the Gateway accepts the route, and its last good version is served (the specification's "Fall Back").
+pub(super) fn route(
+    kind: Kind,
+    route: &ObjectKey,
+    parents: &[RouteParentStatus],
+    refused: &BTreeMap<DataPlane, Refused>,
+) -> Option<Vec<RouteParentStatus>> {
+    let key = (kind, route.clone());
+    let mut changed = false;
+    let mut parents = parents.to_vec();
+    for parent in &mut parents {
+        let gateway = gateway_of(&parent.parent_ref, route);
+        let why = refused.get(&DataPlane::Gateway(gateway)).and_then(|refused| refused.routes.get(&key));
+        let accepted =
+            parent.conditions.iter().find(|condition| condition.type_ == "Accepted" && condition.status == "True");
+        let told = parent.conditions.iter().any(|condition| condition.type_ == "PartiallyInvalid");
+        if let (Some(why), Some(accepted), false) = (why, accepted, told) {
+            let condition = Condition {
+                type_: "PartiallyInvalid".into(),
+                reason: "UnsupportedValue".into(),
+                message: format!(
+                    "Fall Back: the data planes do not take the route as it is ({why}). They serve its last good version, if there was one."
+                ),
+                ..accepted.clone()
+            };
+            parent.conditions.push(condition);
+            changed = true;
+        }
+    }
+    changed.then_some(parents)
+}
+
+/// The object that a resource was made from, read from its name: `Ingress/shop/web/...`, `HTTPRoute/shop/web@gateways/public`.
+/// Certificates have their Secret's.
+pub fn object(id: &ResourceId) -> Option<(Kind, ObjectKey)> {
+    let mut parts = id.name.split('/');
+    let kind = match id.kind {
+        snapshot::Kind::Certificate => Kind::Secret,
+        _ => {
+            let name = parts.next()?;
+            *Kind::ALL.iter().find(|kind| kind.name() == name)?
+        }
+    };
+    let (namespace, name) = (parts.next()?, parts.next()?);
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    Some((kind, ObjectKey::new(namespace, name)))
+}
+
+fn certificates(tls: &Tls) -> impl Iterator<Item = &str> {
+    let by_name = tls.certificates.iter().map(|certificate| certificate.certificate.as_str());
+    by_name.chain(tls.default_certificate.as_deref())
+}
+
+fn refuse(conditions: &mut [Condition], message: &str) {
+    let programmed =
+        conditions.iter_mut().filter(|condition| condition.type_ == "Programmed" && condition.status == "True");
+    for condition in programmed {
+        condition.status = "False".into();
+        condition.reason = "Invalid".into();
+        condition.message = message.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_resources_lead_to_objects() {
+        let of = |kind, name: &str| object(&ResourceId::new(kind, name)).map(|(kind, key)| format!("{kind} {key}"));
+        let route = |name| of(snapshot::Kind::Route, name);
+        assert_eq!(route("HTTPRoute/shop/web@gateways/public").as_deref(), Some("HTTPRoute shop/web"));
+        assert_eq!(route("HTTPRoute/shop/web@gateways/public/https").as_deref(), Some("HTTPRoute shop/web"));
+        assert_eq!(route("Ingress/shop/web").as_deref(), Some("Ingress shop/web"));
+        assert_eq!(of(snapshot::Kind::Certificate, "shop/tls").as_deref(), Some("Secret shop/tls"));
+        assert_eq!(of(snapshot::Kind::Settings, "settings"), None);
+    }
+}
