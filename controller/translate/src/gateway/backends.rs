@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use crds::gateway::{BackendObjectReference, BackendRef};
-use snapshot::{BackendProtocol, Filter};
+use snapshot::BackendProtocol;
 
+use super::filters::Step;
 use super::grants::Grants;
 use super::rules::Unusable;
 use crate::backends::{PortRef, ServicePort, Services};
@@ -15,7 +16,7 @@ pub(super) struct Backend<'a> {
     /// Its share of the requests.
     pub weight: u32,
     /// Of this backend only.
-    pub filters: Vec<Filter>,
+    pub filters: Vec<Step<'a>>,
     /// What it refers to, or why it refers to nothing.
     pub target: Result<Port<'a>, Unresolved>,
 }
@@ -55,7 +56,7 @@ impl<'a> Backends<'a> {
         kind: Kind,
         namespace: &str,
         reference: &BackendRef,
-        filters: Vec<Filter>,
+        filters: Vec<Step<'a>>,
     ) -> Result<Backend<'a>, Unusable> {
         let weight = u32::try_from(reference.weight.unwrap_or(1))
             .map_err(|_| Unusable::new("weight", "a weight is a number from 0 to 1000000"))?;

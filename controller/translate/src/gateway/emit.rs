@@ -8,6 +8,7 @@ use snapshot::{
 
 use super::View;
 use super::backends::{Backend, Port};
+use super::filters::Step;
 use super::listeners::Owner;
 use super::route_kind::RouteKind;
 use super::rules::{self, ParsedRule, Rules, Work};
@@ -71,7 +72,7 @@ fn http<R: RouteKind>(
                 (Action::Refuse(Refusal::Unavailable), rules::no_timeouts(), None)
             }
             (Some(work), _) => {
-                filters.extend(work.filters.iter().cloned());
+                filters.extend(steps(context, plane, &work.filters, &mut origins));
                 (action(context, plane, work, &mut origins), work.timeouts.clone(), work.retry.clone())
             }
         };
@@ -119,16 +120,30 @@ fn l4<R: RouteKind>(
 }
 
 fn action(context: &mut Context, plane: &DataPlane, work: &Work, origins: &mut Vec<String>) -> Action {
-    let redirects = work.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
+    let redirects = work.filters.iter().any(Step::is_redirect);
     if work.backends.is_empty() || redirects {
         return Action::Refuse(Refusal::InvalidBackend);
     }
     let backend = |backend: &Backend| snapshot::Backend {
         weight: backend.weight,
         target: target(context, plane, backend, origins),
-        filters: backend.filters.clone(),
+        filters: steps(context, plane, &backend.filters, origins),
     };
     Action::Forward(work.backends.iter().map(backend).collect())
+}
+
+/// The filters of a rule or a backend. A mirror that leads nowhere is left out: it protects nothing.
+fn steps(context: &mut Context, plane: &DataPlane, steps: &[Step], origins: &mut Vec<String>) -> Vec<Filter> {
+    let filter = |step: &Step| match step {
+        Step::Filter(filter) => Some(filter.clone()),
+        Step::Mirror(mirror) => {
+            let port = mirror.target.as_ref().ok()?;
+            let (numerator, denominator) = (mirror.numerator, mirror.denominator);
+            let cluster = cluster(context, plane, port, origins);
+            Some(Filter::Mirror(snapshot::Mirror { cluster, numerator, denominator }))
+        }
+    };
+    steps.iter().filter_map(filter).collect()
 }
 
 fn target(context: &mut Context, plane: &DataPlane, backend: &Backend, origins: &mut Vec<String>) -> Target {

@@ -7,18 +7,53 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
 use snapshot::{Filter, HeaderEdit, HostPattern, Match, PathMatch, PathRewrite, Redirect, Rewrite, Scheme};
 
-use super::hostname;
+use super::backends::Backends;
+use super::mirror::{self, Mirror};
 use super::rules::Unusable;
+use super::{cors, hostname};
+use crate::Kind;
 
-/// The filters of a rule with `matches`, in their order.
+/// A filter, complete but for what depends on the Gateway.
+pub(super) enum Step<'a> {
+    /// One that needs nothing else.
+    Filter(Filter),
+    /// One that sends copies to a backend.
+    Mirror(Mirror<'a>),
+}
+
+impl Step<'_> {
+    /// Whether it answers with a redirect.
+    pub fn is_redirect(&self) -> bool {
+        matches!(self, Step::Filter(Filter::Redirect(_)))
+    }
+}
+
+/// What filters depend on besides themselves.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'s, 'a> {
+    /// The kind of the route.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: &'s str,
+    /// The matches of the rule.
+    pub matches: &'s [Match],
+    /// Where references lead.
+    pub backends: &'s Backends<'a>,
+}
+
+/// The filters of a rule, in their order.
 ///
 /// A filter that is not supported is never skipped: it makes the rule [unusable](Unusable).
-pub(super) fn parse(filters: &[HTTPRouteFilter], matches: &[Match]) -> Result<Vec<Filter>, Unusable> {
+pub(super) fn parse<'a>(
+    filters: &[HTTPRouteFilter],
+    surroundings: Surroundings<'_, 'a>,
+) -> Result<Vec<Step<'a>>, Unusable> {
     let parse = |(index, filter): (usize, &HTTPRouteFilter)| {
-        one_filter(filter, matches).map_err(|unusable| unusable.within(format_args!("filters[{index}]")))
+        step(filter, surroundings).map_err(|unusable| unusable.within(format_args!("filters[{index}]")))
     };
-    let filters: Vec<Filter> = filters.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
-    let holds = |wanted: fn(&Filter) -> bool| filters.iter().any(wanted);
+    let filters: Vec<Step> = filters.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    let holds =
+        |wanted: fn(&Filter) -> bool| filters.iter().any(|step| matches!(step, Step::Filter(filter) if wanted(filter)));
     if holds(|filter| matches!(filter, Filter::Redirect(_))) && holds(|filter| matches!(filter, Filter::Rewrite(_))) {
         let message = "RequestRedirect and URLRewrite exclude each other: remove one of the two";
         return Err(Unusable { reason: "IncompatibleFilters", ..Unusable::new("filters", message) });
@@ -26,18 +61,34 @@ pub(super) fn parse(filters: &[HTTPRouteFilter], matches: &[Match]) -> Result<Ve
     Ok(filters)
 }
 
-/// The filters of a backend whose rule has `matches`.
-pub(super) fn of_backend(filters: &[HTTPRouteFilter], matches: &[Match]) -> Result<Vec<Filter>, Unusable> {
-    let filters = parse(filters, matches)?;
-    if filters.iter().any(|filter| matches!(filter, Filter::Redirect(_))) {
+/// The filters of a backend.
+pub(super) fn of_backend<'a>(
+    filters: &[HTTPRouteFilter],
+    surroundings: Surroundings<'_, 'a>,
+) -> Result<Vec<Step<'a>>, Unusable> {
+    let filters = parse(filters, surroundings)?;
+    if filters.iter().any(Step::is_redirect) {
         let message = "RequestRedirect is not supported on a backend: move it to the rule";
         return Err(Unusable::new("filters", message));
     }
     Ok(filters)
 }
 
+fn step<'a>(filter: &HTTPRouteFilter, surroundings: Surroundings<'_, 'a>) -> Result<Step<'a>, Unusable> {
+    if filter.type_ != "RequestMirror" {
+        return one_filter(filter, surroundings.matches).map(Step::Filter);
+    }
+    let field = "requestMirror";
+    let value = filter.request_mirror.as_ref().ok_or_else(|| missing(filter, field))?;
+    mirror::parse(value, surroundings).map(Step::Mirror).map_err(|unusable| unusable.within(field))
+}
+
+fn missing(filter: &HTTPRouteFilter, field: &str) -> Unusable {
+    Unusable::new(field, format!("type {} needs this field", filter.type_))
+}
+
 fn one_filter(filter: &HTTPRouteFilter, matches: &[Match]) -> Result<Filter, Unusable> {
-    let missing = |field: &'static str| Unusable::new(field, format!("type {} needs this field", filter.type_));
+    let missing = |field: &'static str| missing(filter, field);
     match filter.type_.as_str() {
         "RequestHeaderModifier" => {
             let field = "requestHeaderModifier";
@@ -58,6 +109,10 @@ fn one_filter(filter: &HTTPRouteFilter, matches: &[Match]) -> Result<Filter, Unu
             let field = "urlRewrite";
             let value = filter.url_rewrite.as_ref().ok_or_else(|| missing(field))?;
             rewrite(value, matches).map(Filter::Rewrite).map_err(|unusable| unusable.within(field))
+        }
+        "CORS" => {
+            let value = filter.cors.as_ref().ok_or_else(|| missing("cors"))?;
+            cors::parse(value).map(Filter::Cors).map_err(|unusable| unusable.within("cors"))
         }
         other => Err(Unusable::new("type", format!("filter {other:?} is not supported: remove it"))),
     }

@@ -4,8 +4,9 @@ use crds::gateway::{GRPCMethodMatch, GRPCRoute, GRPCRouteFilter, GRPCRouteMatch,
 use snapshot::{Match, PathMatch};
 
 use super::backends::Backends;
+use super::filters::{self, Surroundings};
+use super::matches;
 use super::rules::{self, Rules, Unusable, Work, no_timeouts, rank};
-use super::{filters, matches};
 use crate::{Kind, ObjectKey};
 
 /// Parses all rules; a route without rules has one that matches everything and has no backend.
@@ -27,13 +28,18 @@ fn work<'a>(
     namespace: &str,
     backends: &Backends<'a>,
 ) -> Result<Work<'a>, Unusable> {
-    let filters = filters::parse(&as_http(rule.filters.as_deref().unwrap_or_default()), matches)?;
+    let surroundings = Surroundings { kind: Kind::GRPCRoute, namespace, matches, backends };
+    let filters = filters::parse(&as_http(rule.filters.as_deref().unwrap_or_default()), surroundings)?;
     let parse = |(index, reference): (usize, &crds::gateway::GRPCBackendRef)| {
-        filters::of_backend(&as_http(reference.filters.as_deref().unwrap_or_default()), matches)
+        filters::of_backend(&as_http(reference.filters.as_deref().unwrap_or_default()), surroundings)
             .and_then(|filters| backends.parse(Kind::GRPCRoute, namespace, &reference.backend, filters))
             .map_err(|unusable: Unusable| unusable.within(format_args!("backendRefs[{index}]")))
     };
     let backends = rule.backend_refs.iter().flatten().enumerate().map(parse).collect::<Result<_, _>>()?;
+    if rule.session_persistence.is_some() {
+        let message = "sessionPersistence is not supported: remove it, and use a BackendPolicy of the Service";
+        return Err(Unusable::new("sessionPersistence", message));
+    }
     Ok(Work { filters, timeouts: no_timeouts(), retry: None, backends })
 }
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crds::gateway::{HTTPRoute, HTTPRouteRule, HTTPRouteTimeouts};
-use snapshot::{Match, Timeouts};
+use crds::gateway::{HTTPRoute, HTTPRouteRetry, HTTPRouteRule, HTTPRouteTimeouts};
+use snapshot::{Match, Retry, Timeouts};
 
 use super::backends::Backends;
+use super::filters::{self, Surroundings};
+use super::matches;
 use super::rules::{self, Rules, Unusable, Work, no_timeouts};
-use super::{filters, matches};
 use crate::{Kind, ObjectKey, duration};
 
 /// Parses all rules; a route without rules has one that matches everything and has no backend.
@@ -29,15 +30,45 @@ fn work<'a>(
     namespace: &str,
     backends: &Backends<'a>,
 ) -> Result<Work<'a>, Unusable> {
-    let filters = filters::parse(rule.filters.as_deref().unwrap_or_default(), matches)?;
+    let surroundings = Surroundings { kind: Kind::HTTPRoute, namespace, matches, backends };
+    let filters = filters::parse(rule.filters.as_deref().unwrap_or_default(), surroundings)?;
     let timeouts = timeouts(rule.timeouts.as_ref()).map_err(|unusable| unusable.within("timeouts"))?;
     let parse = |(index, reference): (usize, &crds::gateway::HTTPBackendRef)| {
-        filters::of_backend(reference.filters.as_deref().unwrap_or_default(), matches)
+        filters::of_backend(reference.filters.as_deref().unwrap_or_default(), surroundings)
             .and_then(|filters| backends.parse(Kind::HTTPRoute, namespace, &reference.backend, filters))
             .map_err(|unusable: Unusable| unusable.within(format_args!("backendRefs[{index}]")))
     };
     let backends = rule.backend_refs.iter().flatten().enumerate().map(parse).collect::<Result<_, _>>()?;
-    Ok(Work { filters, timeouts, retry: None, backends })
+    let retry = rule.retry.as_ref().map(retry).transpose().map_err(|unusable| unusable.within("retry"))?.flatten();
+    if rule.session_persistence.is_some() {
+        let message = "sessionPersistence is not supported: remove it, and use a BackendPolicy of the Service";
+        return Err(Unusable::new("sessionPersistence", message));
+    }
+    Ok(Work { filters, timeouts, retry, backends })
+}
+
+/// How often a rule with `retry` tries again unless it says so, and how long it waits before the first time.
+const ATTEMPTS: i32 = 2;
+const BACKOFF: Duration = Duration::from_millis(25);
+
+/// GEP-1731; no attempts switch it off.
+fn retry(retry: &HTTPRouteRetry) -> Result<Option<Retry>, Unusable> {
+    let status = |(index, code): (usize, &i32)| match u16::try_from(*code) {
+        Ok(status @ 400..=599) => Ok(status),
+        _ => Err(Unusable::new(&format!("codes[{index}]"), format!("{code} is not a status from 400 to 599"))),
+    };
+    let statuses = retry.codes.iter().flatten().enumerate().map(status).collect::<Result<_, _>>()?;
+    let backoff = match retry.backoff.as_deref().map(|text| (text, duration::parse(text))) {
+        None => BACKOFF,
+        Some((_, Some(backoff))) => backoff,
+        Some((text, None)) => {
+            return Err(Unusable::new("backoff", format!("{text:?} is not a duration such as 10ms or 1s")));
+        }
+    };
+    let attempts = retry.attempts.unwrap_or(ATTEMPTS);
+    let attempts = u32::try_from(attempts)
+        .map_err(|_| Unusable::new("attempts", format!("{attempts} is negative: use 0 to try only once")))?;
+    Ok((attempts > 0).then_some(Retry { attempts, statuses, backoff }))
 }
 
 fn timeouts(timeouts: Option<&HTTPRouteTimeouts>) -> Result<Timeouts, Unusable> {

@@ -7,7 +7,8 @@ use kube_core::ObjectMeta;
 use snapshot::HostPattern;
 
 use super::attachment::{self, Candidate, Parent};
-use super::backends::Backends;
+use super::backends::{Backends, Unresolved};
+use super::filters::Step;
 use super::route_kind::RouteKind;
 use super::rules::{Rules, Unusable};
 use super::{View, allowed, condition, emit, hostname};
@@ -138,9 +139,12 @@ fn unresolved<R: RouteKind>(context: &mut Context, key: &ObjectKey, rules: &Rule
     let mut reason = None;
     let mut messages = Vec::new();
     for rule in &rules.rules {
-        for (index, backend) in rule.work.iter().flat_map(|work| &work.backends).enumerate() {
-            let Err(error) = &backend.target else { continue };
+        let Some(work) = &rule.work else { continue };
+        let mut mirrors = lost_mirrors(&work.filters, &rule.place);
+        for (index, backend) in work.backends.iter().enumerate() {
             let field = format!("{}.backendRefs[{index}]", rule.place);
+            mirrors.extend(lost_mirrors(&backend.filters, &field));
+            let Err(error) = &backend.target else { continue };
             let consequence = match R::KIND {
                 Kind::HTTPRoute | Kind::GRPCRoute => "its share of requests is answered with 500",
                 _ => "its share of the traffic is refused",
@@ -150,8 +154,24 @@ fn unresolved<R: RouteKind>(context: &mut Context, key: &ObjectKey, rules: &Rule
             context.warn(R::KIND, key, field, error.reason, message);
             reason = reason.or(Some(error.reason));
         }
+        for (field, error) in mirrors {
+            messages.push(format!("{field}: {}", error.message));
+            context.warn(R::KIND, key, field, error.reason, format!("{}; nothing is mirrored", error.message));
+            reason = reason.or(Some(error.reason));
+        }
     }
     reason.map(|reason| (reason, messages.join("; ")))
+}
+
+/// The mirrors among the filters of `parent` that lead nowhere, with the path of the reference.
+fn lost_mirrors<'s>(filters: &'s [Step], parent: &str) -> Vec<(String, &'s Unresolved)> {
+    let lost = |(index, step): (usize, &'s Step)| match step {
+        Step::Mirror(mirror) => {
+            Some((format!("{parent}.filters[{index}].requestMirror.backendRef"), mirror.target.as_ref().err()?))
+        }
+        Step::Filter(_) => None,
+    };
+    filters.iter().enumerate().filter_map(lost).collect()
 }
 
 fn status(

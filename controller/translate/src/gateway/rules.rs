@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use snapshot::{Filter, Match, Rank, Retry, Timeouts};
+use snapshot::{Match, Rank, Retry, Timeouts};
 
 use super::backends::Backend;
+use super::filters::Step;
 use crate::{ObjectKey, Stored};
 
 /// How long a connection to a backend may take to be established; the Gateway API leaves it to implementations.
@@ -28,7 +29,7 @@ pub(super) struct ParsedRule<'a> {
 /// What a rule does.
 pub(super) struct Work<'a> {
     /// Of the rule.
-    pub filters: Vec<Filter>,
+    pub filters: Vec<Step<'a>>,
     /// Of the rule.
     pub timeouts: Timeouts,
     /// Of the rule.
