@@ -104,14 +104,15 @@ impl Http1 {
     }
 
     /// Sends a request and waits for the head of its answer. `limit` is polled while there is none, and ends the wait;
-    /// the connection is closed then. A request without a body stays whole, so that it can be sent again.
+    /// the connection is closed then. Where the answer comes before the request's end, `limit` also ends what is left of
+    /// the request. A request without a body stays whole, so that it can be sent again.
     ///
     /// # Errors
     /// The limit's value, or why the exchange failed.
-    pub async fn send<L>(
+    pub async fn send<L: 'static>(
         mut self: Box<Self>,
         request: &mut Request<RequestBody>,
-        mut limit: impl FnMut(&mut Context<'_>) -> Poll<L>,
+        mut limit: impl FnMut(&mut Context<'_>) -> Poll<L> + 'static,
     ) -> Result<Result<Sent, SendError>, L> {
         self.encoding = head::write(request, &mut self.output);
         let method = request.method().clone();
@@ -142,6 +143,11 @@ impl Http1 {
             Err(error) => return Ok(Err(SendError { error, unsent: !upload.touched })),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // The new protocol begins after the request (RFC 9110, 7.8); what is left of it would pass for the new protocol.
+            if !upload.done {
+                let error = BackendError::Malformed("it switches protocols before the request is complete");
+                return Ok(Err(SendError { error, unsent: false }));
+            }
             let upgraded = Upgraded { transport: self.transport, first_bytes: self.input.freeze() };
             return Ok(Ok(Sent::Switched(response, upgraded)));
         }
@@ -154,9 +160,11 @@ impl Http1 {
         let shared = Rc::new(RefCell::new(*self));
         let uploading = shared.clone();
         let mut body = std::mem::take(request.body_mut());
-        tokio::task::spawn_local(async move {
-            let _ = poll_fn(|cx| uploading.borrow_mut().poll_upload(&mut body, &mut true, cx)).await;
-        });
+        tokio::task::spawn_local(poll_fn(move |cx| {
+            let uploaded = uploading.borrow_mut().poll_upload(&mut body, &mut true, cx);
+            // A backend that answers and takes no more must not hold the client's body for good.
+            if uploaded.is_ready() { Poll::Ready(()) } else { limit(cx).map(drop) }
+        }));
         Ok(Ok(Sent::Answered(response, BackendBody::Early(shared))))
     }
 
