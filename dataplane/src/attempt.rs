@@ -77,13 +77,13 @@ pub async fn send(
         };
         let reused = connection.is_reused();
         let idle_race = reused && matches!(connection, Connection::Http1(_));
-        let mut limits = Limits::new(exchange, timeouts, until, began);
+        let limits = Limits::new(exchange, timeouts, until, began);
         if exchange.host.is_none() {
             name_host(&mut request, address);
         }
         address_request(&mut request, &connector);
         let replayable = is_replayable(&request);
-        let (error, unsent) = match deliver(connection, &mut request, &mut limits).await {
+        let (error, unsent) = match deliver(connection, &mut request, limits).await {
             Ok(Ok(sent)) => {
                 let took = began.elapsed();
                 exchange.upstream_took = Some(took);
@@ -99,7 +99,7 @@ pub async fn send(
                 return Err(reason);
             }
         };
-        if let Some(reason) = limits.of_client() {
+        if let Some(reason) = exchange.upload.as_deref().and_then(of_client) {
             return Err(reason);
         }
         tracing::debug!(endpoint = %address, %error, reused, "an attempt failed");
@@ -152,10 +152,10 @@ fn choose(
 async fn deliver(
     connection: Connection,
     request: &mut Request<RequestBody>,
-    limits: &mut Limits,
+    mut limits: Limits,
 ) -> Result<Result<Sent, SendError>, Reason> {
     let connection = match connection {
-        Connection::Http1(connection) => return connection.send(request, |cx| limits.poll(cx)).await,
+        Connection::Http1(connection) => return connection.send(request, move |cx| limits.poll(cx)).await,
         Connection::Http2(connection) => connection,
     };
     // hyper keeps what it has begun to send.
@@ -202,6 +202,16 @@ fn is_replayable(request: &Request<RequestBody>) -> bool {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
     idempotent && matches!(request.body(), RequestBody::Empty)
+}
+
+/// The reason when it was the client's body that ended the attempt.
+fn of_client(upload: &Upload) -> Option<Reason> {
+    match upload.state() {
+        UploadState::TooLarge => Some(Reason::BodyTooLarge),
+        UploadState::ClientGone => Some(Reason::ClientGone),
+        UploadState::Malformed => Some(Reason::BadRequest),
+        UploadState::AwaitsClient | UploadState::AwaitsBackend | UploadState::Done => None,
+    }
 }
 
 fn request_clone(request: &Request<RequestBody>) -> Request<RequestBody> {
@@ -268,15 +278,5 @@ impl Limits {
             },
         };
         earliest(self.until, limit.map(|limit| (since + limit, reason)))
-    }
-
-    /// The reason when it was the client's body that ended the attempt.
-    fn of_client(&self) -> Option<Reason> {
-        match self.upload.as_ref()?.state() {
-            UploadState::TooLarge => Some(Reason::BodyTooLarge),
-            UploadState::ClientGone => Some(Reason::ClientGone),
-            UploadState::Malformed => Some(Reason::BadRequest),
-            _ => None,
-        }
     }
 }

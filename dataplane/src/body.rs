@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::clock::Alarm;
 use crate::exchange::Exchange;
+use crate::hop_by_hop;
 use crate::reason::Reason;
 use crate::upstream::{BackendBody, BackendError};
 
@@ -120,7 +121,10 @@ impl Body for RequestBody {
             }
         };
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    hop_by_hop::strip_trailers(trailers);
+                }
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 upload.bytes.set(upload.bytes() + length);
                 let Some(rest) = left.checked_sub(length) else {
@@ -317,7 +321,10 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(BodyError::TooSlow)));
         };
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    hop_by_hop::strip_trailers(trailers);
+                }
                 let complete = download.body.is_end_stream() || frame.is_trailers();
                 this.sent(frame.data_ref().map_or(0, Bytes::len));
                 if complete {

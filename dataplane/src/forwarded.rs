@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use snapshot::Scheme;
 
+use crate::limit::Key;
 use crate::{normalise, random};
 
 /// `X-Forwarded-For`.
@@ -29,6 +30,7 @@ pub struct Origin {
     peer: IpAddr,
     scheme: Scheme,
     port: u16,
+    peer_key: Key,
     peer_value: HeaderValue,
     port_value: HeaderValue,
 }
@@ -38,6 +40,8 @@ pub struct Origin {
 pub struct Forwarded {
     /// The client's address.
     pub client: IpAddr,
+    /// What limits count the client by.
+    pub client_key: Key,
     /// The scheme that the client used.
     pub scheme: Scheme,
     /// The port that the client used.
@@ -61,7 +65,8 @@ impl Origin {
     /// A connection from `peer`, accepted on `port`.
     pub fn new(peer: IpAddr, scheme: Scheme, port: u16) -> Self {
         let peer = peer.to_canonical();
-        Self { peer, scheme, port, peer_value: address_value(peer), port_value: HeaderValue::from(port) }
+        let (peer_key, peer_value) = (Key::of_address(peer), address_value(peer));
+        Self { peer, scheme, port, peer_key, peer_value, port_value: HeaderValue::from(port) }
     }
 
     /// The address at the other end of the connection.
@@ -85,6 +90,7 @@ impl Forwarded {
     pub fn of(origin: &Origin, headers: &HeaderMap, authority: Option<&HeaderValue>, trusted: &[IpNet]) -> Self {
         let direct = Self {
             client: origin.peer,
+            client_key: origin.peer_key,
             scheme: origin.scheme,
             port: origin.port,
             believed_host: None,
@@ -119,6 +125,7 @@ impl Forwarded {
         if !hops.is_empty() {
             let hops = hops.join(", ");
             self.client = client_of(&hops, self.client, trusted);
+            self.client_key = Key::of_address(self.client);
             self.client_value = address_value(self.client);
             let chain = format!("{hops}, {}", self.chain.to_str().unwrap_or_default());
             self.chain = HeaderValue::from_str(&chain).unwrap_or(self.chain);

@@ -1,7 +1,8 @@
 //! Headers that are for the next hop only (RFC 9110, section 7.6.1).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT, HOST,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -23,6 +24,20 @@ static STRIPPED: [HeaderName; 11] = [
     EXPECT,
 ];
 
+/// What may only stand before a body, besides the headers of one hop (RFC 9110, 6.5.1).
+static NO_TRAILERS: [HeaderName; 10] = [
+    AUTHORIZATION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    COOKIE,
+    HOST,
+    SET_COOKIE,
+    TRAILER,
+    HeaderName::from_static("x-real-ip"),
+];
+
 /// Removes the headers that must not be passed on, those that `Connection` names among them. `TE` stays when it allows
 /// trailers, which gRPC needs. Whoever passes an upgrade on reads `Upgrade` before.
 ///
@@ -42,6 +57,17 @@ pub fn strip(headers: &mut HeaderMap) {
     }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes from trailers what says where a message ends or goes, or from whom it is: a receiver that adds trailers to the
+/// headers would believe it.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    let is_no_trailer = |name: &&HeaderName| {
+        STRIPPED.contains(name) || NO_TRAILERS.contains(name) || name.as_str().starts_with("x-forwarded-")
+    };
+    while let Some(name) = trailers.keys().find(is_no_trailer).cloned() {
+        trailers.remove(name);
     }
 }
 

@@ -691,8 +691,12 @@ async fn a_gateway_is_told_when_the_controller_lacks_rights() {
 
     let wanted = |team: &str| {
         let labels = [("team".to_owned(), team.to_owned())].into();
-        let infrastructure =
-            Infrastructure { class: "c".into(), ports: [(80, translate::Transport::Tcp)].into(), labels, ..Infrastructure::default() };
+        let infrastructure = Infrastructure {
+            class: "c".into(),
+            ports: [(80, translate::Transport::Tcp)].into(),
+            labels,
+            ..Infrastructure::default()
+        };
         let wanted = [(ObjectKey::new(namespace, "web"), Wanted { uid: "1".into(), infrastructure })].into();
         Arc::new(Some(Plan { wanted, ..Plan::default() }))
     };

@@ -61,7 +61,7 @@ impl RateLimit {
             return Ok(());
         }
         let key = match &self.header {
-            None => Key::of_address(client),
+            None => context.forwarded.client_key,
             Some(name) => Key::of_value(headers.get(name).map(|value| value.as_bytes())),
         };
         let taken = self.buckets.take(key, self.burst, context.now);
@@ -87,7 +87,7 @@ impl ConnectionLimit {
         if self.refusal.exempts(client) {
             return Ok(None);
         }
-        let entered = self.counters.enter(Key::of_address(client), self.connections);
+        let entered = self.counters.enter(context.forwarded.client_key, self.connections);
         entered.map(Some).ok_or_else(|| self.refusal.answer(Reason::ConnectionLimited))
     }
 }

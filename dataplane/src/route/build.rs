@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use snapshot::{Hash, HostPattern, Kind, Protocol, Resource, ResourceId, Snapshot};
+use snapshot::{Hash, HostPattern, Kind, Protocol, Rank, Resource, ResourceId, Snapshot};
 
 use super::path::{Candidate, PathMap};
 use super::rule::Rule;
@@ -11,6 +11,9 @@ use super::table::{Host, Listener, Port, RouteTable};
 use crate::cluster::ClusterRegistry;
 use crate::compile::Rejection;
 use crate::limit::LimiterRegistry;
+
+/// The memory that the regular expressions of one host may take once compiled, in bytes: room for about 16,000 ordinary ones.
+const EXPRESSIONS_LIMIT: usize = 64 << 20;
 
 /// A route, compiled.
 #[derive(Debug)]
@@ -22,15 +25,37 @@ pub(super) struct Route {
     rules: Vec<Arc<Rule>>,
 }
 
+/// A route that does not fit into one of its hosts beside the others.
+#[derive(Clone, Debug)]
+pub(super) struct Misfit {
+    route: Arc<Route>,
+    reason: String,
+}
+
 /// Port and host name by listener; `None` for a listener that was rejected.
 type Listeners<'s> = BTreeMap<&'s str, Option<(u16, &'s HostPattern)>>;
 
 /// The routes of each listener by host.
 type Hosts<'s> = BTreeMap<(u16, &'s HostPattern), BTreeMap<HostPattern, Vec<Arc<Route>>>>;
 
+/// A listener with its hosts, by port and host name.
+type Built<'s> = (u16, &'s HostPattern, Arc<Listener>);
+
 /// Compiles the listeners and routes of a snapshot. What cannot be compiled is rejected alone, and a rejected route
-/// keeps the version that `previous` holds, if any. Returns `previous` itself when nothing of it would change.
+/// keeps the version that `previous` holds, if any. Returns `previous` itself when nothing of it would change. Every call
+/// returns all rejections, also those that an earlier one found.
 pub(crate) fn compile(
+    snapshot: &Snapshot,
+    previous: &Arc<RouteTable>,
+    clusters: &ClusterRegistry,
+    limiters: &mut LimiterRegistry,
+) -> (Arc<RouteTable>, Vec<Rejection>) {
+    compile_within(EXPRESSIONS_LIMIT, snapshot, previous, clusters, limiters)
+}
+
+/// As [`compile`] where the expressions of a host may take so many bytes.
+pub(super) fn compile_within(
+    expressions_limit: usize,
     snapshot: &Snapshot,
     previous: &Arc<RouteTable>,
     clusters: &ClusterRegistry,
@@ -43,7 +68,9 @@ pub(crate) fn compile(
     for (id, hashed) in snapshot.iter() {
         let Resource::Route(source) = hashed.resource().as_ref() else { continue };
         let held = previous.routes.get(&id.name);
-        if let Some(same) = held.filter(|held| held.hash == hashed.hash() && held.is_current(&listeners, clusters)) {
+        let mut known = held.into_iter().chain(previous.misfits.get(&id.name).map(|misfit| &misfit.route));
+        let is_same = |known: &&Arc<Route>| known.hash == hashed.hash() && known.is_current(&listeners, clusters);
+        if let Some(same) = known.find(is_same) {
             routes.insert(id.name.clone(), same.clone());
             continue;
         }
@@ -64,16 +91,36 @@ pub(crate) fn compile(
     let sources: Vec<_> =
         snapshot.iter().filter(|(id, _)| of_table(id)).map(|(id, hashed)| (id.clone(), hashed.hash())).collect();
     if !changed && sources == previous.sources {
+        rejections.extend(previous.misfits.values().map(Misfit::rejection));
         return (previous.clone(), rejections);
     }
-    for ((port, hostname), hosts) in attach(&listeners, &routes) {
-        let before = previous.ports.get(&port).and_then(|port| port.listeners.get(hostname));
-        let listener = Listener::build(hosts, before, &mut rejections);
+    let mut misfits = BTreeMap::new();
+    let built = loop {
+        let found = match build_listeners(&listeners, &routes, previous, expressions_limit) {
+            Ok(built) => break built,
+            Err(found) => found,
+        };
+        for misfit in found {
+            let name = misfit.route.name.clone();
+            // It may have been found in another of its hosts already.
+            if !routes.get(&name).is_some_and(|route| Arc::ptr_eq(route, &misfit.route)) {
+                continue;
+            }
+            // Each name loses two versions at most: that of the snapshot, and the last good one.
+            match previous.routes.get(&name).filter(|good| !Arc::ptr_eq(good, &misfit.route)) {
+                Some(last_good) => routes.insert(name.clone(), last_good.clone()),
+                None => routes.remove(&name),
+            };
+            misfits.entry(name).or_insert(misfit);
+        }
+    };
+    for (port, hostname, listener) in built {
         if let Some(port) = ports.get_mut(&port) {
             port.listeners.insert(hostname, listener);
         }
     }
-    (Arc::new(RouteTable { ports, routes, sources }), rejections)
+    rejections.extend(misfits.values().map(Misfit::rejection));
+    (Arc::new(RouteTable { ports, routes, misfits, sources }), rejections)
 }
 
 fn compile_listeners<'s>(
@@ -118,15 +165,35 @@ fn attach<'s>(listeners: &Listeners<'s>, routes: &HashMap<String, Arc<Route>>) -
     hosts
 }
 
+/// All listeners with their hosts, or the routes that do not fit.
+fn build_listeners<'s>(
+    listeners: &Listeners<'s>,
+    routes: &HashMap<String, Arc<Route>>,
+    previous: &RouteTable,
+    expressions_limit: usize,
+) -> Result<Vec<Built<'s>>, Vec<Misfit>> {
+    let mut built = Vec::new();
+    let mut misfits = Vec::new();
+    for ((port, hostname), hosts) in attach(listeners, routes) {
+        let before = previous.ports.get(&port).and_then(|port| port.listeners.get(hostname));
+        match Listener::build(hosts, before, expressions_limit) {
+            Ok(listener) => built.push((port, hostname, listener)),
+            Err(found) => misfits.extend(found),
+        }
+    }
+    if misfits.is_empty() { Ok(built) } else { Err(misfits) }
+}
+
 impl Listener {
     /// The listener with these hosts; `before` itself when it has the same ones.
     fn build(
         routes: BTreeMap<HostPattern, Vec<Arc<Route>>>,
         before: Option<&Arc<Listener>>,
-        rejections: &mut Vec<Rejection>,
-    ) -> Arc<Self> {
+        expressions_limit: usize,
+    ) -> Result<Arc<Self>, Vec<Misfit>> {
         let mut same = before.is_some_and(|before| before.hosts.len() == routes.len());
         let mut listener = Self::default();
+        let mut misfits = Vec::new();
         for (pattern, routes) in routes {
             let held = before.and_then(|before| before.hosts.get(&pattern));
             if let Some(unchanged) = held.filter(|held| held.is_of(&routes)) {
@@ -134,31 +201,80 @@ impl Listener {
                 continue;
             }
             same = false;
-            let candidates = routes.iter().flat_map(|route| route.candidates.iter().cloned()).collect();
-            match PathMap::new(candidates) {
-                Ok(paths) => listener.hosts.insert(&pattern, Arc::new(Host { paths, routes })),
-                Err(reason) => {
-                    let reject = |route: &Arc<Route>| Rejection {
-                        id: ResourceId::new(Kind::Route, &route.name),
-                        reason: format!("host {pattern}: {reason}"),
-                    };
-                    rejections.extend(routes.iter().map(reject));
-                    if let Some(last_good) = held {
-                        listener.hosts.insert(&pattern, last_good.clone());
-                    }
-                }
+            match Host::build(&pattern, routes, held, expressions_limit) {
+                Ok(host) => listener.hosts.insert(&pattern, Arc::new(host)),
+                Err(found) => misfits.extend(found),
             }
         }
         match before {
-            Some(before) if same => before.clone(),
-            _ => Arc::new(listener),
+            _ if !misfits.is_empty() => Err(misfits),
+            Some(before) if same => Ok(before.clone()),
+            _ => Ok(Arc::new(listener)),
         }
     }
 }
 
 impl Host {
+    fn build(
+        pattern: &HostPattern,
+        routes: Vec<Arc<Route>>,
+        held: Option<&Arc<Self>>,
+        expressions_limit: usize,
+    ) -> Result<Self, Vec<Misfit>> {
+        let misfits = |routes: Vec<&Arc<Route>>, reason: String| -> Vec<Misfit> {
+            routes.into_iter().map(|route| Misfit { route: route.clone(), reason: reason.clone() }).collect()
+        };
+        let excess = excess(&routes, held, expressions_limit);
+        if !excess.is_empty() {
+            let reason = format!(
+                "host {pattern}: its regular expressions do not fit beside those of the host's other routes: together they \
+                 may take {} MiB once compiled; shorten repetitions, or use prefixes",
+                expressions_limit >> 20
+            );
+            return Err(misfits(excess, reason));
+        }
+        let candidates = routes.iter().flat_map(|route| route.candidates.iter().cloned()).collect();
+        match PathMap::new(candidates) {
+            Ok(paths) => Ok(Self { paths, routes }),
+            Err(reason) => {
+                let with_expressions = routes.iter().filter(|route| route.expressions_size() > 0).collect();
+                Err(misfits(with_expressions, format!("host {pattern}: {reason}")))
+            }
+        }
+    }
+
     fn is_of(&self, routes: &[Arc<Route>]) -> bool {
         self.routes.len() == routes.len() && self.routes.iter().zip(routes).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    fn serves(&self, route: &Arc<Route>) -> bool {
+        self.routes.iter().any(|served| Arc::ptr_eq(served, route))
+    }
+}
+
+/// The routes whose expressions are too many for their host. What is served already stays, so that nobody's edit takes a
+/// route from somebody else; then by rank.
+fn excess<'r>(routes: &'r [Arc<Route>], held: Option<&Arc<Host>>, limit: usize) -> Vec<&'r Arc<Route>> {
+    if routes.iter().map(|route| route.expressions_size()).sum::<usize>() <= limit {
+        return Vec::new();
+    }
+    let mut excess: Vec<_> = routes.iter().filter(|route| route.expressions_size() > 0).collect();
+    excess.sort_by_cached_key(|route| (!held.is_some_and(|held| held.serves(route)), route.rank().cloned()));
+    let mut sum = 0;
+    excess.retain(|route| {
+        let with = sum + route.expressions_size();
+        let fits = with <= limit;
+        if fits {
+            sum = with;
+        }
+        !fits
+    });
+    excess
+}
+
+impl Misfit {
+    fn rejection(&self) -> Rejection {
+        Rejection { id: ResourceId::new(Kind::Route, &self.route.name), reason: self.reason.clone() }
     }
 }
 
@@ -187,6 +303,17 @@ impl Route {
             rules.push(compiled);
         }
         Ok(Self { name: id.name.clone(), hash, attachments: source.attachments.clone(), candidates, rules })
+    }
+
+    /// The memory in bytes that its regular expressions take once compiled.
+    fn expressions_size(&self) -> usize {
+        self.candidates.iter().map(|candidate| candidate.expression_size()).sum()
+    }
+
+    /// The place of its first regular expression.
+    fn rank(&self) -> Option<&Rank> {
+        let with_expression = self.candidates.iter().filter(|candidate| candidate.expression_size() > 0);
+        with_expression.map(|candidate| candidate.rank()).min()
     }
 
     /// Whether everything that the route refers to is still what it was compiled with.

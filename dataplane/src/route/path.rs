@@ -29,7 +29,8 @@ enum Path {
     Exact(Box<str>),
     /// Without trailing slash; empty for `/`.
     Prefix(Box<str>),
-    Regex(Box<str>),
+    /// With the memory that it takes once compiled, in bytes.
+    Regex(Box<str>, usize),
 }
 
 /// The candidates of a host, indexed by path.
@@ -67,12 +68,22 @@ impl Candidate {
                 Path::Prefix(prefix.into())
             }
             PathMatch::LastElement(_) => Path::Prefix("".into()),
-            PathMatch::Regex(expression) => {
-                pattern::whole(expression)?;
-                Path::Regex(expression.as_str().into())
-            }
+            PathMatch::Regex(expression) => Path::Regex(expression.as_str().into(), pattern::size(expression)?),
         };
         Ok(Self { rank: source.rank.clone(), path, predicate: Predicate::compile(source)?, rule })
+    }
+
+    /// Its place among others.
+    pub(crate) fn rank(&self) -> &Rank {
+        &self.rank
+    }
+
+    /// The memory in bytes that its regular expression takes once compiled; 0 without one.
+    pub(crate) fn expression_size(&self) -> usize {
+        match self.path {
+            Path::Regex(_, size) => size,
+            Path::Exact(_) | Path::Prefix(_) => 0,
+        }
     }
 }
 
@@ -96,12 +107,12 @@ impl PathMap {
             match &candidate.path {
                 Path::Exact(path) => map.exact.entry(path.clone()).or_default().push(candidate),
                 Path::Prefix(prefix) => map.prefixes.leaf(&prefix.clone()).push(candidate),
-                Path::Regex(_) => expressions.push(candidate),
+                Path::Regex(..) => expressions.push(candidate),
             }
         }
         if !expressions.is_empty() {
             let sources = expressions.iter().map(|candidate| match &candidate.path {
-                Path::Regex(expression) | Path::Exact(expression) | Path::Prefix(expression) => &**expression,
+                Path::Regex(expression, _) | Path::Exact(expression) | Path::Prefix(expression) => &**expression,
             });
             map.expressions = Some(Expressions { set: pattern::set(sources)?, candidates: expressions });
         }

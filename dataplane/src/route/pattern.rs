@@ -2,8 +2,11 @@
 
 use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
-/// The memory that one expression may take once compiled.
+/// The memory that one expression may take once compiled, in bytes.
 const SIZE_LIMIT: usize = 1 << 20;
+
+/// Sizes are told apart from here on, in steps of four. Most expressions of paths are smaller.
+const SMALLEST_SIZE: usize = 4 << 10;
 
 /// The expression, anchored at both ends.
 ///
@@ -15,13 +18,29 @@ pub(crate) fn whole(expression: &str) -> Result<Regex, String> {
     build(&anchored(expression))
 }
 
-/// A set of expressions, each of which [`whole`] has accepted.
+/// The memory in bytes, rounded up, that an expression takes once compiled. Expressions in a [`set`] take no more than their sum.
+///
+/// # Errors
+/// As [`whole`].
+pub(crate) fn size(expression: &str) -> Result<usize, String> {
+    build(expression)?;
+    let anchored = anchored(expression);
+    let fits = |size: &usize| RegexBuilder::new(&anchored).size_limit(*size).build().is_ok();
+    let mut smaller =
+        std::iter::successors(Some(SMALLEST_SIZE), |size| Some(size * 4)).take_while(|size| *size < SIZE_LIMIT);
+    match smaller.find(fits) {
+        Some(size) => Ok(size),
+        None => build(&anchored).map(|_| SIZE_LIMIT),
+    }
+}
+
+/// A set of expressions, each of which has a [`size`].
 ///
 /// # Errors
 /// Says what is wrong.
-pub(crate) fn set<'a>(expressions: impl ExactSizeIterator<Item = &'a str>) -> Result<RegexSet, String> {
-    let limit = SIZE_LIMIT * (expressions.len() + 1);
-    RegexSetBuilder::new(expressions.map(anchored)).size_limit(limit).build().map_err(|error| error.to_string())
+pub(crate) fn set<'a>(expressions: impl Iterator<Item = &'a str>) -> Result<RegexSet, String> {
+    // Bounded by whoever adds up the sizes.
+    RegexSetBuilder::new(expressions.map(anchored)).size_limit(usize::MAX).build().map_err(|error| error.to_string())
 }
 
 fn anchored(expression: &str) -> String {
@@ -43,6 +62,18 @@ mod tests {
         assert!(!whole("/a|/b").unwrap().is_match("/bc"));
         for broken in ["(", "a)|(b", "(?=a)", r"(a)\1", "(?:a{1000}){1000}"] {
             assert!(whole(broken).is_err(), "{broken}");
+            assert_eq!(size(broken), whole(broken).map(|_| 0), "{broken}");
         }
+    }
+
+    #[test]
+    fn a_size_is_one_that_suffices_for_many_of_its_kind() {
+        for expression in ["/shop/[0-9]+", r"/\w{3}", "/[a-z]{3000}"] {
+            let size = size(expression).unwrap();
+            let many = std::iter::repeat_n(anchored(expression), 5);
+            assert!(RegexSetBuilder::new(many).size_limit(size * 5).build().is_ok(), "{expression} {size}");
+        }
+        assert_eq!(size("/shop/[0-9]+"), Ok(SMALLEST_SIZE));
+        assert!(size("/[a-z]{3000}").unwrap() > SMALLEST_SIZE);
     }
 }

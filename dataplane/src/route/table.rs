@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use snapshot::{Hash, ResourceId};
 
-use super::build::Route;
+use super::build::{Misfit, Route};
 use super::host::HostMap;
 use super::path::PathMap;
 use super::{Found, RequestView};
@@ -15,7 +15,10 @@ use crate::reason::Reason;
 #[derive(Debug, Default)]
 pub struct RouteTable {
     pub(super) ports: BTreeMap<u16, Port>,
+    /// The routes that are served, by name.
     pub(super) routes: HashMap<String, Arc<Route>>,
+    /// Routes of the sources that do not fit into a host; the last good version, if any, is among `routes`.
+    pub(super) misfits: BTreeMap<String, Misfit>,
     /// The listeners and routes that the table was compiled from.
     pub(super) sources: Vec<(ResourceId, Hash)>,
 }

@@ -297,6 +297,99 @@ fn a_bad_route_is_rejected_alone_and_keeps_its_last_good_version() {
     assert_eq!(compile_routes(&snapshot(&any, &routes), &new).1.len(), 2, "still rejected when nothing else changes");
 }
 
+/// An expression that takes 16 KiB, and only one that takes 4 fits beside it into 20.
+const LARGE: &str = "/[a-z]{100}";
+const SMALL: &str = "/small/[0-9]+";
+const ROOM: usize = 20 << 10;
+
+fn regex(expression: &str, created: i64) -> Vec<Vec<Match>> {
+    let rank = Rank { created, ..prefix("/").rank };
+    vec![vec![Match { path: PathMatch::Regex(expression.into()), rank, ..prefix("/") }]]
+}
+
+fn compile_in_room(snapshot: &Snapshot, previous: &Arc<RouteTable>) -> (Arc<RouteTable>, Vec<String>) {
+    let (clusters, mut limiters) = (ClusterRegistry::default(), LimiterRegistry::default());
+    let (table, rejections) = build::compile_within(ROOM, snapshot, previous, &clusters, &mut limiters);
+    assert!(rejections.iter().all(|rejection| rejection.reason.contains("do not fit")), "{rejections:?}");
+    (table, rejections.into_iter().map(|rejection| rejection.id.name).collect())
+}
+
+#[test]
+fn a_route_that_does_not_fit_into_its_host_is_rejected_alone_and_keeps_its_last_good_version() {
+    let any = [(80, HostPattern::Any)];
+    let (a, other) = (attached(&["a"]), attached(&["a", "b"]));
+    let large = "/".to_owned() + &"x".repeat(100);
+    let letters: &'static str = large.leak();
+    let first = [
+        (a.clone(), regex(LARGE, 1)),
+        (other.clone(), vec![vec![prefix("/old")]]),
+        (a.clone(), vec![vec![prefix("/plain")]]),
+    ];
+    let (old, rejected) = compile_in_room(&snapshot(&any, &first), &Arc::default());
+    assert_eq!(rejected, [""; 0]);
+    let answer = |table: &RouteTable, host, path| Request::get(80, host, path).answered_by(table);
+    assert_eq!(answer(&old, "a", letters).as_deref(), Some("r0 rule 0"));
+
+    // The older of the two does not push out what is served, and fits into no part: not on the other host either.
+    let edited = [
+        first[0].clone(),
+        (other, regex(LARGE, 0)),
+        (a.clone(), vec![vec![prefix("/plainer")]]),
+        (a.clone(), regex(SMALL, 2)),
+    ];
+    let edited = snapshot(&any, &edited);
+    let (new, rejected) = compile_in_room(&edited, &old);
+    assert_eq!(rejected, ["r1"]);
+    assert_eq!(answer(&new, "a", letters).as_deref(), Some("r0 rule 0"));
+    assert_eq!(answer(&new, "a", "/small/1").as_deref(), Some("r3 rule 0"));
+    assert_eq!(answer(&new, "a", "/plainer").as_deref(), Some("r2 rule 0"));
+    for host in ["a", "b"] {
+        assert_eq!(answer(&new, host, "/old").as_deref(), Some("r1 rule 0"), "the last good version");
+    }
+
+    // It is rejected for as long as it is there, whether nothing changes or something else does.
+    let (again, rejected) = compile_in_room(&edited, &new);
+    assert_eq!(rejected, ["r1"]);
+    assert!(Arc::ptr_eq(&again, &new), "nothing is built for it again");
+    let mut elsewhere = edited.clone();
+    elsewhere.insert("l1", listener(81, HostPattern::Any));
+    let (table, rejected) = compile_in_room(&elsewhere, &again);
+    assert_eq!(rejected, ["r1"]);
+    assert_eq!(answer(&table, "a", "/old").as_deref(), Some("r1 rule 0"));
+
+    // Room that becomes free is its.
+    let mut freed = elsewhere;
+    freed.remove(&ResourceId::new(Kind::Route, "r0"));
+    let (table, rejected) = compile_in_room(&freed, &table);
+    assert_eq!(rejected, [""; 0]);
+    assert_eq!(answer(&table, "a", letters).as_deref(), Some("r1 rule 0"));
+    assert_eq!(answer(&table, "b", "/old"), None);
+}
+
+#[test]
+fn a_route_that_fits_into_none_of_its_hosts_keeps_its_last_good_version_too() {
+    let any = [(80, HostPattern::Any)];
+    let both = attached(&["a", "b"]);
+    let first = [(both.clone(), regex(LARGE, 1)), (both.clone(), vec![vec![prefix("/old")]])];
+    let (old, _) = compile_in_room(&snapshot(&any, &first), &Arc::default());
+    let edited = [first[0].clone(), (both, regex(LARGE, 2))];
+    let (new, rejected) = compile_in_room(&snapshot(&any, &edited), &old);
+    assert_eq!(rejected, ["r1"]);
+    for host in ["a", "b"] {
+        assert_eq!(Request::get(80, host, "/old").answered_by(&new).as_deref(), Some("r1 rule 0"), "{host}");
+    }
+}
+
+#[test]
+fn of_new_routes_the_first_in_rank_get_the_room() {
+    let any = [(80, HostPattern::Any)];
+    let routes = [(attached(&["a"]), regex(LARGE, 2)), (attached(&["a"]), regex(LARGE, 1))];
+    let (table, rejected) = compile_in_room(&snapshot(&any, &routes), &Arc::default());
+    assert_eq!(rejected, ["r0"]);
+    let letters: &'static str = ("/".to_owned() + &"x".repeat(100)).leak();
+    assert_eq!(Request::get(80, "a", letters).answered_by(&table).as_deref(), Some("r1 rule 0"));
+}
+
 #[test]
 fn an_endpoint_change_leaves_the_table_alone() {
     let mut snapshot = snapshot(&[(80, HostPattern::Any)], &[]);

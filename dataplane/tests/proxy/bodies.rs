@@ -169,6 +169,30 @@ async fn both_directions_flow_at_once() {
 }
 
 #[tokio::test]
+async fn an_upload_of_large_and_small_pieces_arrives_as_it_was_sent() {
+    let backend = Backend::http1(|request: Request<Incoming>| async move {
+        let length = request.headers().get("content-length").map_or("none", |value| value.to_str().unwrap()).to_owned();
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let in_order = body.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8);
+        full(format!("{length} {} {in_order}", body.len()))
+    })
+    .await;
+    let rig = Rig::plain(&[backend.address]);
+    let sizes = [1, 100_000, 3, 8192, 8191, 70_000, 1, 1, 500_000];
+    let whole: Bytes = (0..sizes.iter().sum()).map(|at: usize| (at % 251) as u8).collect();
+    let mut rest = whole.clone();
+    let pieces = sizes.map(|size| rest.split_to(size)).to_vec();
+    let mut client = http1(rig.address()).await;
+    for (body, length) in [(frames(pieces, None), "none"), (full(whole.clone()).into_body(), "686389")] {
+        let request = Request::post("/").header("host", "a").body(body).unwrap();
+        let answer = collect(client.send_request(request).await.unwrap()).await.unwrap();
+        assert_eq!(answer.body, format!("{length} {} true", whole.len()));
+        client.ready().await.unwrap();
+    }
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn a_large_answer_arrives_whole_and_its_connection_is_used_again() {
     let backend = Backend::http1(|_| async {
         Response::new(frames((0..64).map(|n| Bytes::from(vec![n; CHUNK])).collect(), None))

@@ -9,6 +9,7 @@ mod bodies;
 mod churn;
 mod client;
 mod drain;
+mod hostile_backend;
 mod http1;
 mod limits;
 mod malformed;

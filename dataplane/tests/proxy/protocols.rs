@@ -120,6 +120,22 @@ async fn hop_by_hop_headers_end_here() {
 }
 
 #[tokio::test]
+async fn trailers_pass_but_for_what_belongs_before_a_body() {
+    let backend = Backend::http1(|request: Request<Incoming>| async move {
+        let trailers = request.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
+        let mut names: Vec<_> = trailers.keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        full(names.join(" "))
+    })
+    .await;
+    let rig = Rig::plain(&[backend.address]);
+    let trailers = "X-Sum: 1\r\nContent-Length: 9\r\nTransfer-Encoding: x\r\nHost: b\r\nX-Forwarded-For: 1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\n";
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    let answer = raw(rig.address(), format!("{head}1\r\na\r\n0\r\n{trailers}\r\n").as_bytes()).await;
+    assert!(answer.ends_with("\r\n\r\nx-sum"), "{answer}");
+}
+
+#[tokio::test]
 async fn cookies_of_http2_reach_the_backend_as_one_field_and_keep_their_meaning() {
     let backends = [Backend::echo("one").await, Backend::echo("two").await];
     let rig = Rig::with(options(), &backends.each_ref().map(|backend| backend.address), |snapshot| {

@@ -98,7 +98,7 @@ pub fn parse(input: &mut BytesMut, method: &Method, spare: &mut HeaderMap) -> Re
     let code = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = code.ok_or(BackendError::Malformed("the status"))?;
     let current = parsed.version == Some(1);
-    let mut facts = Facts { keep_alive: current, chunked: false, length: None };
+    let mut facts = Facts { kept: current, closed: false, chunked: false, length: None };
     let mut headers = std::mem::take(spare);
     headers.reserve(parsed.headers.len());
     let bytes = Bytes::copy_from_slice(&input[..length]);
@@ -109,7 +109,8 @@ pub fn parse(input: &mut BytesMut, method: &Method, spare: &mut HeaderMap) -> Re
         let (Ok(name), Ok(value)) = (HeaderName::from_bytes(line.name.as_bytes()), value) else {
             return Err(BackendError::Malformed("a header"));
         };
-        if facts.note(&name, &value)? {
+        // A length that is only repeated is not passed on, nor one of an answer that must not have any (RFC 9110, 8.6).
+        if facts.note(&name, &value)? && !(status == StatusCode::NO_CONTENT && name == CONTENT_LENGTH) {
             headers.append(name, value);
         }
     }
@@ -121,18 +122,24 @@ pub fn parse(input: &mut BytesMut, method: &Method, spare: &mut HeaderMap) -> Re
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    Ok(Some(Head { response, framing, keep_alive: facts.keep_alive && framing != Framing::UntilClose }))
+    Ok(Some(Head { response, framing, keep_alive: facts.keep_alive() && framing != Framing::UntilClose }))
 }
 
 /// What headers say about the connection and the body.
 struct Facts {
-    keep_alive: bool,
+    kept: bool,
+    closed: bool,
     chunked: bool,
     length: Option<u64>,
 }
 
 impl Facts {
-    /// Takes note of a header. Returns whether it is passed on: a length that is only repeated is not.
+    /// Whoever says both closes (RFC 9112, 9.3).
+    fn keep_alive(&self) -> bool {
+        self.kept && !self.closed
+    }
+
+    /// Takes note of a header. Returns whether it says something new.
     fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, BackendError> {
         if name == CONTENT_LENGTH {
             let digits = value.as_bytes().iter().all(u8::is_ascii_digit);
@@ -153,9 +160,9 @@ impl Facts {
         } else if name == CONNECTION {
             for token in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 if token.eq_ignore_ascii_case(b"close") {
-                    self.keep_alive = false;
+                    self.closed = true;
                 } else if token.eq_ignore_ascii_case(b"keep-alive") {
-                    self.keep_alive = true;
+                    self.kept = true;
                 }
             }
         }
@@ -195,6 +202,10 @@ mod tests {
         assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Some((Framing::Chunked(Chunk::Size), true)));
         assert_eq!(framing(""), Some((Framing::UntilClose, false)));
         assert_eq!(framing("Content-Length: 3\r\nConnection: x, Close\r\n"), Some((Framing::Length(3), false)));
+        assert_eq!(
+            framing("Content-Length: 3\r\nConnection: close, keep-alive\r\nConnection: keep-alive\r\n"),
+            Some((Framing::Length(3), false))
+        );
         let old = parsed("HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\n", Method::GET).unwrap().unwrap();
         assert!(!old.keep_alive);
     }
@@ -204,6 +215,7 @@ mod tests {
         for (status, method) in [("204", Method::GET), ("304", Method::GET), ("200", Method::HEAD)] {
             let head = parsed(&format!("HTTP/1.1 {status} x\r\ncontent-length: 9\r\n\r\n"), method).unwrap().unwrap();
             assert_eq!((head.framing, head.keep_alive), (Framing::Done, true));
+            assert_eq!(head.response.headers().contains_key(CONTENT_LENGTH), status != "204");
         }
     }
 

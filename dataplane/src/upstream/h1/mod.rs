@@ -10,13 +10,13 @@ mod head;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice, Write as _};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -33,6 +33,8 @@ const READ: usize = 8 * 1024;
 const READ_MOST: usize = 64 * 1024;
 /// Of a request's body no more is taken from the client before this has left.
 const WRITE: usize = 16 * 1024;
+/// A frame of a request's body as large as this is written from where it lies, smaller ones are gathered.
+const LARGE: usize = 8 * 1024;
 /// Memory that an idle connection may hold for each direction.
 const IDLE_BUFFER: usize = 16 * 1024;
 const IDLE_HEADERS: usize = 64;
@@ -46,6 +48,8 @@ pub struct Http1 {
     /// What is to be written, and how much of it was.
     output: Vec<u8>,
     written: usize,
+    /// A large frame of the request's body, which follows `output`.
+    large: Bytes,
     /// What is to come of the request's body.
     encoding: Encoding,
     /// What is to come of the response's body.
@@ -93,6 +97,7 @@ impl Http1 {
             read: READ,
             output: Vec::new(),
             written: 0,
+            large: Bytes::new(),
             encoding: Encoding::Done,
             framing: Framing::Done,
             keep_alive: false,
@@ -104,14 +109,15 @@ impl Http1 {
     }
 
     /// Sends a request and waits for the head of its answer. `limit` is polled while there is none, and ends the wait;
-    /// the connection is closed then. A request without a body stays whole, so that it can be sent again.
+    /// the connection is closed then. Where the answer comes before the request's end, `limit` also ends what is left of
+    /// the request. A request without a body stays whole, so that it can be sent again.
     ///
     /// # Errors
     /// The limit's value, or why the exchange failed.
-    pub async fn send<L>(
+    pub async fn send<L: 'static>(
         mut self: Box<Self>,
         request: &mut Request<RequestBody>,
-        mut limit: impl FnMut(&mut Context<'_>) -> Poll<L>,
+        mut limit: impl FnMut(&mut Context<'_>) -> Poll<L> + 'static,
     ) -> Result<Result<Sent, SendError>, L> {
         self.encoding = head::write(request, &mut self.output);
         let method = request.method().clone();
@@ -142,6 +148,11 @@ impl Http1 {
             Err(error) => return Ok(Err(SendError { error, unsent: !upload.touched })),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // The new protocol begins after the request (RFC 9110, 7.8); what is left of it would pass for the new protocol.
+            if !upload.done {
+                let error = BackendError::Malformed("it switches protocols before the request is complete");
+                return Ok(Err(SendError { error, unsent: false }));
+            }
             let upgraded = Upgraded { transport: self.transport, first_bytes: self.input.freeze() };
             return Ok(Ok(Sent::Switched(response, upgraded)));
         }
@@ -154,9 +165,11 @@ impl Http1 {
         let shared = Rc::new(RefCell::new(*self));
         let uploading = shared.clone();
         let mut body = std::mem::take(request.body_mut());
-        tokio::task::spawn_local(async move {
-            let _ = poll_fn(|cx| uploading.borrow_mut().poll_upload(&mut body, &mut true, cx)).await;
-        });
+        tokio::task::spawn_local(poll_fn(move |cx| {
+            let uploaded = uploading.borrow_mut().poll_upload(&mut body, &mut true, cx);
+            // A backend that answers and takes no more must not hold the client's body for good.
+            if uploaded.is_ready() { Poll::Ready(()) } else { limit(cx).map(drop) }
+        }));
         Ok(Ok(Sent::Answered(response, BackendBody::Early(shared))))
     }
 
@@ -247,32 +260,50 @@ impl Http1 {
     ) -> Poll<Result<(), BackendError>> {
         loop {
             let mut awaits_client = false;
-            while self.encoding != Encoding::Done && self.output.len() < WRITE && !awaits_client {
+            while self.encoding != Encoding::Done
+                && self.output.len() < WRITE
+                && self.large.is_empty()
+                && !awaits_client
+            {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(frame) => {
                         *touched = true;
                         let frame = frame.transpose().map_err(|_| BackendError::Upload)?;
-                        self.encoding.write(frame, &mut self.output)?;
+                        self.large = self.encoding.write(frame, &mut self.output)?;
                     }
                     Poll::Pending => awaits_client = true,
                 }
             }
-            while self.written < self.output.len() {
-                let rest = &self.output[self.written..];
-                let written = ready!(Pin::new(&mut self.transport).poll_write(cx, rest))?;
+            let within_chunk = self.encoding == Encoding::Chunked && !self.large.is_empty();
+            while self.written < self.output.len() || !self.large.is_empty() {
+                let written = ready!(self.poll_write(cx))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
                 }
                 *touched = true;
-                self.written += written;
+                let of_output = written.min(self.output.len() - self.written);
+                self.written += of_output;
+                self.large.advance(written - of_output);
             }
             self.output.clear();
             self.written = 0;
+            if within_chunk {
+                self.output.extend_from_slice(b"\r\n");
+            }
             if awaits_client || self.encoding == Encoding::Done {
                 ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
                 return if awaits_client { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
         }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let output = &self.output[self.written..];
+        let transport = Pin::new(&mut self.transport);
+        if self.large.is_empty() {
+            return transport.poll_write(cx, output);
+        }
+        transport.poll_write_vectored(cx, &[IoSlice::new(output), IoSlice::new(&self.large)])
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -296,30 +327,35 @@ struct Upload {
 }
 
 impl Encoding {
-    /// Writes a frame of the request's body, or its end.
-    fn write(&mut self, frame: Option<Frame<Bytes>>, out: &mut Vec<u8>) -> Result<(), BackendError> {
-        let Some(frame) = frame else { return self.end(None, out) };
-        let data = match frame.into_data() {
-            Ok(data) if data.is_empty() => return Ok(()),
-            Ok(data) => data,
-            Err(frame) => return self.end(frame.into_trailers().ok(), out),
+    /// Writes a frame of the request's body, or its end. Returns the data where it is large: the caller writes it after `out`, and
+    /// the end of its line after it where it is a chunk.
+    fn write(&mut self, frame: Option<Frame<Bytes>>, out: &mut Vec<u8>) -> Result<Bytes, BackendError> {
+        let data = match frame.map(Frame::into_data) {
+            Some(Ok(data)) if data.is_empty() => return Ok(data),
+            Some(Ok(data)) => data,
+            Some(Err(frame)) => return self.end(frame.into_trailers().ok(), out).map(|()| Bytes::new()),
+            None => return self.end(None, out).map(|()| Bytes::new()),
         };
+        let large = data.len() >= LARGE;
         match self {
             Encoding::Done => return Err(BackendError::Upload),
             Encoding::Length(left) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(BackendError::Upload)?;
-                out.extend_from_slice(&data);
                 if *left == 0 {
                     *self = Encoding::Done;
                 }
             }
-            Encoding::Chunked => {
-                out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
-                out.extend_from_slice(&data);
-                out.extend_from_slice(b"\r\n");
-            }
+            // Writing to a vector does not fail.
+            Encoding::Chunked => _ = write!(out, "{:x}\r\n", data.len()),
         }
-        Ok(())
+        if large {
+            return Ok(data);
+        }
+        out.extend_from_slice(&data);
+        if *self == Encoding::Chunked {
+            out.extend_from_slice(b"\r\n");
+        }
+        Ok(Bytes::new())
     }
 
     fn end(&mut self, trailers: Option<HeaderMap>, out: &mut Vec<u8>) -> Result<(), BackendError> {
