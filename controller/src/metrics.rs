@@ -80,6 +80,7 @@ impl Metrics {
             (Kind::Service, resources.services.len()),
             (Kind::EndpointSlice, resources.endpoint_slices.len()),
             (Kind::Secret, resources.secrets.len()),
+            (Kind::ConfigMap, resources.config_maps.len()),
             (Kind::TrafficPolicy, resources.traffic_policies.len()),
             (Kind::BackendPolicy, resources.backend_policies.len()),
         ] {

@@ -32,7 +32,7 @@ pub(crate) struct Context<'a> {
     snapshots: BTreeMap<DataPlane, Snapshot>,
     problems: BTreeSet<Problem>,
     rejected: BTreeSet<(Kind, ObjectKey)>,
-    secrets: BTreeSet<ObjectKey>,
+    wanted: BTreeSet<(Kind, ObjectKey)>,
     certificates: BTreeMap<ObjectKey, Rc<Lookup>>,
     /// Loads certificates.
     pub(crate) memo: Memo,
@@ -54,7 +54,7 @@ impl<'a> Context<'a> {
             snapshots: BTreeMap::new(),
             problems: problems.into_iter().collect(),
             rejected,
-            secrets: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             certificates: BTreeMap::new(),
             memo: Memo::resume(),
         };
@@ -72,7 +72,7 @@ impl<'a> Context<'a> {
             problems: self.problems.into_iter().collect(),
             rejected: self.rejected,
             infrastructure: self.infrastructure,
-            secrets: self.secrets,
+            wanted: self.wanted,
         }
     }
 
@@ -157,7 +157,7 @@ impl<'a> Context<'a> {
         if let Some(known) = self.certificates.get(secret) {
             return known.clone();
         }
-        self.secrets.insert(secret.clone());
+        self.wanted.insert((Kind::Secret, secret.clone()));
         let lookup = Rc::new(certificates::look_up(&mut self.memo, self.resources, secret));
         if let Some(error) = lookup.error.as_ref().filter(|error| error.is_in_secret()) {
             self.reject(Kind::Secret, secret);
