@@ -43,7 +43,8 @@ impl<'a> Context<'a> {
     pub(crate) fn new(resources: &'a Resources, settings: &'a Settings) -> Self {
         let mut problems = Vec::new();
         let mut rejected = BTreeSet::new();
-        let policies = Policies::new(resources, &mut problems, &mut rejected);
+        let mut wanted = BTreeSet::new();
+        let policies = Policies::new(resources, &mut problems, &mut rejected, &mut wanted);
         let mut context = Self {
             resources,
             settings,
@@ -54,7 +55,7 @@ impl<'a> Context<'a> {
             snapshots: BTreeMap::new(),
             problems: problems.into_iter().collect(),
             rejected,
-            wanted: BTreeSet::new(),
+            wanted,
             certificates: BTreeMap::new(),
             memo: Memo::resume(),
         };
@@ -66,10 +67,18 @@ impl<'a> Context<'a> {
     pub(crate) fn finish(mut self) -> Translation {
         self.memo.keep();
         self.statuses.policies = policy::statuses(&self.policies, self.resources, self.settings, &self.statuses);
+        // A BackendTLSPolicy belongs to no class: one that none of our Gateways comes across is another controller's to judge.
+        let statuses = &self.statuses;
+        let ours = |kind: Kind, object: &ObjectKey| {
+            let ancestors = || statuses.policies.get(&(kind, object.clone()));
+            kind != Kind::BackendTLSPolicy || ancestors().is_some_and(|ancestors| !ancestors.is_empty())
+        };
+        let problems = self.problems.into_iter().filter(|problem| ours(problem.kind, &problem.object)).collect();
+        self.rejected.retain(|(kind, object)| ours(*kind, object));
         Translation {
             snapshots: self.snapshots,
             statuses: self.statuses,
-            problems: self.problems.into_iter().collect(),
+            problems,
             rejected: self.rejected,
             infrastructure: self.infrastructure,
             wanted: self.wanted,

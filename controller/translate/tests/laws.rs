@@ -57,6 +57,7 @@ const CASES: &[&str] = &[
     "ingress-services.yaml",
     "gateway-attachment.yaml",
     "policy-traffic-defects.yaml",
+    "policy-backend-tls.yaml",
 ];
 
 proptest! {

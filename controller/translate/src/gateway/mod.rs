@@ -39,7 +39,7 @@ use crate::{DataPlane, Entry, Kind, ObjectKey};
 use backends::Backends;
 use grants::Grants;
 use listener_set::Set;
-use listeners::{Listener, Owner};
+use listeners::{Listener, Owner, Unresolved};
 use protocol::Protocol;
 
 pub(crate) use conditions::condition;
@@ -57,6 +57,10 @@ struct View<'a> {
     refusal: Option<Refusal>,
     /// Its data planes, where it has any.
     plane: Option<DataPlane>,
+    /// The certificate that it shows to backends, by its name in the snapshot.
+    client_certificate: Option<String>,
+    /// What is wrong with the reference to that certificate.
+    unresolved: Option<Unresolved>,
 }
 
 impl View<'_> {
@@ -77,7 +81,11 @@ struct Refusal {
 pub(crate) fn translate(context: &mut Context) {
     let classes = class::translate(context);
     let resources = context.resources;
-    let backends = Backends { services: context.services.clone(), grants: Grants::new(resources) };
+    let backends = Backends {
+        services: context.services.clone(),
+        grants: Grants::new(resources),
+        policies: context.policies.clone(),
+    };
     let mut sets = listener_set::by_gateway(resources);
     let mut views = BTreeMap::new();
     for (key, entry) in &resources.gateways {
@@ -128,7 +136,8 @@ fn view<'a>(
             (listener.tls, listener.unresolved) = tls::terminate(context, grants, plane.as_ref(), listener);
         }
     }
-    View { key: key.clone(), object: &entry.current, listeners, sets, refusal, plane }
+    let (client_certificate, unresolved) = tls::for_backends(context, grants, plane.as_ref(), key, &entry.current);
+    View { key: key.clone(), object: &entry.current, listeners, sets, refusal, plane, client_certificate, unresolved }
 }
 
 /// Looks for what makes a Gateway unacceptable, whatever its listeners.
