@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use snapshot::{Resource, ResourceId, Snapshot};
 
+use crate::authorities::{self, AuthoritiesError};
 use crate::backends::Services;
 use crate::certificates::{self, Loaded, Lookup, Memo};
 use crate::policy::{self, Policies};
@@ -178,6 +179,12 @@ impl<'a> Context<'a> {
         }
         self.certificates.insert(secret.clone(), lookup.clone());
         lookup
+    }
+
+    /// The certificate authorities in a ConfigMap or Secret. Notes that it is referred to.
+    pub(crate) fn authorities(&mut self, kind: Kind, key: &ObjectKey) -> Result<Vec<Vec<u8>>, AuthoritiesError> {
+        self.wanted.insert((kind, key.clone()));
+        authorities::load(self.resources, kind, key)
     }
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
 
 use super::listeners::{Listener, Owner};
-use super::{View, condition, infrastructure_name, listener_set, listener_status, tls};
+use super::{View, condition, frontend, infrastructure_name, listener_set, listener_status, tls};
 use crate::context::Context;
 use crate::{Infrastructure, Kind, Resources};
 
@@ -51,6 +51,7 @@ pub(super) fn report(context: &mut Context, view: &View) {
     let listeners = listener_status::report(context, view, &owner, &view.object.metadata);
     let addresses = Addresses::find(context.resources, view);
     let mut conditions = vec![accepted(view)];
+    conditions.extend(insecure(view));
     conditions.push(programmed(view, &addresses));
     conditions.extend(resolved(view));
     if let Some(unresolved) = &view.unresolved {
@@ -104,6 +105,15 @@ fn programmed(view: &View, addresses: &Addresses) -> Condition {
     } else {
         condition(metadata, "Programmed", true, "Programmed", "Every data plane serves the Gateway as it is.")
     }
+}
+
+/// That clients without a valid certificate are let in although one is asked for (GEP-91).
+fn insecure(view: &View) -> Option<Condition> {
+    let message =
+        "spec.tls.frontend lets in clients without a valid certificate: set mode to AllowValidOnly to refuse them.";
+    let condition =
+        || condition(&view.object.metadata, "InsecureFrontendValidationMode", true, "ConfigurationChanged", message);
+    frontend::allows_insecure(view.object).then(condition)
 }
 
 /// Whether the certificate for backends is there, where one is named.

@@ -11,6 +11,7 @@ mod conditions;
 mod cors;
 mod emit;
 mod filters;
+mod frontend;
 mod gateway_status;
 mod grants;
 mod grpc_rules;
@@ -136,6 +137,7 @@ fn view<'a>(
             (listener.tls, listener.unresolved) = tls::terminate(context, grants, plane.as_ref(), listener);
         }
     }
+    frontend::apply(context, grants, key, &entry.current, &mut listeners);
     let (client_certificate, unresolved) = tls::for_backends(context, grants, plane.as_ref(), key, &entry.current);
     View { key: key.clone(), object: &entry.current, listeners, sets, refusal, plane, client_certificate, unresolved }
 }
