@@ -1,30 +1,25 @@
-//! From the snapshot's certificates to what handshakes use.
+//! How the handshakes of each port are made.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::sign::CertifiedKey;
-use snapshot::{Hash, Kind, Protocol, Resource, ResourceId, Snapshot};
+use snapshot::{Kind, Protocol, Resource, ResourceId, Snapshot};
 
-use crate::compile::Rejection;
+use crate::keys::Keys;
 use crate::tickets::TicketKeys;
-use crate::tls::{CurrentCertificates, ListenerCertificates, PortCertificates, certified_key, server_config};
+use crate::tls::{CurrentCertificates, ListenerCertificates, PortCertificates, server_config};
 
 /// The certificates in use, kept from one snapshot to the next.
 #[derive(Default)]
 pub struct Certificates {
-    /// The last good version of each, with the hash of the version that was tried last.
-    keys: HashMap<String, (Hash, Arc<CertifiedKey>)>,
     ports: BTreeMap<u16, (Arc<CurrentCertificates>, Arc<ServerConfig>)>,
     tickets: Arc<TicketKeys>,
 }
 
 impl Certificates {
-    /// Makes this snapshot's certificates those of the next handshake. One that cannot be used is rejected and its last
-    /// good version stays.
-    pub fn update(&mut self, snapshot: &Snapshot) -> Vec<Rejection> {
-        let rejections = self.update_keys(snapshot);
+    /// Makes this snapshot's certificates those of the next handshake.
+    pub fn update(&mut self, snapshot: &Snapshot, keys: &Keys) {
         if let Some(Resource::Settings(settings)) = resource(snapshot, Kind::Settings, "settings") {
             self.tickets.store(&settings.ticket_keys);
         }
@@ -32,7 +27,7 @@ impl Certificates {
         for (_, hashed) in snapshot.iter() {
             let Resource::Listener(listener) = hashed.resource().as_ref() else { continue };
             let Protocol::Https(tls) = &listener.protocol else { continue };
-            let certificates = ListenerCertificates::new(tls, |name| self.keys.get(name).map(|(_, key)| key.clone()));
+            let certificates = ListenerCertificates::new(tls, |name| keys.get(name).cloned());
             ports.entry(listener.port).or_default().add(listener.hostname.clone(), certificates);
         }
         self.ports.retain(|port, _| ports.contains_key(port));
@@ -48,28 +43,11 @@ impl Certificates {
                 Err(error) => tracing::error!(port, %error, "TLS cannot be set up"),
             }
         }
-        rejections
     }
 
     /// How handshakes on this port are made; `None` where no listener of it speaks TLS.
     pub fn of_port(&self, port: u16) -> Option<Arc<ServerConfig>> {
         self.ports.get(&port).map(|(_, config)| config.clone())
-    }
-
-    fn update_keys(&mut self, snapshot: &Snapshot) -> Vec<Rejection> {
-        let mut rejections = Vec::new();
-        for (id, hashed) in snapshot.iter() {
-            let Resource::Certificate(certificate) = hashed.resource().as_ref() else { continue };
-            if self.keys.get(&id.name).is_some_and(|(hash, _)| *hash == hashed.hash()) {
-                continue;
-            }
-            match certified_key(certificate) {
-                Ok(key) => _ = self.keys.insert(id.name.clone(), (hashed.hash(), Arc::new(key))),
-                Err(error) => rejections.push(Rejection { id: id.clone(), reason: error.to_string() }),
-            }
-        }
-        self.keys.retain(|name, _| resource(snapshot, Kind::Certificate, name).is_some());
-        rejections
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod admin;
 mod attempt;
+mod authorities;
 mod background;
 pub mod balance;
 mod body;
@@ -21,6 +22,7 @@ pub mod filter;
 pub mod forwarded;
 pub mod hop_by_hop;
 mod http;
+mod keys;
 pub mod limit;
 mod listen;
 mod local;

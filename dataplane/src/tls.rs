@@ -8,8 +8,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use snapshot::{Certificate, HostPattern, Tls};
+use snapshot::{HostPattern, Tls};
 
 use crate::tickets::TicketKeys;
 
@@ -111,24 +110,6 @@ fn specificity(pattern: &HostPattern) -> (u8, usize) {
     }
 }
 
-/// Why a certificate cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// The key is in none of the known formats.
-    #[error("the private key is neither PKCS#8 nor PKCS#1 nor SEC1")]
-    KeyFormat,
-    /// The provider refuses the key or the chain.
-    #[error("the certificate cannot be used: {0}")]
-    Unusable(#[from] rustls::Error),
-}
-
-/// A certificate and its key, ready to sign handshakes.
-pub fn certified_key(certificate: &Certificate) -> Result<CertifiedKey, CertificateError> {
-    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let key = PrivateKeyDer::try_from(certificate.key.expose().to_vec()).map_err(|_| CertificateError::KeyFormat)?;
-    Ok(CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider())?)
-}
-
 /// Where a port's handshakes find the present certificates: replaced as a whole, so a new certificate holds from
 /// the next handshake on.
 #[derive(Default)]
@@ -174,7 +155,8 @@ pub fn server_config(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{Secret, ServerCertificate};
+    use crate::keys::certified_key;
+    use snapshot::{Certificate, Secret, ServerCertificate};
 
     fn key(name: &str) -> Arc<CertifiedKey> {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
@@ -225,11 +207,5 @@ mod tests {
     #[test]
     fn a_port_without_certificates_shows_none() {
         assert!(PortCertificates::default().find(Some("a.example")).is_none());
-    }
-
-    #[test]
-    fn a_key_that_is_not_one_is_refused() {
-        let certificate = Certificate { chain: vec![], key: Secret::new(vec![1, 2, 3]), summary: String::new() };
-        assert!(matches!(certified_key(&certificate), Err(CertificateError::KeyFormat)));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use hyper_util::rt::TokioTimer;
-use snapshot::{BackendProtocol, Hash};
+use snapshot::BackendProtocol;
 use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -82,7 +82,8 @@ pub struct Worker {
     pub http2: hyper::server::conn::http2::Builder<LocalExec>,
     /// Without TLS all clusters of a protocol are connected to in the same way.
     plain: (Arc<Connector>, Arc<Connector>),
-    connectors: RefCell<HashMap<Hash, Arc<Connector>>>,
+    /// By address of the TLS settings, which each entry keeps alive.
+    connectors: RefCell<ByAddress<usize, Arc<Connector>>>,
     log: AccessLog,
     state: RefCell<Current>,
     /// The counters of the rules of `state`, by the rule's address.
@@ -235,7 +236,7 @@ impl Worker {
             retries: RetryBudget::default(),
             http1,
             http2,
-            plain: (Arc::new(Connector::http1()), Arc::new(Connector::http2())),
+            plain: (Arc::new(Connector::new(false, None)), Arc::new(Connector::new(true, None))),
             connectors: RefCell::default(),
             log: AccessLog::new(log),
             rules: RefCell::default(),
@@ -269,25 +270,28 @@ impl Worker {
     /// How this cluster's endpoints are connected to.
     ///
     /// # Errors
-    /// [`Reason::UpstreamTls`] when its TLS settings cannot be used.
+    /// [`Reason::UpstreamTls`] when its TLS settings cannot be used, as the rejection of the cluster said.
     pub fn connector(&self, cluster: &Cluster) -> Result<Arc<Connector>, Reason> {
         let config = cluster.config();
-        match &config.cluster.protocol {
+        let http2 = match &config.cluster.protocol {
             BackendProtocol::Http1 => return Ok(self.plain.0.clone()),
             BackendProtocol::Http2 => return Ok(self.plain.1.clone()),
-            _ => {}
-        }
+            BackendProtocol::Https(_) => false,
+            BackendProtocol::Http2Tls(_) => true,
+            // None of them carries HTTP requests.
+            BackendProtocol::Tcp | BackendProtocol::Tls(_) | BackendProtocol::Udp => return Err(Reason::UpstreamTls),
+        };
+        let tls = config.tls.as_ref().ok_or(Reason::UpstreamTls)?;
         let mut connectors = self.connectors.borrow_mut();
-        if let Some(connector) = connectors.get(&config.hash) {
+        let key = Arc::as_ptr(tls).addr();
+        if let Some(connector) = connectors.get(&key) {
             return Ok(connector.clone());
         }
         // What no pooled connection uses any more belongs to a configuration of the past.
         connectors.retain(|_, connector| Arc::strong_count(connector) > 1);
-        let connector = Connector::new(&config.cluster.protocol).map_err(|error| {
-            tracing::warn!(cluster = cluster.name(), %error, "the TLS settings of a backend cannot be used");
-            Reason::UpstreamTls
-        })?;
-        Ok(connectors.entry(config.hash).or_insert(Arc::new(connector)).clone())
+        let connector = Arc::new(Connector::new(http2, Some(tls.clone())));
+        connectors.insert(key, connector.clone());
+        Ok(connector)
     }
 
     /// Adds a connection to the list that the sweep looks at.

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may stop at the first surprise")]
 
 mod answers;
+mod authority;
 mod backend;
+mod backend_tls;
 mod balancing;
 mod bodies;
 mod churn;
