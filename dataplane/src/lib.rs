@@ -11,6 +11,7 @@ pub mod balance;
 mod body;
 mod certificates;
 pub mod check;
+mod client_certificates;
 mod clock;
 pub mod cluster;
 pub mod compile;

@@ -172,7 +172,7 @@ impl Proxy {
         let mut control = self.control();
         let (table, mut rejections) = control.compiler.compile(&snapshot);
         let Control { compiler, certificates, .. } = &mut *control;
-        certificates.update(&snapshot, compiler.keys());
+        rejections.extend(certificates.update(&snapshot, compiler.keys()));
         let (access_log, trusted_proxies) = settings(&snapshot);
         let state = Arc::new(State {
             table,
@@ -259,7 +259,12 @@ impl Proxy {
         for &number in wanted {
             let tls = control.certificates.of_port(number);
             if let Some(port) = control.ports.get(&number) {
-                port.tls.store(tls);
+                let before = port.tls.swap(tls.clone());
+                if let (Some(before), Some(now)) = (before, tls)
+                    && now.asks_more_than(&before)
+                {
+                    self.tell(|| Command::Renew(number));
+                }
                 continue;
             }
             // Who is leaving opens nothing new.

@@ -14,7 +14,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio_rustls::TlsAcceptor;
 
 use crate::clock::{Coarse, TICK};
 use crate::cluster::Cluster;
@@ -57,6 +56,8 @@ pub enum Command {
     Listen(Arc<Port>, std::net::TcpListener),
     /// Stop accepting on this port and let its connections finish.
     Unlisten(u16),
+    /// Let this port's connections finish: more is asked of clients now than was of theirs.
+    Renew(u16),
     /// Let connections of HTTP/2 finish; those of HTTP/1.1 are told with their next answer.
     Announce,
     /// Stop accepting on all ports and let all connections finish.
@@ -167,6 +168,7 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
                     listeners.remove(&port);
                     worker.signal(Signal::Finish, |watch| watch.port == port);
                 }
+                Some(Command::Renew(port)) => _ = worker.signal(Signal::Finish, |watch| watch.port == port),
                 Some(Command::Announce) => _ = worker.signal(Signal::Finish, Watch::is_multiplexed),
                 Some(Command::Finish) => {
                     listeners.clear();
@@ -195,13 +197,12 @@ async fn accept(worker: Rc<Worker>, port: Arc<Port>, listener: TcpListener, mut 
             else => listen::accept(&listener).now_or_never(),
         };
         let Some((stream, peer)) = accepted else { return };
-        let tls = port.tls.load_full().map(TlsAcceptor::from);
         worker.stats.accepted.add(1);
         worker.stats.open.add(1);
         let serving = worker.clone();
-        let number = port.number;
+        let port = port.clone();
         tokio::task::spawn_local(async move {
-            connection::serve(serving.clone(), stream, peer, number, tls).await;
+            connection::serve(serving.clone(), stream, peer, &port).await;
             serving.stats.open.sub(1);
         });
         while worker.stats.open.get() >= worker.shared.limits.connections_per_worker {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 
 pub(crate) use build::compile;
+pub(crate) use host::HostMap;
 
 pub use l4::L4Route;
 pub use listener::PortKind;
