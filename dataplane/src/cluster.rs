@@ -79,6 +79,12 @@ impl Cluster {
         self.state.load().endpoints.clone()
     }
 
+    /// Whether these, once returned by [`Cluster::endpoints`], are still the current ones. Compares nothing but addresses in
+    /// memory: `false` may also mean that an equal set has taken their place.
+    pub fn has_endpoints(&self, endpoints: &Arc<[Arc<Endpoint>]>) -> bool {
+        Arc::ptr_eq(&self.state.load().endpoints, endpoints)
+    }
+
     /// An endpoint for a request, or `None` when every one was tried or there is none.
     ///
     /// Where the cluster has persistence the request's cookie decides; where it cannot (none, nonsense, its endpoint is

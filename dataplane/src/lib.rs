@@ -42,6 +42,7 @@ mod tickets;
 mod tls;
 mod transport;
 mod tunnel;
+mod udp;
 mod upstream;
 mod watch;
 mod worker;

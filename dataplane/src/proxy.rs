@@ -5,10 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use snapshot::{AccessLog, Kind, Resource, ResourceId, Snapshot};
+use snapshot::{AccessLog, Kind, Protocol, Resource, ResourceId, Snapshot};
 use tokio::sync::watch;
 
 use crate::admin::{self, Sources};
@@ -21,6 +21,9 @@ use crate::metrics::WorkerStats;
 use crate::shared::{Limits, Phase, Port, Shared, State};
 use crate::watch::ConnectionTimeouts;
 use crate::worker::{Command, Handle};
+
+/// Workers close a port's sockets within microseconds, or when they get to it.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// How a data plane is set up.
 #[derive(Clone, Debug)]
@@ -41,6 +44,11 @@ pub struct Options {
     pub header_timeout: Duration,
     /// How long a client may take nothing of an answer, or send nothing of a body (default 60 s, as nginx).
     pub transfer_timeout: Duration,
+    /// How long a UDP session may see no datagram in either direction before it ends (default 60 s, as Envoy).
+    pub udp_idle_timeout: Duration,
+    /// UDP sessions at once, over all workers; beyond, new ones take the place of old ones (default 16,384: each has a port
+    /// of its own towards its endpoint, of the 28,000 that Linux gives out).
+    pub max_udp_sessions: usize,
     /// Whether the names of backends may lead to this machine (default: no).
     pub local_endpoints: LocalEndpoints,
     /// The DNS server that is asked for the names of backends, over UDP and TCP; `None` asks those of the system.
@@ -58,6 +66,8 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(75),
             header_timeout: Duration::from_secs(60),
             transfer_timeout: Duration::from_secs(60),
+            udp_idle_timeout: Duration::from_secs(60),
+            max_udp_sessions: 16_384,
             local_endpoints: LocalEndpoints::default(),
             dns_server: None,
         }
@@ -78,7 +88,7 @@ pub enum StartError {
 /// What [`Proxy::drain`] left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were still busy at the deadline and were cut.
+    /// Connections, and UDP sessions, that were still busy at the deadline and were cut.
     pub cut: u64,
 }
 
@@ -102,6 +112,9 @@ struct Control {
     compiler: Compiler,
     certificates: Certificates,
     ports: BTreeMap<u16, Arc<Port>>,
+    udp_ports: BTreeSet<u16>,
+    /// When ports were closed whose sockets workers may still hold.
+    closed: BTreeMap<(u16, Transport), Instant>,
     /// States that were replaced, until the last request on them is over: they are dropped here, not by a worker.
     retired: Vec<Arc<State>>,
 }
@@ -132,7 +145,13 @@ impl Proxy {
             state: ArcSwap::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             address: options.address,
-            limits: Limits { connections_per_worker, timeouts, body: options.transfer_timeout },
+            limits: Limits {
+                connections_per_worker,
+                timeouts,
+                body: options.transfer_timeout,
+                sessions_per_worker: options.max_udp_sessions.div_ceil(count),
+                udp_idle: options.udp_idle_timeout,
+            },
         });
         let stats: Arc<[_]> = (0..count).map(|_| Arc::new(WorkerStats::default())).collect();
         let (log, writer) = crate::log::channel();
@@ -183,6 +202,8 @@ impl Proxy {
         });
         let wanted: BTreeSet<u16> = state.table.ports().map(|(port, _)| port).collect();
         let opened = self.open_ports(&mut control, &wanted, &snapshot, &mut rejections);
+        let wanted_udp: BTreeSet<u16> = state.table.udp_ports().collect();
+        let opened_udp = self.open_udp_ports(&mut control, &wanted_udp, &snapshot, &mut rejections);
         let before = self.shared.state.swap(state);
         control.retired.push(before);
         control.retired.retain(|state| Arc::strong_count(state) > 1);
@@ -191,7 +212,13 @@ impl Proxy {
                 worker.send(Command::Listen(port.clone(), socket));
             }
         }
+        for (port, sockets) in opened_udp {
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                worker.send(Command::Receive(port, socket));
+            }
+        }
         self.close_ports(&mut control, &wanted);
+        self.close_udp_ports(&mut control, &wanted_udp);
         self.retain_metrics(&snapshot);
         self.resolution.follow(control.compiler.clusters());
         let (from, to) = (Phase::Starting as u8, Phase::Ready as u8);
@@ -226,10 +253,10 @@ impl Proxy {
         // Even a short deadline leaves most of its time to requests under way.
         tokio::time::sleep(self.drain_delay.min(deadline / 3)).await;
         self.tell(|| Command::Finish);
-        while self.open_connections() > 0 && tokio::time::Instant::now() < end {
+        while self.open_connections() + self.open_sessions() > 0 && tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let cut = self.open_connections();
+        let cut = self.open_connections() + self.open_sessions();
         self.tell(|| Command::Cut);
         Drained { cut }
     }
@@ -237,6 +264,11 @@ impl Proxy {
     /// Client connections at present.
     pub fn open_connections(&self) -> u64 {
         self.stats.iter().map(|stats| stats.open.get()).sum()
+    }
+
+    /// UDP sessions at present.
+    pub fn open_sessions(&self) -> u64 {
+        self.stats.iter().map(|stats| stats.sessions_open.get()).sum()
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -271,31 +303,59 @@ impl Proxy {
             if self.shared.phase.load(Ordering::Relaxed) == Phase::Draining as u8 {
                 continue;
             }
-            match listen::bind(self.shared.address, number, self.workers.len()) {
+            let bind = || listen::bind(self.shared.address, number, self.workers.len());
+            match control.patiently((number, Transport::Tcp), bind) {
                 Ok(sockets) => {
                     let port = Arc::new(Port { number, tls: ArcSwapOption::from(tls) });
                     control.ports.insert(number, port.clone());
                     opened.push((port, sockets));
                 }
                 Err(error) => {
-                    rejections.extend(listeners_of(snapshot, number).map(|id| Rejection {
-                        id: id.clone(),
-                        reason: format!("port {number} cannot be bound: {error}"),
-                    }))
+                    rejections.extend(not_bound(snapshot, number, Transport::Tcp, &error));
                 }
             }
         }
         opened
     }
 
-    fn close_ports(&self, control: &mut Control, wanted: &BTreeSet<u16>) {
-        control.ports.retain(|number, _| {
-            let stays = wanted.contains(number);
-            if !stays {
-                self.tell(|| Command::Unlisten(*number));
+    /// As [`Proxy::open_ports`], for datagrams.
+    fn open_udp_ports(
+        &self,
+        control: &mut Control,
+        wanted: &BTreeSet<u16>,
+        snapshot: &Snapshot,
+        rejections: &mut Vec<Rejection>,
+    ) -> Vec<(u16, Vec<std::net::UdpSocket>)> {
+        if self.shared.phase.load(Ordering::Relaxed) == Phase::Draining as u8 {
+            return Vec::new();
+        }
+        let mut opened = Vec::new();
+        for number in wanted.difference(&control.udp_ports).copied().collect::<Vec<_>>() {
+            let bind = || listen::bind_udp(self.shared.address, number, self.workers.len());
+            match control.patiently((number, Transport::Udp), bind) {
+                Ok(sockets) => {
+                    control.udp_ports.insert(number);
+                    opened.push((number, sockets));
+                }
+                Err(error) => rejections.extend(not_bound(snapshot, number, Transport::Udp, &error)),
             }
-            stays
-        });
+        }
+        opened
+    }
+
+    fn close_ports(&self, control: &mut Control, wanted: &BTreeSet<u16>) {
+        control.closed.retain(|_, at| at.elapsed() < CLOSING);
+        for (port, _) in control.ports.extract_if(.., |port, _| !wanted.contains(port)) {
+            self.tell(|| Command::Unlisten(port));
+            control.closed.insert((port, Transport::Tcp), Instant::now());
+        }
+    }
+
+    fn close_udp_ports(&self, control: &mut Control, wanted: &BTreeSet<u16>) {
+        for port in control.udp_ports.extract_if(.., |port| !wanted.contains(port)) {
+            self.tell(|| Command::Unreceive(port));
+            control.closed.insert((port, Transport::Udp), Instant::now());
+        }
     }
 
     fn retain_metrics(&self, snapshot: &Snapshot) {
@@ -311,11 +371,48 @@ impl Proxy {
     }
 }
 
-fn listeners_of(snapshot: &Snapshot, port: u16) -> impl Iterator<Item = &ResourceId> {
-    snapshot.iter().filter_map(move |(id, hashed)| match hashed.resource().as_ref() {
-        Resource::Listener(listener) if listener.port == port => Some(id),
+impl Control {
+    /// Binds a port. One that was closed a moment ago may still be open: it is tried again until all workers have
+    /// heard of it.
+    fn patiently<T>(&self, port: (u16, Transport), bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        let until = self.closed.get(&port).map(|closed| *closed + CLOSING);
+        loop {
+            match bind() {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && until.is_some_and(|until| Instant::now() < until) =>
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                bound => return bound,
+            }
+        }
+    }
+}
+
+/// TCP and UDP have ports of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    fn of(protocol: &Protocol) -> Self {
+        if *protocol == Protocol::Udp { Transport::Udp } else { Transport::Tcp }
+    }
+}
+
+fn not_bound(snapshot: &Snapshot, port: u16, transport: Transport, error: &io::Error) -> Vec<Rejection> {
+    let of_port =
+        |listener: &snapshot::Listener| listener.port == port && Transport::of(&listener.protocol) == transport;
+    let rejected = snapshot.iter().filter_map(|(id, hashed)| match hashed.resource().as_ref() {
+        Resource::Listener(listener) if of_port(listener) => {
+            Some(Rejection { id: id.clone(), reason: format!("port {port} cannot be bound: {error}") })
+        }
         _ => None,
-    })
+    });
+    rejected.collect()
 }
 
 fn settings(snapshot: &Snapshot) -> (bool, Vec<ipnet::IpNet>) {

@@ -71,6 +71,17 @@ impl Target {
     }
 
     /// The cluster to which it refers.
+    ///
+    /// # Errors
+    /// Why it leads nowhere.
+    pub fn reach(&self) -> Result<&Arc<Cluster>, Reason> {
+        match self {
+            Target::Cluster(cluster) => Ok(cluster),
+            Target::Refuse(reason) => Err(*reason),
+        }
+    }
+
+    /// The cluster to which it refers, if it refers to one.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         match self {
             Target::Cluster(cluster) => Some(cluster),

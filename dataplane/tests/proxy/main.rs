@@ -23,4 +23,5 @@ mod protocols;
 mod rig;
 mod timeouts;
 mod tls;
+mod udp;
 mod upgrades;
