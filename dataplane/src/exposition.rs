@@ -37,7 +37,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let sum =
             |counter: fn(&WorkerStats) -> &Counter| self.stats.iter().map(|stats| counter(stats).get()).sum::<u64>();
-        let counters: [(&str, &str, u64); 9] = [
+        let counters: [(&str, &str, u64); 11] = [
             ("connections_accepted", "Client connections accepted", sum(|stats| &stats.accepted)),
             ("connections_overdue", "Client connections closed for a time limit", sum(|stats| &stats.overdue)),
             ("tls_handshake_failures", "TLS handshakes that failed", sum(|stats| &stats.handshake_failures)),
@@ -46,6 +46,8 @@ impl Collector for Scrape {
             ("udp_sessions_opened", "UDP sessions begun", sum(|stats| &stats.sessions_opened)),
             ("udp_sessions_evicted", "UDP sessions ended to make room", sum(|stats| &stats.sessions_evicted)),
             ("udp_datagrams_dropped", "Datagrams lost in either direction", sum(|stats| &stats.datagrams_dropped)),
+            ("mirrors", "Copies of requests that were answered", sum(|stats| &stats.mirrors)),
+            ("mirrors_dropped", "Copies of requests that got no answer", sum(|stats| &stats.mirrors_dropped)),
             ("access_log_dropped", "Access log lines that nobody took in time", sum(|stats| &stats.log_dropped)),
         ];
         for (name, help, value) in counters {

@@ -63,6 +63,10 @@ pub struct WorkerStats {
     pub sessions_evicted: Counter,
     /// Datagrams that were lost here, in both directions.
     pub datagrams_dropped: Counter,
+    /// Copies of requests that were answered.
+    pub mirrors: Counter,
+    /// Copies of requests that were not: the target cannot be reached, the body is too large, or too many are under way.
+    pub mirrors_dropped: Counter,
     /// Lines of the access log that were dropped because nobody took them in time.
     pub log_dropped: Counter,
     /// Requests that match no rule, or were refused before routing.

@@ -84,6 +84,8 @@ pub struct Worker {
     pub retries: RetryBudget,
     /// Its clients' datagrams.
     pub udp: udp::Sessions,
+    /// Copies of requests that are under way.
+    pub mirrors: Cell<usize>,
     /// How it serves HTTP/1.1.
     pub http1: hyper::server::conn::http1::Builder,
     /// How it serves HTTP/2.
@@ -256,6 +258,7 @@ impl Worker {
             stats,
             pool: Pool::default(),
             retries: RetryBudget::default(),
+            mirrors: Cell::new(0),
             http1,
             http2,
             plain: (Arc::new(Connector::new(false, None)), Arc::new(Connector::new(true, None))),
