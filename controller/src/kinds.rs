@@ -47,6 +47,8 @@ impl Watched for IngressClass {}
 
 impl Watched for ReferenceGrant {}
 
+impl Watched for GatewayConfig {}
+
 impl Watched for Service {
     fn strip(&mut self) {
         if let Some(status) = &mut self.status {

@@ -86,10 +86,9 @@ impl Gate {
     pub(super) fn forget_except(&mut self, statuses: &Statuses) {
         self.waiting.retain(|target, _| match target.kind {
             Kind::Gateway => statuses.gateways.contains_key(&target.object),
-            Kind::HTTPRoute => statuses.routes.contains_key(&(target.kind, target.object.clone())),
-            Kind::TrafficPolicy | Kind::BackendPolicy => {
-                statuses.policies.contains_key(&(target.kind, target.object.clone()))
-            }
+            Kind::ListenerSet => statuses.listener_sets.contains_key(&target.object),
+            kind if kind.is_route() => statuses.routes.contains_key(&(target.kind, target.object.clone())),
+            kind if kind.is_policy() => statuses.policies.contains_key(&(target.kind, target.object.clone())),
             _ => statuses.ingresses.contains_key(&target.object),
         });
     }

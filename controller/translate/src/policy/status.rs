@@ -96,11 +96,8 @@ fn ancestors_of(
 fn gateways_of(route: &ObjectKey, resources: &Resources, statuses: &Statuses) -> BTreeSet<ParentReference> {
     let parents = statuses.routes.get(&(Kind::HTTPRoute, route.clone()));
     let parents = parents.filter(|_| resources.http_routes.contains_key(route)).into_iter().flatten();
-    let gateways = parents.map(|parent| {
-        let namespace = parent.parent_ref.namespace.as_deref().unwrap_or(&route.namespace);
-        whole(Kind::Gateway, &ObjectKey::new(namespace, &parent.parent_ref.name))
-    });
-    gateways.collect()
+    let gateways = parents.filter_map(|parent| statuses.gateway_of(&parent.parent_ref, &route.namespace));
+    gateways.map(|gateway| whole(Kind::Gateway, &gateway)).collect()
 }
 
 /// The Gateways and Ingresses of ours that send requests to each Service.
