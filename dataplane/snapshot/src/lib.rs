@@ -3,7 +3,7 @@
 //! A [`Snapshot`] is everything one data plane needs to serve: listeners, routes, clusters, endpoints, certificates
 //! and settings, each a [`Resource`] under a stable [`ResourceId`]. Resources are as fine as the objects a user
 //! edits, children name their parent, and each travels by the [`Hash`] of its content, so an edit moves only what
-//! it changed ([`diff`], [`Snapshot::apply`]).
+//! it changed ([`diff`]).
 //!
 //! The data plane owns this crate. It knows nothing of Kubernetes.
 
@@ -17,7 +17,7 @@ mod stream;
 
 pub use address::is_local;
 pub use convert::DecodeError;
-pub use delta::{Batch, Hash, Hashed, Snapshot, VersionMismatch, diff, version};
+pub use delta::{Batch, Hash, Hashed, Snapshot, diff, version};
 pub use model::*;
 pub use secret::Secret;
 pub use stream::{CAPABILITIES, MAX_MESSAGE, SERVER_NAME};

@@ -157,6 +157,7 @@ fn proto_name((kind, name): &WireName) -> ResourceName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use snapshot::{Endpoints, Kind, Resource, diff};
 
     use super::*;
@@ -180,6 +181,24 @@ mod tests {
         holding.receive(batch(&Snapshot::default(), snapshot)).unwrap();
         holding.applied(Vec::new());
         holding
+    }
+
+    /// Few names and versions, so that two snapshots share some.
+    fn any_snapshot() -> impl Strategy<Value = Snapshot> {
+        prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c", "d"]), 1..4_u16, 0..5)
+            .prop_map(|ports| snapshot(&ports.into_iter().collect::<Vec<_>>()))
+    }
+
+    proptest! {
+        #[test]
+        fn a_diff_leads_from_any_snapshot_to_any_other(old in any_snapshot(), new in any_snapshot()) {
+            let mut holding = holding(&old);
+            prop_assert!(holding.receive(batch(&old, &new)).is_ok());
+            prop_assert_eq!(holding.snapshot(), &new);
+            prop_assert_eq!(holding.version(), Some(new.version()));
+            let held: Vec<_> = new.held().into_values().map(Vec::from).collect();
+            prop_assert_eq!(holding.held().into_iter().map(|held| held.hash).collect::<Vec<_>>(), held);
+        }
     }
 
     #[test]
