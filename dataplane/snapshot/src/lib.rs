@@ -10,6 +10,7 @@
 mod address;
 mod convert;
 mod delta;
+mod host;
 mod model;
 pub mod proto;
 mod secret;
@@ -18,6 +19,7 @@ mod stream;
 pub use address::is_local;
 pub use convert::DecodeError;
 pub use delta::{Batch, Hash, Hashed, Snapshot, diff, version};
+pub use host::{normal_host, normal_host_without_port};
 pub use model::*;
 pub use secret::Secret;
 pub use stream::{CAPABILITIES, MAX_MESSAGE, SERVER_NAME};
