@@ -211,7 +211,9 @@ pub(crate) fn merged<'a>(parts: impl Iterator<Item = &'a Snapshot>) -> Snapshot 
 }
 
 fn greet(args: &Args, folder: &Folder, served: &Snapshot) {
-    let commands = curl::commands(served, args.address);
+    let mut commands = curl::commands(served, args.address);
+    // Only of the echo servers it is known that they speak it.
+    commands.extend(curl::websocket(served, args.address).filter(|_| args.echo));
     if !commands.is_empty() {
         println!("try:");
     }
