@@ -43,6 +43,8 @@ pub struct Options {
     pub transfer_timeout: Duration,
     /// Whether the names of backends may lead to this machine (default: no).
     pub local_endpoints: LocalEndpoints,
+    /// The DNS server that is asked for the names of backends, over UDP and TCP; `None` asks those of the system.
+    pub dns_server: Option<SocketAddr>,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             header_timeout: Duration::from_secs(60),
             transfer_timeout: Duration::from_secs(60),
             local_endpoints: LocalEndpoints::default(),
+            dns_server: None,
         }
     }
 }
@@ -155,7 +158,7 @@ impl Proxy {
             stats,
             shared,
             control: Mutex::default(),
-            resolution: Resolution::start(&background, options.local_endpoints),
+            resolution: Resolution::start(&background, options.local_endpoints, options.dns_server),
             readiness: watch::Sender::new(false),
             admin,
             drain_delay: options.drain_delay,
