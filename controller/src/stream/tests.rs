@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::source;
+use dataplane::{Rejection, source};
 use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
 use snapshot::{Endpoints, Hash, Kind, MAX_MESSAGE, Resource, ResourceId, SERVER_NAME, Snapshot};
 use tempfile::TempDir;
@@ -99,6 +99,7 @@ struct Proxy {
     task: JoinHandle<()>,
     applied: watch::Receiver<Vec<Snapshot>>,
     ready: watch::Sender<bool>,
+    rejections: watch::Sender<Vec<Rejection>>,
 }
 
 impl Drop for Proxy {
@@ -124,17 +125,20 @@ impl Proxy {
             state_dir: Some(directory.to_owned()),
         };
         let (sender, applied) = watch::channel(Vec::new());
+        let rejections = watch::Sender::new(Vec::new());
+        let (rejecting, are_rejected) = (rejections.clone(), rejections.subscribe());
         let apply = move |snapshot: Snapshot| {
             let bad = snapshot.iter().filter(|(id, _)| id.name == "bad");
-            let rejected = bad.map(|(id, _)| (id.clone(), "it is bad".to_owned())).collect();
+            rejecting.send_replace(
+                bad.map(|(id, _)| Rejection { id: id.clone(), reason: "it is bad".to_owned() }).collect(),
+            );
             sender.send_modify(|applied: &mut Vec<Snapshot>| applied.push(snapshot));
-            rejected
         };
         let (ready, is_ready) = watch::channel(true);
         let task = tokio::spawn(async move {
-            source::run(config, is_ready, apply).await.unwrap();
+            source::run(config, is_ready, are_rejected, apply).await.unwrap();
         });
-        Self { task, applied, ready }
+        Self { task, applied, ready, rejections }
     }
 
     /// Waits until the newest applied snapshot is this one.
@@ -384,6 +388,14 @@ async fn a_source_applies_what_comes_and_rejects_single_resources() {
     let rejected = controller.wait_for_ack(second.version()).await;
     assert_eq!(rejected, BTreeMap::from([(ResourceId::new(Kind::Endpoints, "bad"), "it is bad".to_owned())]));
     assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_ok());
+
+    // What is taken after all is no longer rejected, with the same version.
+    proxy.rejections.send_replace(Vec::new());
+    let mut acks = controller.publisher.acks();
+    let taken = acks.wait_for(|acks| acks.rejected(&DataPlane::Shared).is_empty());
+    drop(tokio::time::timeout(PATIENCE, taken).await.unwrap().unwrap());
+    assert!(controller.wait_for_ack(second.version()).await.is_empty());
+    assert_eq!(proxy.applied.borrow().len(), 2, "nothing was sent or applied again");
 
     proxy.ready.send_replace(false);
     let mut acks = controller.publisher.acks();

@@ -104,18 +104,23 @@ impl Holding {
         &self.newest
     }
 
-    /// Notes what of the snapshot was not taken.
-    pub(super) fn applied(&mut self, refused: Vec<(ResourceId, String)>) {
+    /// Notes what of the snapshot was not taken. May be called again when that changes.
+    pub(super) fn applied(&mut self, refused: BTreeMap<ResourceId, String>) {
         let mut good = self.newest.clone();
         for (id, reason) in &refused {
-            tracing::error!(resource = %id, reason, "cannot use a resource; its last good version stays");
+            if self.refused.get(id) != Some(reason) {
+                tracing::error!(resource = %id, reason, "cannot use a resource; its last good version stays");
+            }
             match self.good.remove(id) {
                 Some(before) => good.insert_hashed(id.clone(), before),
                 None => drop(good.remove(id)),
             }
         }
+        for id in self.refused.keys().filter(|id| !refused.contains_key(id) && good.get(id).is_some()) {
+            tracing::info!(resource = %id, "a resource that was refused is used now");
+        }
         self.good = good;
-        self.refused = refused.into_iter().collect();
+        self.refused = refused;
     }
 
     /// What is in use.
@@ -179,7 +184,7 @@ mod tests {
     fn holding(snapshot: &Snapshot) -> Holding {
         let mut holding = Holding::default();
         holding.receive(batch(&Snapshot::default(), snapshot)).unwrap();
-        holding.applied(Vec::new());
+        holding.applied(BTreeMap::new());
         holding
     }
 
@@ -207,15 +212,19 @@ mod tests {
         let mut holding = holding(&old);
         holding.receive(batch(&old, &new)).unwrap();
         let refuse = |name: &str| (ResourceId::new(Kind::Endpoints, name), "no".to_owned());
-        holding.applied(vec![refuse("a"), refuse("c")]);
+        holding.applied(BTreeMap::from([refuse("a"), refuse("c")]));
         assert_eq!(holding.good(), &snapshot(&[("a", 1), ("b", 2)]));
         assert_eq!(holding.snapshot(), &new);
         assert_eq!(holding.version(), Some(new.version()));
         assert_eq!(holding.rejected().len(), 2);
 
+        holding.applied(BTreeMap::from([refuse("a")]));
+        assert_eq!(holding.good(), &snapshot(&[("a", 1), ("b", 2), ("c", 2)]), "what is taken later is good then");
+        assert_eq!(holding.rejected().len(), 1);
+
         let newer = snapshot(&[("a", 3), ("b", 2)]);
         holding.receive(batch(&new, &newer)).unwrap();
-        holding.applied(Vec::new());
+        holding.applied(BTreeMap::new());
         assert_eq!(holding.good(), &newer);
         assert!(holding.rejected().is_empty());
     }
@@ -236,7 +245,7 @@ mod tests {
         let version = snapshot::version(names.into_iter());
         let upserts = vec![unknown(endpoints_kind, "a"), readable, unknown(99, "x")];
         holding.receive(proto::Batch { version: version.into(), upserts, removals: Vec::new() }).unwrap();
-        holding.applied(Vec::new());
+        holding.applied(BTreeMap::new());
 
         assert_eq!(holding.good(), &snapshot(&[("a", 1), ("b", 2)]));
         assert_eq!(holding.version(), Some(version));
