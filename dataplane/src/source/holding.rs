@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
 use snapshot::proto::{self, Rejected, ResourceName};
 use snapshot::{DecodeError, Hash, Hashed, ResourceId, Snapshot};
 
 /// A resource's name on the wire, where its kind may be one that is not known here.
 type WireName = (i32, String);
+
+/// Room in bytes for the tag and length of one entry.
+const HELD_HEAD: usize = 8;
 
 /// What is held. All parts change together, by [`Holding::receive`] and then [`Holding::applied`].
 #[derive(Debug, Default)]
@@ -140,11 +144,18 @@ impl Holding {
         unreadable.chain(refused).map(|(name, reason)| Rejected { name: Some(name), reason: reason.clone() }).collect()
     }
 
-    /// Everything by name and hash, for a Hello.
-    pub(super) fn held(&self) -> Vec<proto::Held> {
+    /// What is held by name and hash, for a Hello: as much as fits into so many bytes.
+    pub(super) fn held(&self, mut room: usize) -> Vec<proto::Held> {
         let held =
             |(name, hash): (&WireName, &Hash)| proto::Held { name: Some(proto_name(name)), hash: (*hash).into() };
-        self.names.iter().map(held).collect()
+        let fits = |held: &proto::Held| match room.checked_sub(held.encoded_len() + HELD_HEAD) {
+            Some(left) => {
+                room = left;
+                true
+            }
+            None => false,
+        };
+        self.names.iter().map(held).take_while(fits).collect()
     }
 
     fn compute_version(&self) -> Hash {
@@ -202,7 +213,7 @@ mod tests {
             prop_assert_eq!(holding.snapshot(), &new);
             prop_assert_eq!(holding.version(), Some(new.version()));
             let held: Vec<_> = new.held().into_values().map(Vec::from).collect();
-            prop_assert_eq!(holding.held().into_iter().map(|held| held.hash).collect::<Vec<_>>(), held);
+            prop_assert_eq!(holding.held(usize::MAX).into_iter().map(|held| held.hash).collect::<Vec<_>>(), held);
         }
     }
 
@@ -244,17 +255,26 @@ mod tests {
         let names = [(endpoints_kind, "a", hash), (endpoints_kind, "b", Hash::of(&readable.resource)), (99, "x", hash)];
         let version = snapshot::version(names.into_iter());
         let upserts = vec![unknown(endpoints_kind, "a"), readable, unknown(99, "x")];
-        holding.receive(proto::Batch { version: version.into(), upserts, removals: Vec::new() }).unwrap();
+        holding.receive(proto::Batch { version: version.into(), upserts, removals: Vec::new(), more: false }).unwrap();
         holding.applied(BTreeMap::new());
 
         assert_eq!(holding.good(), &snapshot(&[("a", 1), ("b", 2)]));
         assert_eq!(holding.version(), Some(version));
-        assert_eq!(holding.held().len(), 3);
+        assert_eq!(holding.held(usize::MAX).len(), 3);
         let reasons: Vec<String> = holding.rejected().into_iter().map(|rejected| rejected.reason).collect();
         assert_eq!(
             reasons,
             ["resource: is of a kind that is not known here", "name.kind: the value 99 is not known here"]
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_hello_is_left_out_of_it() {
+        let holding = holding(&snapshot(&[("a", 1), ("b", 1), ("c", 1)]));
+        let entry = holding.held(usize::MAX)[0].encoded_len() + HELD_HEAD;
+        for count in 0..3 {
+            assert_eq!(holding.held(entry * (count + 1) - 1).len(), count);
+        }
     }
 
     #[test]
@@ -266,7 +286,7 @@ mod tests {
         holding.receive(wrong).unwrap_err();
         assert_eq!((holding.snapshot(), holding.good()), (&old, &old));
         assert_eq!(holding.version(), Some(old.version()));
-        assert!(holding.held().is_empty());
+        assert!(holding.held(usize::MAX).is_empty());
 
         let new = snapshot(&[("a", 3)]);
         holding.receive(batch(&Snapshot::default(), &new)).unwrap();

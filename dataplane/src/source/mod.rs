@@ -11,6 +11,7 @@
 mod discover;
 mod holding;
 mod keep;
+mod parts;
 mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use snapshot::proto::{self, Ack, Hello};
-use snapshot::{CAPABILITIES, Snapshot};
+use snapshot::{CAPABILITIES, MAX_MESSAGE, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -31,6 +32,9 @@ use session::{Event, Order, Session};
 
 /// Events wait for the one owner of what is held; when so many do, sessions stop reading.
 const EVENTS: usize = 16;
+
+/// Room in bytes for what a Hello says besides what is held.
+const HELLO_HEAD: usize = 4 << 10;
 
 /// Where the controllers are and how to speak with them.
 #[derive(Clone, Debug)]
@@ -233,7 +237,7 @@ where
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
             capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
-            held: if feed { self.holding.held() } else { Vec::new() },
+            held: if feed { self.holding.held(MAX_MESSAGE - HELLO_HEAD) } else { Vec::new() },
             feed,
         }
     }
