@@ -18,7 +18,7 @@ use translate::{
 
 use crate::class_guard::Classes;
 use crate::events::Report;
-use crate::kinds::{self, Watched};
+use crate::kinds;
 use crate::last_good::Unrecorded;
 use crate::metrics::Metrics;
 use crate::provision;
@@ -178,11 +178,7 @@ impl Builder {
             .await;
         for (key, result) in fetched {
             match result {
-                Ok(Ok(Some(mut secret))) => {
-                    kinds::strip(&mut secret.metadata);
-                    secret.strip();
-                    self.store.change(Change::apply(secret));
-                }
+                Ok(Ok(Some(secret))) => self.store.change(Change::apply(kinds::stored(secret))),
                 Ok(Ok(None)) => self.store.change(Change::delete::<Secret>(key)),
                 Ok(Err(kube::Error::Api(status))) => {
                     tracing::warn!(secret = %key, reason = status.reason, "the Secret cannot be fetched; trying again");

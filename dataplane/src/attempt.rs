@@ -18,7 +18,7 @@ use crate::cluster::{Cluster, Selection};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::tick::Tick;
-use crate::upstream::{self, Connection, Connector, SendError, Sent};
+use crate::upstream::{self, BackendError, Connection, Connector, SendError, Sent};
 
 /// Most attempts for one request (ingress-nginx `proxy-next-upstream-tries`).
 const ATTEMPTS: usize = 3;
@@ -107,7 +107,7 @@ pub async fn send(
         if idle_race || (reused && unsent) {
             // The endpoint closes its idle connections, perhaps because it is restarting: the others will be no better.
             entry.forget_idle();
-        } else {
+        } else if !matches!(error, BackendError::Refused) {
             cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
             tried.push(address);
         }
@@ -159,10 +159,11 @@ async fn deliver(
         Connection::Http2(connection) => connection,
     };
     // hyper keeps what it has begun to send.
-    let copy = is_replayable(request).then(|| request_clone(request));
-    let sent = connection.send(request, |cx| limits.poll(cx)).await;
-    if let (Ok(Err(SendError { unsent: false, .. })), Some(copy)) = (&sent, copy) {
+    let copy = matches!(request.body(), RequestBody::Empty).then(|| request_clone(request));
+    let mut sent = connection.send(request, |cx| limits.poll(cx)).await;
+    if let (Ok(Err(SendError { error, unsent: unsent @ false })), Some(copy)) = (&mut sent, copy) {
         *request = copy;
+        *unsent = matches!(error, BackendError::Refused);
     }
     sent
 }

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::ServerConnection;
 use snapshot::Scheme;
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::{Accept, TlsAcceptor, TlsStream};
 
 use crate::clock::{Alarm, within};
 use crate::forwarded::Origin;
@@ -29,6 +30,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A TLS handshake takes a few milliseconds; this is for slow links.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// What is read of a client's first flight before it is known to speak TLS. A ClientHello is smaller.
+const FIRST_READ: usize = 4096;
+
 /// Who connected before a drain has so long for a first request: it may be on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
@@ -42,6 +46,8 @@ pub struct Client {
     pub server_name: Option<Box<str>>,
     /// Whether it speaks HTTP/2.
     pub http2: bool,
+    /// Whether it speaks plain HTTP on a port for TLS, where nothing is served to it.
+    pub lost: bool,
     /// What the worker's sweep sees of it.
     pub watch: Arc<Watch>,
 }
@@ -69,11 +75,17 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port
         origin: Origin::new(peer.ip(), scheme, port),
         server_name: opened.server_name,
         http2: opened.http2,
+        lost: opened.lost,
         watch: watch.clone(),
     });
     let service = service_fn(move |request| {
         let client = client.clone();
-        async move { Ok::<_, Infallible>(crate::http::serve(client, request).await) }
+        async move {
+            Ok::<_, Infallible>(match client.lost {
+                false => crate::http::serve(client, request).await,
+                true => crate::http::refuse_plain(client, request),
+            })
+        }
     });
     if opened.http2 {
         let mut connection = std::pin::pin!(worker.http2.serve_connection(stream, service));
@@ -154,13 +166,24 @@ struct Opened {
     first_bytes: Vec<u8>,
     server_name: Option<Box<str>>,
     http2: bool,
+    lost: bool,
     watch: Option<Arc<Watch>>,
 }
 
 async fn handshake(worker: &Worker, stream: TcpStream, acceptor: TlsAcceptor) -> Option<Opened> {
     let deadline = Some(Instant::now() + HANDSHAKE);
-    let stream = match within(deadline, acceptor.accept(stream)).await {
-        Some(Ok(stream)) => stream,
+    let shaken = async {
+        match greet(stream, &acceptor).await? {
+            Greeted::Tls(accept) => accept.await.map(Ok),
+            Greeted::Plain(stream, first_bytes) => Ok(Err((stream, first_bytes))),
+        }
+    };
+    let stream = match within(deadline, shaken).await {
+        Some(Ok(Ok(stream))) => stream,
+        Some(Ok(Err((stream, first_bytes)))) => {
+            let transport = Transport::Plain(stream);
+            return Some(Opened { transport, first_bytes, server_name: None, http2: false, lost: true, watch: None });
+        }
         Some(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
             worker.stats.handshake_failures.add(1);
@@ -179,8 +202,33 @@ async fn handshake(worker: &Worker, stream: TcpStream, acceptor: TlsAcceptor) ->
         first_bytes: Vec::new(),
         server_name: Some(server_name),
         http2,
+        lost: false,
         watch: None,
     })
+}
+
+/// What a client on a port for TLS begins with.
+enum Greeted {
+    Tls(Box<Accept<TcpStream>>),
+    Plain(TcpStream, Vec<u8>),
+}
+
+/// Reads what the client sends first, and unless it is plain HTTP begins a handshake with it.
+async fn greet(mut stream: TcpStream, acceptor: &TlsAcceptor) -> std::io::Result<Greeted> {
+    // Nothing is set up for a client that sends nothing.
+    stream.readable().await?;
+    let mut first_bytes = Vec::with_capacity(FIRST_READ);
+    stream.read_buf(&mut first_bytes).await?;
+    // Methods begin with a letter, records of TLS with a small number.
+    if first_bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+        return Ok(Greeted::Plain(stream, first_bytes));
+    }
+    Ok(Greeted::Tls(Box::new(acceptor.accept_with(stream, |session| give(session, &first_bytes)))))
+}
+
+/// Hands bytes to a session that were read for it. What is wrong with them it says when the handshake goes on.
+fn give(session: &mut ServerConnection, mut bytes: &[u8]) {
+    while !bytes.is_empty() && session.read_tls(&mut bytes).is_ok() && session.process_new_packets().is_ok() {}
 }
 
 /// Reads until it is clear whether the client begins with the preface of HTTP/2. Nothing else of a connection exists
@@ -214,7 +262,7 @@ async fn peek(worker: &Worker, stream: TcpStream, port: u16) -> Option<Opened> {
     drop(registered);
     let transport = Transport::Plain(stream);
     let watch = (!http2).then_some(watch);
-    Some(Opened { transport, first_bytes, server_name: None, http2, watch })
+    Some(Opened { transport, first_bytes, server_name: None, http2, lost: false, watch })
 }
 
 async fn read_preface(stream: &TcpStream, first_bytes: &mut Vec<u8>, watch: &Watch) -> Option<bool> {

@@ -47,6 +47,14 @@ pub async fn serve(client: Rc<Client>, mut request: Request<Incoming>) -> Respon
     }
 }
 
+/// Answers a request of plain HTTP that came to a port for TLS, as nginx does.
+pub fn refuse_plain(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let (mut parts, _) = request.into_parts();
+    let mut exchange = Exchange::begin(client, &parts);
+    exchange.request_id = Some(forwarded::request_id(&mut parts.headers));
+    refuse(exchange, Reason::PlainHttp.into())
+}
+
 /// A backend's answer.
 enum Reply {
     Stream(Response<()>, Download),

@@ -28,6 +28,7 @@ mod log;
 mod metrics;
 pub mod normalise;
 mod persistence;
+mod ports;
 mod proxy;
 pub mod random;
 pub mod reason;

@@ -103,10 +103,9 @@ async fn run(arguments: Arguments, mut signals: Signals) -> anyhow::Result<()> {
         state_dir: arguments.state_dir,
     };
     let applying = proxy.clone();
-    let apply =
-        move |snapshot| applying.apply(snapshot).into_iter().map(|rejected| (rejected.id, rejected.reason)).collect();
+    let apply = move |snapshot| drop(applying.apply(snapshot));
     // Goes on while draining: requests under way still follow endpoints, and controllers hear that it is not ready.
-    let mut source = std::pin::pin!(source::run(config, proxy.readiness(), apply));
+    let mut source = std::pin::pin!(source::run(config, proxy.readiness(), proxy.rejections(), apply));
     let signalled = tokio::select! {
         ended = &mut source => match ended.context("the source of snapshots ended")? {},
         signalled = signals.received() => signalled,

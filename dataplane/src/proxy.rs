@@ -1,13 +1,13 @@
 //! The control side: starts workers, publishes snapshots to them, ends them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use snapshot::{AccessLog, Kind, Resource, ResourceId, Snapshot};
 use tokio::sync::watch;
 
@@ -16,9 +16,9 @@ use crate::background::Background;
 use crate::certificates::Certificates;
 use crate::compile::{Compiler, Rejection};
 use crate::dns::{LocalEndpoints, Resolution};
-use crate::listen;
 use crate::metrics::WorkerStats;
-use crate::shared::{Limits, Phase, Port, Shared, State};
+use crate::ports::{Ports, Wanted};
+use crate::shared::{Limits, Phase, Shared, State};
 use crate::watch::ConnectionTimeouts;
 use crate::worker::{Command, Handle};
 
@@ -43,6 +43,8 @@ pub struct Options {
     pub transfer_timeout: Duration,
     /// Whether the names of backends may lead to this machine (default: no).
     pub local_endpoints: LocalEndpoints,
+    /// The DNS server that is asked for the names of backends, over UDP and TCP; `None` asks those of the system.
+    pub dns_server: Option<SocketAddr>,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             header_timeout: Duration::from_secs(60),
             transfer_timeout: Duration::from_secs(60),
             local_endpoints: LocalEndpoints::default(),
+            dns_server: None,
         }
     }
 }
@@ -85,6 +88,7 @@ pub struct Proxy {
     stats: Arc<[Arc<WorkerStats>]>,
     shared: Arc<Shared>,
     control: Mutex<Control>,
+    ports: Arc<Ports>,
     resolution: Resolution,
     readiness: watch::Sender<bool>,
     admin: Option<SocketAddr>,
@@ -98,7 +102,6 @@ pub struct Proxy {
 struct Control {
     compiler: Compiler,
     certificates: Certificates,
-    ports: BTreeMap<u16, Arc<Port>>,
     /// States that were replaced, until the last request on them is over: they are dropped here, not by a worker.
     retired: Vec<Arc<State>>,
 }
@@ -151,11 +154,12 @@ impl Proxy {
             None => None,
         };
         Ok(Self {
+            ports: Ports::start(shared.clone(), &workers, &background),
             workers,
             stats,
             shared,
             control: Mutex::default(),
-            resolution: Resolution::start(&background, options.local_endpoints),
+            resolution: Resolution::start(&background, options.local_endpoints, options.dns_server),
             readiness: watch::Sender::new(false),
             admin,
             drain_delay: options.drain_delay,
@@ -164,7 +168,7 @@ impl Proxy {
     }
 
     /// Compiles a snapshot and serves it: new requests see all of it or nothing of it. Returns what was rejected; a
-    /// rejected resource keeps its last good version, where there is one.
+    /// rejected resource keeps its last good version, where there is one. See also [`Proxy::rejections`].
     pub fn apply(&self, snapshot: Snapshot) -> Vec<Rejection> {
         let mut control = self.control();
         let (table, mut rejections) = control.compiler.compile(&snapshot);
@@ -177,24 +181,29 @@ impl Proxy {
             version: Some(snapshot.version()),
             applied: SystemTime::now(),
         });
-        let wanted: BTreeSet<u16> = state.table.ports().map(|(port, _)| port).collect();
-        let opened = self.open_ports(&mut control, &wanted, &snapshot, &mut rejections);
+        let wanted = state.table.ports().map(|(number, _)| Wanted {
+            number,
+            tls: control.certificates.of_port(number),
+            listeners: listeners_of(&snapshot, number).cloned().collect(),
+        });
+        let change = self.ports.prepare(wanted.collect(), rejections);
         let before = self.shared.state.swap(state);
+        change.carry_out();
         control.retired.push(before);
         control.retired.retain(|state| Arc::strong_count(state) > 1);
-        for (port, sockets) in opened {
-            for (worker, socket) in self.workers.iter().zip(sockets) {
-                worker.send(Command::Listen(port.clone(), socket));
-            }
-        }
-        self.close_ports(&mut control, &wanted);
         self.retain_metrics(&snapshot);
         self.resolution.follow(control.compiler.clusters());
         let (from, to) = (Phase::Starting as u8, Phase::Ready as u8);
         if self.shared.phase.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.readiness.send_replace(true);
         }
-        rejections
+        self.rejections().borrow().clone()
+    }
+
+    /// What of the applied snapshot is not in use, now and whenever that changes: a port that cannot be bound is tried again,
+    /// within 10 s each time, and its listeners are rejected until then.
+    pub fn rejections(&self) -> watch::Receiver<Vec<Rejection>> {
+        self.ports.rejections()
     }
 
     /// Whether it serves a snapshot and is not draining.
@@ -241,52 +250,6 @@ impl Proxy {
 
     fn tell(&self, command: impl Fn() -> Command) {
         self.workers.iter().for_each(|worker| worker.send(command()));
-    }
-
-    /// Binds what is new, for all workers. A port that cannot be bound is rejected with each of its listeners.
-    fn open_ports(
-        &self,
-        control: &mut Control,
-        wanted: &BTreeSet<u16>,
-        snapshot: &Snapshot,
-        rejections: &mut Vec<Rejection>,
-    ) -> Vec<(Arc<Port>, Vec<std::net::TcpListener>)> {
-        let mut opened = Vec::new();
-        for &number in wanted {
-            let tls = control.certificates.of_port(number);
-            if let Some(port) = control.ports.get(&number) {
-                port.tls.store(tls);
-                continue;
-            }
-            // Who is leaving opens nothing new.
-            if self.shared.phase.load(Ordering::Relaxed) == Phase::Draining as u8 {
-                continue;
-            }
-            match listen::bind(self.shared.address, number, self.workers.len()) {
-                Ok(sockets) => {
-                    let port = Arc::new(Port { number, tls: ArcSwapOption::from(tls) });
-                    control.ports.insert(number, port.clone());
-                    opened.push((port, sockets));
-                }
-                Err(error) => {
-                    rejections.extend(listeners_of(snapshot, number).map(|id| Rejection {
-                        id: id.clone(),
-                        reason: format!("port {number} cannot be bound: {error}"),
-                    }))
-                }
-            }
-        }
-        opened
-    }
-
-    fn close_ports(&self, control: &mut Control, wanted: &BTreeSet<u16>) {
-        control.ports.retain(|number, _| {
-            let stays = wanted.contains(number);
-            if !stays {
-                self.tell(|| Command::Unlisten(*number));
-            }
-            stays
-        });
     }
 
     fn retain_metrics(&self, snapshot: &Snapshot) {

@@ -44,6 +44,8 @@ pub enum Reason {
     BodyTooLarge,
     /// The request is not valid HTTP.
     BadRequest,
+    /// Plain HTTP came to a port for TLS.
+    PlainHttp,
     /// The length of the request body is ambiguous.
     BadFraming,
     /// The host is missing, repeated, contradictory or not a host name.
@@ -70,7 +72,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Reason; 28] = [
+    pub const ALL: [Reason; 29] = [
         Reason::NoRoute,
         Reason::InvalidBackend,
         Reason::Unsupported,
@@ -88,6 +90,7 @@ impl Reason {
         Reason::ConnectionLimited,
         Reason::BodyTooLarge,
         Reason::BadRequest,
+        Reason::PlainHttp,
         Reason::BadFraming,
         Reason::BadHost,
         Reason::BadPath,
@@ -109,7 +112,9 @@ impl Reason {
     /// The status with which this reason is answered unless a rule names another.
     pub const fn status(self) -> StatusCode {
         match self {
-            Reason::BadRequest | Reason::BadFraming | Reason::BadHost | Reason::BadPath => StatusCode::BAD_REQUEST,
+            Reason::BadRequest | Reason::PlainHttp | Reason::BadFraming | Reason::BadHost | Reason::BadPath => {
+                StatusCode::BAD_REQUEST
+            }
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
             Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -135,6 +140,7 @@ impl Reason {
         matches!(
             self,
             Reason::BadRequest
+                | Reason::PlainHttp
                 | Reason::BadFraming
                 | Reason::BadHost
                 | Reason::BadPath
@@ -166,6 +172,7 @@ impl Reason {
             Reason::ConnectionLimited => ("connection_limited", "Too many requests at once.\n"),
             Reason::BodyTooLarge => ("body_too_large", "The request body is too large.\n"),
             Reason::BadRequest => ("bad_request", "The request is invalid.\n"),
+            Reason::PlainHttp => ("plain_http", "The plain HTTP request was sent to an HTTPS port.\n"),
             Reason::BadFraming => ("bad_framing", "The length of the request is ambiguous.\n"),
             Reason::BadHost => ("bad_host", "The host is missing or invalid.\n"),
             Reason::BadPath => ("bad_path", "The path is invalid.\n"),

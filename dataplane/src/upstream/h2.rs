@@ -1,16 +1,20 @@
 //! HTTP/2 connections to an endpoint, each shared by many requests.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
+use tokio_util::io::InspectReader;
 
 use super::h1::{SendError, Sent};
 use super::{BackendBody, BackendError, ConnectError, Entry, IDLE};
@@ -20,6 +24,8 @@ use crate::local::LocalExec;
 
 /// Streams on one connection before another is opened.
 const MAX_STREAMS: usize = 100;
+/// What hyper says of the endpoint's limit of streams before its SETTINGS have come: no limit that SETTINGS can set.
+const NOT_TOLD: usize = usize::MAX - 1;
 /// Flow-control windows: large enough for one stream to fill a data-centre link, small enough to bound memory.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -33,14 +39,16 @@ const PING_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Shared {
     connections: RefCell<Vec<Channel>>,
-    /// Held while connecting, so that a burst of requests opens one connection and not one each.
-    connecting: tokio::sync::Mutex<()>,
+    /// Held until the endpoint of a new connection has told its limit, so that a burst of requests opens no connection each
+    /// and sends no more than the endpoint takes.
+    connecting: Arc<Mutex<()>>,
 }
 
 struct Channel {
     sender: http2::SendRequest<RequestBody>,
     streams: Rc<Cell<usize>>,
-    /// The endpoint's limit when it is below ours: more would wait here instead of going to another connection.
+    /// The endpoint's limit when it is below ours: more would wait here instead of going to another connection. One until
+    /// it is told.
     max_streams: Rc<Cell<usize>>,
     used: Cell<Coarse>,
 }
@@ -59,10 +67,11 @@ impl Shared {
             return Ok(stream);
         }
         let deadline = connect.map(|limit| Instant::now() + limit);
-        let _connecting = match self.connecting.try_lock() {
+        let connecting = match self.connecting.clone().try_lock_owned() {
             Ok(held) => held,
             Err(_) => {
-                let held = within(deadline, self.connecting.lock()).await.ok_or(ConnectError::TimedOut)?;
+                let lock = self.connecting.clone().lock_owned();
+                let held = within(deadline, lock).await.ok_or(ConnectError::TimedOut)?;
                 if let Some(stream) = self.open() {
                     return Ok(stream);
                 }
@@ -74,8 +83,12 @@ impl Shared {
             }
         };
         let transport = home.connect(deadline).await?;
+        let arrival = Rc::new(Arrival::default());
+        let told = arrival.clone();
+        let transport = InspectReader::new(transport, move |_: &[u8]| told.notify());
         let (sender, driver) = http2::Builder::new(LocalExec)
             .timer(TokioTimer::new())
+            .initial_max_send_streams(NOT_TOLD)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEAD)
@@ -84,13 +97,14 @@ impl Shared {
             .handshake(TokioIo::new(transport))
             .await
             .map_err(ConnectError::Http)?;
-        let max_streams = Rc::new(Cell::new(MAX_STREAMS));
-        let told = max_streams.clone();
+        let max_streams = Rc::new(Cell::new(1));
+        let held = (connecting, home.clone());
+        let mut greeting = Greeting { arrival, max_streams: max_streams.clone(), held: Some(held) };
         tokio::task::spawn_local(async move {
             let mut driver = std::pin::pin!(driver);
             let ended = std::future::poll_fn(|cx| {
                 let ended = driver.as_mut().poll(cx);
-                told.set(driver.current_max_send_streams().min(MAX_STREAMS));
+                greeting.learn(driver.current_max_send_streams(), cx.waker());
                 ended
             });
             if let Err(error) = ended.await {
@@ -119,6 +133,45 @@ impl Shared {
 
     pub(super) fn is_empty(&self) -> bool {
         self.connections.borrow().is_empty()
+    }
+}
+
+/// Learns what the endpoint's SETTINGS say, and lets the requests that wait for the first of them go on.
+struct Greeting {
+    arrival: Rc<Arrival>,
+    max_streams: Rc<Cell<usize>>,
+    held: Option<(OwnedMutexGuard<()>, Rc<Entry>)>,
+}
+
+impl Greeting {
+    fn learn(&mut self, max_streams: usize, waker: &Waker) {
+        if max_streams == NOT_TOLD {
+            self.arrival.0.set(Some(waker.clone()));
+            return;
+        }
+        self.max_streams.set(max_streams.min(MAX_STREAMS));
+        self.held = None;
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        // It ended before it said what every HTTP/2 connection begins with. Who waits need not find out as well.
+        if let Some((_, home)) = &self.held {
+            home.failed.set(Some(Coarse::now()));
+        }
+    }
+}
+
+/// Wakes the driver when something comes: hyper reads SETTINGS in a task of its own, and tells nobody.
+#[derive(Default)]
+struct Arrival(Cell<Option<Waker>>);
+
+impl Arrival {
+    fn notify(&self) {
+        if let Some(waker) = self.0.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -151,10 +204,21 @@ impl Http2 {
             }
             Err(mut error) => {
                 let unsent = error.take_message().map(|unsent| *request = unsent).is_some();
-                Err(SendError { error: BackendError::Http2(error.into_error()), unsent })
+                let error = error.into_error();
+                let error = if is_refusal(&error) { BackendError::Refused } else { BackendError::Http2(error) };
+                Err(SendError { error, unsent })
             }
         })
     }
+}
+
+/// RFC 9113, 8.7: the endpoint says that it did nothing with the request. A GOAWAY without an error says so too of the requests
+/// that it leaves out, and h2 ends no others with it.
+fn is_refusal(error: &hyper::Error) -> bool {
+    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let left_out = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    error.is_remote() && (refused || left_out)
 }
 
 impl Drop for Http2 {

@@ -102,6 +102,9 @@ pub enum BackendError {
     /// The body of the request broke off; its [`crate::body::Upload`] says why.
     #[error("the body of the request broke off")]
     Upload,
+    /// The endpoint did nothing with the request and says so (RFC 9113, 8.7): any request may be sent again.
+    #[error("the request was refused")]
+    Refused,
     /// What hyper says of an HTTP/2 connection.
     #[error(transparent)]
     Http2(hyper::Error),

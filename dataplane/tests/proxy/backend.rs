@@ -80,13 +80,34 @@ impl Backend {
         Self::http1(move |request| echo(name, request)).await
     }
 
+    /// The same at this address.
+    pub async fn echo_at(name: &'static str, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let answer = move |request| echo(name, request);
+        Self::accept(listener, answer, |stream, answer| async move {
+            let service = service_fn(move |request| {
+                let answer = answer(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        })
+    }
+
     async fn start<F, A, S>(answer: F, serve: impl Fn(TcpStream, F) -> S + Send + 'static) -> Self
     where
         F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
         S: Future<Output = ()> + Send + 'static,
         A: Send,
     {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::accept(TcpListener::bind(("127.0.0.1", 0)).await.unwrap(), answer, serve)
+    }
+
+    fn accept<F, A, S>(listener: TcpListener, answer: F, serve: impl Fn(TcpStream, F) -> S + Send + 'static) -> Self
+    where
+        F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+        S: Future<Output = ()> + Send + 'static,
+        A: Send,
+    {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = connections.clone();

@@ -13,6 +13,7 @@ mod hostile_backend;
 mod http1;
 mod limits;
 mod malformed;
+mod names;
 mod operations;
 mod protocols;
 mod rig;

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dataplane::{LocalEndpoints, Options, Proxy};
+use dataplane::Proxy;
 use snapshot::{CookieSecure, Persistence, PersistenceMode, Resource};
 
 use crate::backend::Backend;
 use crate::client::{fetch, send};
-use crate::rig::{LOOPBACK, Rig, cluster, eventually, options};
+use crate::rig::{Rig, cluster, eventually, options};
 
 #[tokio::test]
 async fn health_readiness_and_metrics_are_served_on_a_port_of_their_own() {
@@ -79,28 +79,6 @@ async fn a_client_stays_on_its_endpoint_on_every_replica() {
         assert_eq!(answer.header("x-backend"), first.header("x-backend"));
         assert_eq!(answer.header("set-cookie"), "");
     }
-}
-
-#[tokio::test]
-async fn a_name_is_resolved_in_the_background() {
-    let backend = Backend::echo("one").await;
-    let named = |local_endpoints| {
-        Rig::with(Options { local_endpoints, ..options() }, &[], |snapshot| {
-            let dns = snapshot::Endpoints::Dns { name: LOOPBACK.to_string(), port: backend.address.port() };
-            snapshot.insert("app", Resource::Endpoints(dns));
-        })
-    };
-    let refusing = named(LocalEndpoints::Refused);
-    let rig = named(LocalEndpoints::Allowed);
-    for _ in 0..1000 {
-        if fetch(rig.address(), "/").await.status == 200 {
-            // It began first, and a name must not lead to the data plane's own machine.
-            assert_eq!(fetch(refusing.address(), "/").await.status, 503);
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the name is never resolved");
 }
 
 /// Collects what is written.

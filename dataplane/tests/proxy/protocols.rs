@@ -1,6 +1,7 @@
 //! HTTP/2 on both sides, and gRPC's trailers over it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 
 use crate::backend::{Backend, Body, echo, frames, full};
-use crate::client::{collect, fetch, http1, http2, raw};
+use crate::client::{collect, fetch, http1, http2, raw, send};
 use crate::rig::{Rig, cluster, options};
 
 /// Answers as a gRPC server does: the status is in the trailers.
@@ -201,4 +202,67 @@ async fn a_backends_limit_of_streams_leads_to_further_connections() {
     }
     let done = tokio::time::timeout(Duration::from_secs(20), requests.join_all()).await;
     assert!(done.expect("requests wait for each other").iter().all(|status| *status == 200));
+}
+
+#[tokio::test]
+async fn a_burst_on_new_connections_exceeds_no_limit_of_streams() {
+    for limit in 1..=4 {
+        let backend = Backend::http2_with_streams(limit, |request| echo("two", request)).await;
+        let options = dataplane::Options { workers: Some(1), ..options() };
+        let rig = Rig::with(options, &[backend.address], |snapshot| {
+            snapshot.insert("app", Resource::Cluster(http2_cluster()));
+        });
+        let client = http2(TcpStream::connect(rig.address()).await.unwrap()).await;
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..40 {
+            let mut client = client.clone();
+            requests.spawn(async move {
+                // A body that was sent cannot be sent again.
+                let request = Request::post("http://app.example/").body(Full::new(Bytes::from("hello"))).unwrap();
+                collect(client.send_request(request).await.unwrap()).await.unwrap()
+            });
+        }
+        while let Some(answer) = requests.join_next().await {
+            let answer = answer.unwrap();
+            assert_eq!(answer.status, 200, "at most {limit}: {answer:?}");
+            assert!(answer.body.ends_with("\n\nhello"), "{answer:?}");
+        }
+    }
+}
+
+/// A backend that refuses the first `refusals` streams and answers the others.
+async fn refusing(refusals: usize) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let left = Arc::new(AtomicUsize::new(refusals));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let left = left.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let refuse = |left: usize| left.checked_sub(1);
+                    if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    } else {
+                        respond.send_response(Response::new(()), true).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_sent_again() {
+    for (refusals, status) in [(2, 200), (3, 502)] {
+        let rig = Rig::with(options(), &[refusing(refusals).await], |snapshot| {
+            snapshot.insert("app", Resource::Cluster(http2_cluster()));
+        });
+        // Not idempotent, and yet safe: the backend says that it did nothing.
+        let request = Request::post("/").header("host", "a").body(Full::<Bytes>::default()).unwrap();
+        let answer = send(rig.address(), request).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
 }

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::backend::{Backend, echo};
-use crate::client::{collect, fetch, http2};
+use crate::client::{collect, fetch, http2, raw};
 use crate::rig::{Rig, addresses, cluster, eventually, free_port, options, route, rule};
 
 /// A certificate for `name`, and its DER for those who trust it.
@@ -107,6 +107,38 @@ async fn alpn_chooses_the_protocol() {
     let answer = collect(http2(stream).await.send_request(request).await.unwrap()).await.unwrap();
     assert_eq!(answer.status, 200);
     let stream = connect(&client(&secure.roots, &[b"http/1.1"]), secure.address, "a.shop.example").await.unwrap();
+    assert_eq!(over_http1(stream, "a.shop.example").await.status, 200);
+}
+
+#[tokio::test]
+async fn plain_http_on_a_port_for_tls_is_told_so() {
+    let backend = Backend::echo("one").await;
+    let secure = secure(&[backend.address]);
+    let two = "GET / HTTP/1.1\r\nHost: a.shop.example\r\n\r\n".repeat(2);
+    let upload = format!("post / HTTP/1.0\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    for request in [two, upload] {
+        let answer = raw(secure.address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1."), "{answer:?}");
+        assert!(answer.contains(" 400 Bad Request\r\n"), "{answer}");
+        assert!(answer.contains("x-sluice-reason: plain_http\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nThe plain HTTP request was sent to an HTTPS port.\n"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{answer}");
+    }
+    // What is neither gets an alert, as before.
+    let alert = raw(secure.address, &[0x16, 3, 1, 0, 1, 9, 0x80, 0, 0, 0]).await;
+    assert!(!alert.contains("HTTP"), "{alert:?}");
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_client_hello_in_pieces_is_understood() {
+    let backend = Backend::echo("one").await;
+    let secure = secure(&[backend.address]);
+    // A server name and protocols that make the first flight larger than one read of it.
+    let protocols: Vec<Vec<u8>> =
+        (0..60).map(|n| format!("{n:0>100}").into_bytes()).chain([b"http/1.1".to_vec()]).collect();
+    let protocols: Vec<&[u8]> = protocols.iter().map(Vec::as_slice).collect();
+    let stream = connect(&client(&secure.roots, &protocols), secure.address, "a.shop.example").await.unwrap();
     assert_eq!(over_http1(stream, "a.shop.example").await.status, 200);
 }
 
