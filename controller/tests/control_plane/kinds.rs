@@ -65,7 +65,8 @@ async fn listener_sets_and_routes_of_every_kind_have_statuses() {
         let status = status("ListenerSet").await;
         let listeners = [&status["listeners"][0], &status["listeners"][1]].map(|listener| &listener["conditions"]);
         let all = [&status["conditions"], listeners[0], listeners[1]];
-        all.into_iter().all(|conditions| condition(conditions, "Programmed")["reason"] == reason).then_some(status)
+        let same = all.into_iter().all(|conditions| condition(conditions, "Programmed")["reason"] == reason);
+        same.then_some(status)
     };
     let waiting = eventually("the set waits for the data planes", || programmed("Pending")).await;
     assert_eq!(condition(&waiting["conditions"], "Accepted")["status"], "True");

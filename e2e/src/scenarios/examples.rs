@@ -103,7 +103,7 @@ async fn answers(suite: &Suite, example: &str, certificate: &CertificateDer<'_>)
             site.shows(certificate).await?;
             site.redirects("/cart", 308, &format!("https://{}/cart", site.host())).await
         }
-        "gateway-http" => site.is_answered_by("/", "echo").await,
+        "gateway-http" | "gatewayconfig" => site.is_answered_by("/", "echo").await,
         "gateway-https" => {
             site.shows(certificate).await?;
             site.redirects("/cart", 301, &format!("https://{}/cart", site.host())).await
