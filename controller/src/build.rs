@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::discovery::v1::Endpoint;
-use kube::{Api, Client};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
 use snapshot::{ResourceId, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
@@ -31,9 +32,9 @@ use crate::stream::{Acks, Publisher, ServiceAccount};
 const QUIET: Duration = Duration::from_millis(3);
 /// but never longer than this.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// When Secrets that could not be fetched are tried again.
+/// When objects that could not be fetched are tried again.
 const RETRY: Duration = Duration::from_secs(2);
-/// How long fetching one Secret may take.
+/// How long fetching one object may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the writers follow; the latest value counts.
@@ -54,7 +55,7 @@ pub struct Outputs {
 
 /// The one owner of the store.
 pub struct Builder {
-    /// Access to the API server, for Secrets that come into use.
+    /// Access to the API server, for Secrets and ConfigMaps that come into use.
     pub client: Client,
     /// The watched objects.
     pub store: Store,
@@ -133,16 +134,16 @@ impl Builder {
         }
     }
 
-    /// Translates everything and publishes it. Returns whether every Secret that is referred to could be had.
+    /// Translates everything and publishes it. Returns whether every Secret and ConfigMap that is referred to could be had.
     async fn build(&mut self, built: &mut Built) -> Result<bool, JoinError> {
         let start = Instant::now();
         let mut translation = self.translate().await?;
-        let mut missing = self.store.want_secrets(&translation.secrets);
+        let mut missing = self.store.want(&translation.wanted);
         if !missing.is_empty() {
-            // Nothing is said about a Secret that is there and merely was of no interest so far.
+            // Nothing is said about an object that is there and merely was of no interest so far.
             self.fetch(&missing).await;
             translation = self.translate().await?;
-            missing = self.store.want_secrets(&translation.secrets);
+            missing = self.store.want(&translation.wanted);
         }
         self.store.resources.accept(&translation.rejected);
         self.publish(built, translation, missing.is_empty());
@@ -164,28 +165,33 @@ impl Builder {
         Ok(translation)
     }
 
-    async fn fetch(&mut self, keys: &[ObjectKey]) {
-        let fetched: Vec<_> = stream::iter(keys.iter().cloned())
-            .map(|key| {
-                let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
+    async fn fetch(&mut self, objects: &[(Kind, ObjectKey)]) {
+        let fetched: Vec<_> = stream::iter(objects.iter().cloned())
+            .map(|(kind, key)| {
+                let client = self.client.clone();
                 async move {
-                    let result = timeout(DEADLINE, api.get_opt(&key.name)).await;
-                    (key, result)
+                    let change = async {
+                        match kind {
+                            Kind::ConfigMap => get::<ConfigMap>(client, &key).await,
+                            _ => get::<Secret>(client, &key).await, // no third kind is kept on demand
+                        }
+                    };
+                    let result = timeout(DEADLINE, change).await;
+                    (kind, key, result)
                 }
             })
             .buffer_unordered(16)
             .collect()
             .await;
-        for (key, result) in fetched {
+        for (kind, object, result) in fetched {
             match result {
-                Ok(Ok(Some(secret))) => self.store.change(Change::apply(kinds::stored(secret))),
-                Ok(Ok(None)) => self.store.change(Change::delete::<Secret>(key)),
+                Ok(Ok(change)) => self.store.change(change),
                 Ok(Err(kube::Error::Api(status))) => {
-                    tracing::warn!(secret = %key, reason = status.reason, "the Secret cannot be fetched; trying again");
+                    tracing::warn!(%kind, %object, reason = status.reason, "cannot be fetched; trying again");
                 }
                 // Not the error's text: it could quote the content.
-                Ok(Err(_)) => tracing::warn!(secret = %key, "the Secret cannot be fetched; trying again"),
-                Err(_) => tracing::warn!(secret = %key, "the API server does not answer; trying again"),
+                Ok(Err(_)) => tracing::warn!(%kind, %object, "cannot be fetched; trying again"),
+                Err(_) => tracing::warn!(%kind, %object, "the API server does not answer; trying again"),
             }
         }
     }
@@ -372,6 +378,18 @@ impl Builder {
             })
             .collect()
     }
+}
+
+/// An object that is kept on demand, as it is now.
+async fn get<T>(client: Client, key: &ObjectKey) -> Result<Change, kube::Error>
+where
+    T: Watched + Resource<Scope = NamespaceResourceScope>,
+{
+    let object = Api::<T>::namespaced(client, &key.namespace).get_opt(&key.name).await?;
+    Ok(match object {
+        Some(object) => Change::apply(kinds::stored(object)),
+        None => Change::delete::<T>(key.clone()),
+    })
 }
 
 /// The object that a resource was made from; else the Gateway whose data plane it is.

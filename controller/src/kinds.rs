@@ -25,6 +25,9 @@ pub trait Watched:
     /// The objects that are of interest, as a field selector.
     const FIELDS: Option<&'static str> = None;
 
+    /// Whether only those objects are kept that some object of ours refers to.
+    const ON_DEMAND: bool = false;
+
     /// Takes out the status that the controller itself writes, so that its own writes change nothing that is stored.
     fn take_status(&mut self) -> Option<Value> {
         None
@@ -87,6 +90,15 @@ impl Watched for Secret {
         "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockerconfigjson,\
          type!=kubernetes.io/dockercfg,type!=bootstrap.kubernetes.io/token",
     );
+    const ON_DEMAND: bool = true;
+}
+
+impl Watched for ConfigMap {
+    const ON_DEMAND: bool = true;
+
+    fn strip(&mut self) {
+        self.binary_data = None;
+    }
 }
 
 impl Watched for Namespace {

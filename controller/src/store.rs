@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
+use translate::objects::{ConfigMap, Secret};
 use translate::{Kind, ObjectKey, Problem, Resources, Severity};
 
 use crate::kinds::Watched;
@@ -97,8 +98,10 @@ pub struct Store {
     missing: BTreeSet<Kind>,
     record: Option<Record>,
     undecodable: BTreeMap<(Kind, ObjectKey), Problem>,
-    wanted_secrets: BTreeSet<ObjectKey>,
-    other_secrets: BTreeSet<ObjectKey>,
+    /// The objects to keep of kinds that are kept on demand.
+    wanted: BTreeSet<(Kind, ObjectKey)>,
+    /// Those that exist and are not kept.
+    others: BTreeSet<(Kind, ObjectKey)>,
     dirty: Dirty,
 }
 
@@ -113,8 +116,8 @@ impl Store {
             missing: BTreeSet::new(),
             record: None,
             undecodable: BTreeMap::new(),
-            wanted_secrets: BTreeSet::new(),
-            other_secrets: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            others: BTreeSet::new(),
             dirty: Dirty::default(),
         }
     }
@@ -162,27 +165,33 @@ impl Store {
         self.undecodable.values()
     }
 
-    /// From now on keeps these Secrets and no others. Returns those that exist but were not kept so far: they have to be fetched.
-    pub fn want_secrets(&mut self, wanted: &BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
-        let unwanted: Vec<_> = self.resources.secrets.keys().filter(|key| !wanted.contains(*key)).cloned().collect();
-        for key in unwanted {
-            self.resources.secrets.remove(&key);
-            self.other_secrets.insert(key);
+    /// From now on keeps these Secrets and ConfigMaps and no others. Returns those that exist but were not kept so far: they
+    /// have to be fetched.
+    pub fn want(&mut self, wanted: &BTreeSet<(Kind, ObjectKey)>) -> Vec<(Kind, ObjectKey)> {
+        self.forget::<Secret>(wanted);
+        self.forget::<ConfigMap>(wanted);
+        self.wanted.clone_from(wanted);
+        self.others.intersection(wanted).cloned().collect()
+    }
+
+    fn forget<T: Watched>(&mut self, wanted: &BTreeSet<(Kind, ObjectKey)>) {
+        let kept = T::map(&self.resources).keys().map(|key| (T::KIND, key.clone()));
+        for object in kept.filter(|object| !wanted.contains(object)).collect::<Vec<_>>() {
+            self.resources.remove::<T>(&object.1);
+            self.others.insert(object);
         }
-        self.wanted_secrets.clone_from(wanted);
-        self.other_secrets.intersection(wanted).cloned().collect()
     }
 
     fn apply<T: Watched>(&mut self, mut object: T) {
         let key = ObjectKey::of(object.metadata());
         self.undecodable.remove(&(T::KIND, key.clone()));
-        let secret = T::KIND == Kind::Secret;
-        if secret && !self.wanted_secrets.contains(&key) {
-            self.other_secrets.insert(key);
-            return;
-        }
-        if secret {
-            self.other_secrets.remove(&key);
+        if T::ON_DEMAND {
+            let object = (T::KIND, key.clone());
+            if !self.wanted.contains(&object) {
+                self.others.insert(object);
+                return;
+            }
+            self.others.remove(&object);
         }
         if let Some(target) = Target::of(T::KIND, &key) {
             let observed = Observed::new(T::KIND, object.take_status(), &self.controllers);
@@ -206,8 +215,8 @@ impl Store {
         if let Some(target) = Target::of(T::KIND, key) {
             self.observed.remove(&target);
         }
-        if T::KIND == Kind::Secret {
-            self.other_secrets.remove(key);
+        if T::ON_DEMAND {
+            self.others.remove(&(T::KIND, key.clone()));
         }
         match self.resources.remove::<T>(key) {
             Some(entry) => self.touch::<T>(key, Some(&entry.current)),
@@ -222,9 +231,7 @@ impl Store {
         for key in gone {
             self.delete::<T>(&key);
         }
-        if T::KIND == Kind::Secret {
-            self.other_secrets.retain(|key| keys.contains(key));
-        }
+        self.others.retain(|(kind, key)| *kind != T::KIND || keys.contains(key));
         self.dirty.structure |= self.awaited.remove(&T::KIND);
     }
 

@@ -1,74 +1,100 @@
-//! From the snapshot's certificates to what handshakes use.
+//! How the handshakes of each port are made.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::sign::CertifiedKey;
-use snapshot::{Hash, Kind, Protocol, Resource, ResourceId, Snapshot};
+use snapshot::{Kind, Listener, Protocol, Resource, ResourceId, Snapshot, Tls};
 
 use crate::compile::Rejection;
-use crate::tickets::TicketKeys;
-use crate::tls::{CurrentCertificates, ListenerCertificates, PortCertificates, certified_key, server_config};
+use crate::keys::Keys;
+use crate::tickets::{Scope, TicketKeys};
+use crate::tls::{CurrentCertificates, ListenerCertificates, PortCertificates, PortTls, server_config};
 
-/// The certificates in use, kept from one snapshot to the next.
+/// The handshakes' configurations, kept from one snapshot to the next.
 #[derive(Default)]
 pub struct Certificates {
-    /// The last good version of each, with the hash of the version that was tried last.
-    keys: HashMap<String, (Hash, Arc<CertifiedKey>)>,
-    ports: BTreeMap<u16, (Arc<CurrentCertificates>, Arc<ServerConfig>)>,
+    ports: BTreeMap<u16, Port>,
     tickets: Arc<TicketKeys>,
 }
 
+#[derive(Default)]
+struct Port {
+    certificates: Arc<CurrentCertificates>,
+    /// By what is asked of clients.
+    configs: BTreeMap<Scope, Arc<ServerConfig>>,
+    /// What each listener asks of clients, in its last good version.
+    scopes: HashMap<String, Scope>,
+    tls: Arc<PortTls>,
+}
+
 impl Certificates {
-    /// Makes this snapshot's certificates those of the next handshake. One that cannot be used is rejected and its last
-    /// good version stays.
-    pub fn update(&mut self, snapshot: &Snapshot) -> Vec<Rejection> {
-        let rejections = self.update_keys(snapshot);
+    /// Makes this snapshot's certificates those of the next handshake. A listener whose demands on clients cannot be used is
+    /// rejected and goes on with the last good ones; without such it refuses handshakes.
+    pub fn update(&mut self, snapshot: &Snapshot, keys: &Keys) -> Vec<Rejection> {
         if let Some(Resource::Settings(settings)) = resource(snapshot, Kind::Settings, "settings") {
             self.tickets.store(&settings.ticket_keys);
         }
-        let mut ports: BTreeMap<u16, PortCertificates> = BTreeMap::new();
-        for (_, hashed) in snapshot.iter() {
+        let mut ports: BTreeMap<u16, Vec<(&ResourceId, &Listener, &Tls)>> = BTreeMap::new();
+        for (id, hashed) in snapshot.iter() {
             let Resource::Listener(listener) = hashed.resource().as_ref() else { continue };
             let Protocol::Https(tls) = &listener.protocol else { continue };
-            let certificates = ListenerCertificates::new(tls, |name| self.keys.get(name).map(|(_, key)| key.clone()));
-            ports.entry(listener.port).or_default().add(listener.hostname.clone(), certificates);
+            ports.entry(listener.port).or_default().push((id, listener, tls));
         }
         self.ports.retain(|port, _| ports.contains_key(port));
-        for (port, certificates) in ports {
-            if let Some((current, _)) = self.ports.get(&port) {
-                current.store(Arc::new(certificates));
-                continue;
-            }
-            let current = Arc::new(CurrentCertificates::default());
-            current.store(Arc::new(certificates));
-            match server_config(current.clone(), self.tickets.clone()) {
-                Ok(config) => _ = self.ports.insert(port, (current, Arc::new(config))),
-                Err(error) => tracing::error!(port, %error, "TLS cannot be set up"),
-            }
+        let mut rejections = Vec::new();
+        for (port, listeners) in ports {
+            let held = self.ports.entry(port).or_default();
+            rejections.extend(held.update(&listeners, keys, &self.tickets));
         }
         rejections
     }
 
     /// How handshakes on this port are made; `None` where no listener of it speaks TLS.
-    pub fn of_port(&self, port: u16) -> Option<Arc<ServerConfig>> {
-        self.ports.get(&port).map(|(_, config)| config.clone())
+    pub fn of_port(&self, port: u16) -> Option<Arc<PortTls>> {
+        self.ports.get(&port).map(|port| port.tls.clone())
     }
+}
 
-    fn update_keys(&mut self, snapshot: &Snapshot) -> Vec<Rejection> {
+impl Port {
+    fn update(
+        &mut self,
+        listeners: &[(&ResourceId, &Listener, &Tls)],
+        keys: &Keys,
+        tickets: &Arc<TicketKeys>,
+    ) -> Vec<Rejection> {
         let mut rejections = Vec::new();
-        for (id, hashed) in snapshot.iter() {
-            let Resource::Certificate(certificate) = hashed.resource().as_ref() else { continue };
-            if self.keys.get(&id.name).is_some_and(|(hash, _)| *hash == hashed.hash()) {
-                continue;
-            }
-            match certified_key(certificate) {
-                Ok(key) => _ = self.keys.insert(id.name.clone(), (hashed.hash(), Arc::new(key))),
-                Err(error) => rejections.push(Rejection { id: id.clone(), reason: error.to_string() }),
+        let mut certificates = PortCertificates::default();
+        let mut tls = PortTls::default();
+        let mut scopes = HashMap::new();
+        let mut configs = BTreeMap::new();
+        for &(id, listener, settings) in listeners {
+            let of_listener = ListenerCertificates::new(settings, |name| keys.get(name).cloned());
+            certificates.add(listener.hostname.clone(), of_listener);
+            let wanted = Scope::of(settings.client_validation.as_ref());
+            let found = configs.get(&wanted).or_else(|| self.configs.get(&wanted)).cloned();
+            let made = found.map(Ok).unwrap_or_else(|| {
+                let clients = settings.client_validation.as_ref();
+                server_config(self.certificates.clone(), tickets.clone(), clients).map(Arc::new)
+            });
+            let chosen = match made {
+                Ok(config) => Some((wanted, config)),
+                Err(reason) => {
+                    rejections.push(Rejection { id: id.clone(), reason });
+                    let last_good = self.scopes.get(&id.name);
+                    last_good.and_then(|scope| Some((*scope, self.configs.get(scope)?.clone())))
+                }
+            };
+            tls.add(listener, settings, chosen.as_ref().map(|(_, config)| config.clone()));
+            if let Some((scope, config)) = chosen {
+                scopes.insert(id.name.clone(), scope);
+                configs.insert(scope, config);
             }
         }
-        self.keys.retain(|name, _| resource(snapshot, Kind::Certificate, name).is_some());
+        self.certificates.store(Arc::new(certificates));
+        self.configs = configs;
+        self.scopes = scopes;
+        self.tls = Arc::new(tls);
         rejections
     }
 }

@@ -12,9 +12,11 @@ use snapshot::{Endpoints, Hash, Kind, Resource, ResourceId, Settings, Snapshot};
 
 use crate::balance::{self, Endpoint, Outcome, Picked};
 use crate::compile::Rejection;
+use crate::keys::Keys;
 use crate::persistence::{CookieKey, Cookies};
 use crate::random;
 use crate::tick::Tick;
+use crate::upstream::ClientTls;
 
 /// A backend's endpoints and how they are used. Shared by all workers, without locks.
 #[derive(Debug)]
@@ -36,12 +38,13 @@ struct State {
 }
 
 /// How a backend is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct ClusterConfig {
-    /// The content's hash; equal hashes mean equal configuration, so connection pools and TLS settings may be kept by it.
-    pub hash: Hash,
+    hash: Hash,
     /// The configuration.
     pub cluster: snapshot::Cluster,
+    /// Its TLS settings; `None` without TLS, and where they cannot be used: then there are no connections.
+    pub(crate) tls: Option<Arc<ClientTls>>,
 }
 
 /// What choosing an endpoint depends on.
@@ -127,6 +130,43 @@ impl Cluster {
     }
 }
 
+impl ClusterConfig {
+    /// The configuration of this source, and why it cannot be used; `held` itself where nothing changes.
+    fn renew(
+        held: Option<&Arc<Self>>,
+        hash: Hash,
+        cluster: &snapshot::Cluster,
+        keys: &Keys,
+    ) -> (Arc<Self>, Option<String>) {
+        let new = |tls| Arc::new(Self { hash, cluster: cluster.clone(), tls });
+        let Some(tls) = cluster.protocol.tls() else {
+            let same = held.filter(|held| held.hash == hash);
+            return (same.cloned().unwrap_or_else(|| new(None)), None);
+        };
+        let certificate = match &tls.client_certificate {
+            Some(name) => match keys.get(name) {
+                Some(certificate) => Some(certificate),
+                // Whoever takes a certificate away wants it shown no more: its last good version would be.
+                None => {
+                    let reason = format!("the client certificate {name:?} does not exist or cannot be used");
+                    return (new(None), Some(reason));
+                }
+            },
+            None => None,
+        };
+        if let Some(held) = held
+            && held.hash == hash
+            && held.tls.as_ref().is_some_and(|tls| tls.shows(certificate))
+        {
+            return (held.clone(), None);
+        }
+        match ClientTls::new(&cluster.protocol, certificate.cloned()) {
+            Ok(tls) => (new(tls.map(Arc::new)), None),
+            Err(reason) => (held.cloned().unwrap_or_else(|| new(None)), Some(reason)),
+        }
+    }
+}
+
 impl State {
     fn with_addresses(&self, addresses: &[SocketAddr]) -> Self {
         let endpoints = balance::renew(&self.endpoints, addresses);
@@ -171,8 +211,9 @@ impl ClusterRegistry {
     }
 
     /// Makes the clusters those of the snapshot. Changes take effect at once, on requests under way too. A cluster whose
-    /// endpoints resource is missing is rejected and keeps what it had.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot) -> Vec<Rejection> {
+    /// endpoints resource is missing is rejected and keeps what it had; one whose TLS settings cannot be used, keeps its
+    /// configuration.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, keys: &Keys) -> Vec<Rejection> {
         let mut rejections = Vec::new();
         let key = self.current_key(snapshot);
         for (id, hashed) in snapshot.iter() {
@@ -185,19 +226,20 @@ impl ClusterRegistry {
                 rejections.push(Rejection { id: id.clone(), reason });
                 continue;
             };
+            let held = self.clusters.get(&id.name).map(|entry| entry.cluster.config());
+            let (config, rejected) = ClusterConfig::renew(held.as_ref(), hashed.hash(), source, keys);
+            rejections.extend(rejected.map(|reason| Rejection { id: id.clone(), reason }));
             match self.clusters.get_mut(&id.name) {
                 Some(entry) => {
                     let state = entry.cluster.state.load();
-                    let same = state.config.hash == hashed.hash() && Arc::ptr_eq(&state.key, &key);
+                    let same = Arc::ptr_eq(&state.config, &config) && Arc::ptr_eq(&state.key, &key);
                     if same && entry.endpoints == of_endpoints {
                         continue;
                     }
                     entry.endpoints = of_endpoints;
-                    let config = Arc::new(ClusterConfig { hash: hashed.hash(), cluster: source.clone() });
                     entry.cluster.state.rcu(|state| Arc::new(state.updated(&config, addresses, &key)));
                 }
                 None => {
-                    let config = Arc::new(ClusterConfig { hash: hashed.hash(), cluster: source.clone() });
                     let empty = Arc::new(Endpoints::Addresses(Vec::new()));
                     let state = State::new(config.clone(), empty, Arc::default(), key.clone());
                     let cluster = Arc::new(Cluster {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use snapshot::{ResourceId, Snapshot};
 
 use crate::cluster::ClusterRegistry;
+use crate::keys::Keys;
 use crate::limit::LimiterRegistry;
 use crate::route::{self, RouteTable};
 
@@ -17,9 +18,10 @@ pub struct Rejection {
     pub reason: String,
 }
 
-/// What lives from one snapshot to the next: the table, the clusters and the limiters' state.
+/// What lives from one snapshot to the next: the certificates, the table, the clusters and the limiters' state.
 #[derive(Debug, Default)]
 pub struct Compiler {
+    keys: Keys,
     table: Arc<RouteTable>,
     clusters: ClusterRegistry,
     limiters: LimiterRegistry,
@@ -29,12 +31,18 @@ impl Compiler {
     /// Brings the clusters up to date, which takes effect at once, and returns the routing table to swap in. The table
     /// is the one before when no listener and no route changed.
     pub fn compile(&mut self, snapshot: &Snapshot) -> (Arc<RouteTable>, Vec<Rejection>) {
-        let mut rejections = self.clusters.update(snapshot);
+        let mut rejections = self.keys.update(snapshot);
+        rejections.extend(self.clusters.update(snapshot, &self.keys));
         let (table, of_routes) = route::compile(snapshot, &self.table, &self.clusters, &mut self.limiters);
         rejections.extend(of_routes);
         self.table = table.clone();
         self.limiters.forget_unused();
         (table, rejections)
+    }
+
+    /// The certificates, for handshakes with clients.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// All clusters, for resolving names and for metrics.

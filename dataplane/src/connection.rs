@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,16 +11,18 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustls::ServerConnection;
+use rustls::server::{Accepted, Acceptor};
 use snapshot::Scheme;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::{Accept, TlsAcceptor, TlsStream};
+use tokio_rustls::{StartHandshake, TlsStream};
 
 use crate::clock::{Alarm, within};
 use crate::forwarded::Origin;
 use crate::reason::Reason;
+use crate::shared::Port;
+use crate::tls::PortTls;
 use crate::transport::{ClientStream, Transport};
 use crate::watch::{Signal, Watch};
 use crate::worker::Worker;
@@ -60,12 +63,13 @@ impl Client {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: u16, tls: Option<TlsAcceptor>) {
-    let opened = match tls {
-        Some(acceptor) => handshake(&worker, stream, acceptor).await,
-        None => peek(&worker, stream, port).await,
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: &Port) {
+    let opened = match port.tls.load_full() {
+        Some(tls) => handshake(&worker, stream, port, tls).await,
+        None => peek(&worker, stream, port.number).await,
     };
     let Some(opened) = opened else { return };
+    let port = port.number;
     let watch = opened.watch.unwrap_or_else(|| Arc::new(Watch::new(port, opened.http2)));
     let _registered = worker.register(&watch);
     let stream = TokioIo::new(ClientStream::new(opened.transport, opened.first_bytes, watch.clone()));
@@ -170,17 +174,27 @@ struct Opened {
     watch: Option<Arc<Watch>>,
 }
 
-async fn handshake(worker: &Worker, stream: TcpStream, acceptor: TlsAcceptor) -> Option<Opened> {
+async fn handshake(worker: &Worker, stream: TcpStream, port: &Port, tls: Arc<PortTls>) -> Option<Opened> {
     let deadline = Some(Instant::now() + HANDSHAKE);
     let shaken = async {
-        match greet(stream, &acceptor).await? {
-            Greeted::Tls(accept) => accept.await.map(Ok),
-            Greeted::Plain(stream, first_bytes) => Ok(Err((stream, first_bytes))),
+        let (hello, stream) = match greet(stream).await? {
+            Greeted::Tls(hello, stream) => (hello, stream),
+            Greeted::Plain(first_bytes, stream) => return Ok(Err((first_bytes, stream))),
+        };
+        let name = hello.client_hello().server_name().map(str::to_owned);
+        let config = tls.config(name.as_deref()).ok_or_else(|| io::Error::other("no listener takes it"))?.clone();
+        // In a box, so that connections do not keep room for their handshakes.
+        let stream = Box::new(StartHandshake::from_parts(*hello, stream).into_stream(config.clone())).await?;
+        // Who was let in on terms of the past is not among the connections that had to leave when they changed.
+        let now = port.tls.load();
+        match now.as_ref().and_then(|now| now.config(name.as_deref())) {
+            Some(now) if Arc::ptr_eq(now, &config) => Ok(Ok(stream)),
+            _ => Err(io::Error::other("what is asked of clients has just changed")),
         }
     };
     let stream = match within(deadline, shaken).await {
         Some(Ok(Ok(stream))) => stream,
-        Some(Ok(Err((stream, first_bytes)))) => {
+        Some(Ok(Err((first_bytes, stream)))) => {
             let transport = Transport::Plain(stream);
             return Some(Opened { transport, first_bytes, server_name: None, http2: false, lost: true, watch: None });
         }
@@ -209,26 +223,43 @@ async fn handshake(worker: &Worker, stream: TcpStream, acceptor: TlsAcceptor) ->
 
 /// What a client on a port for TLS begins with.
 enum Greeted {
-    Tls(Box<Accept<TcpStream>>),
-    Plain(TcpStream, Vec<u8>),
+    /// The first message of a handshake.
+    Tls(Box<Accepted>, TcpStream),
+    /// Plain HTTP, as far as it was read.
+    Plain(Vec<u8>, TcpStream),
 }
 
-/// Reads what the client sends first, and unless it is plain HTTP begins a handshake with it.
-async fn greet(mut stream: TcpStream, acceptor: &TlsAcceptor) -> std::io::Result<Greeted> {
+/// Reads what the client sends first: the message that names the server it wants, unless it is plain HTTP.
+async fn greet(mut stream: TcpStream) -> io::Result<Greeted> {
     // Nothing is set up for a client that sends nothing.
     stream.readable().await?;
-    let mut first_bytes = Vec::with_capacity(FIRST_READ);
-    stream.read_buf(&mut first_bytes).await?;
-    // Methods begin with a letter, records of TLS with a small number.
-    if first_bytes.first().is_some_and(u8::is_ascii_alphabetic) {
-        return Ok(Greeted::Plain(stream, first_bytes));
+    let mut bytes = Vec::with_capacity(FIRST_READ);
+    let mut acceptor: Option<Acceptor> = None;
+    loop {
+        bytes.clear();
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // Methods begin with a letter, records of TLS with a small number.
+        if acceptor.is_none() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+            return Ok(Greeted::Plain(bytes, stream));
+        }
+        let acceptor = acceptor.get_or_insert_default();
+        let mut unread = bytes.as_slice();
+        while !unread.is_empty() {
+            acceptor.read_tls(&mut unread)?;
+        }
+        match acceptor.accept() {
+            Ok(Some(hello)) => return Ok(Greeted::Tls(Box::new(hello), stream)),
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                let mut sent = Vec::new();
+                alert.write_all(&mut sent)?;
+                stream.write_all(&sent).await?;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
     }
-    Ok(Greeted::Tls(Box::new(acceptor.accept_with(stream, |session| give(session, &first_bytes)))))
-}
-
-/// Hands bytes to a session that were read for it. What is wrong with them it says when the handshake goes on.
-fn give(session: &mut ServerConnection, mut bytes: &[u8]) {
-    while !bytes.is_empty() && session.read_tls(&mut bytes).is_ok() && session.process_new_packets().is_ok() {}
 }
 
 /// Reads until it is clear whether the client begins with the preface of HTTP/2. Nothing else of a connection exists

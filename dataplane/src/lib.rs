@@ -5,11 +5,13 @@
 
 mod admin;
 mod attempt;
+mod authorities;
 mod background;
 pub mod balance;
 mod body;
 mod certificates;
 pub mod check;
+mod client_certificates;
 mod clock;
 pub mod cluster;
 pub mod compile;
@@ -21,6 +23,7 @@ pub mod filter;
 pub mod forwarded;
 pub mod hop_by_hop;
 mod http;
+mod keys;
 pub mod limit;
 mod listen;
 mod local;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use rustls::ServerConfig;
+
 use snapshot::ResourceId;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
@@ -16,6 +16,7 @@ use crate::background::Background;
 use crate::compile::Rejection;
 use crate::listen;
 use crate::shared::{Phase, Port, Shared};
+use crate::tls::PortTls;
 use crate::worker::{Command, Handle};
 
 /// A port that cannot be bound is mostly still held by a predecessor that is about to end.
@@ -36,7 +37,7 @@ pub(crate) struct Wanted {
     /// The port.
     pub number: u16,
     /// How handshakes are made; `None` on plain ports.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<PortTls>>,
     /// The listeners that are rejected while it cannot be bound.
     pub listeners: Vec<ResourceId>,
 }
@@ -90,7 +91,12 @@ impl Ports {
         let mut opened = Vec::new();
         for wanted in wanted {
             if let Some(port) = state.open.get(&wanted.number) {
-                port.tls.store(wanted.tls);
+                let before = port.tls.swap(wanted.tls.clone());
+                if let (Some(before), Some(now)) = (before, wanted.tls)
+                    && now.asks_more_than(&before)
+                {
+                    self.tell(|| Command::Renew(wanted.number));
+                }
                 continue;
             }
             // Who is leaving opens nothing new.
@@ -166,6 +172,12 @@ impl Ports {
         }
     }
 
+    fn tell(&self, command: impl Fn() -> Command) {
+        for worker in &self.workers {
+            let _ = worker.send(command()); // as above
+        }
+    }
+
     fn publish(&self, state: &State) {
         let of_port = |missing: &Missing| {
             let reason = missing.reason.clone();
@@ -195,9 +207,7 @@ impl Change<'_> {
             self.ports.listen(&port, sockets);
         }
         for number in self.closed {
-            for worker in &self.ports.workers {
-                let _ = worker.send(Command::Unlisten(number));
-            }
+            self.ports.tell(|| Command::Unlisten(number));
         }
     }
 }

@@ -172,7 +172,8 @@ impl Proxy {
     pub fn apply(&self, snapshot: Snapshot) -> Vec<Rejection> {
         let mut control = self.control();
         let (table, mut rejections) = control.compiler.compile(&snapshot);
-        rejections.extend(control.certificates.update(&snapshot));
+        let Control { compiler, certificates, .. } = &mut *control;
+        rejections.extend(certificates.update(&snapshot, compiler.keys()));
         let (access_log, trusted_proxies) = settings(&snapshot);
         let state = Arc::new(State {
             table,

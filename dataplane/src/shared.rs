@@ -7,10 +7,10 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
-use rustls::ServerConfig;
 use snapshot::Hash;
 
 use crate::route::RouteTable;
+use crate::tls::PortTls;
 use crate::watch::ConnectionTimeouts;
 
 /// Everything that a request depends on, swapped as a whole.
@@ -46,7 +46,7 @@ pub struct Port {
     /// The port.
     pub number: u16,
     /// How handshakes are made; `None` on plain ports.
-    pub tls: ArcSwapOption<ServerConfig>,
+    pub tls: ArcSwapOption<PortTls>,
 }
 
 /// Where the data plane is in its life.

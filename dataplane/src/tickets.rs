@@ -1,15 +1,17 @@
 //! TLS session tickets that every replica can open: AES-256-GCM under keys from the snapshot.
 //!
-//! A ticket is `key name (8) | salt (32) | sealed session`. Each ticket is sealed under a key of its own, derived from
+//! A ticket is `key name (8) | salt (32) | sealed session`. The session is bound to what was asked of the client: a ticket
+//! from where nothing was asked opens nowhere else. Each ticket is sealed under a key of its own, derived from
 //! the shared key and the salt, so that replicas that never speak with each other cannot repeat a nonce.
 
 use std::fmt;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::ProducesTickets;
-use snapshot::Secret;
+use snapshot::{ClientValidation, Secret};
 
 const NAME: usize = 8;
 const SALT: usize = 32;
@@ -30,7 +32,7 @@ struct Key {
 impl TicketKeys {
     /// Replaces the keys; those that stay keep opening their tickets.
     pub fn store(&self, keys: &[Secret]) {
-        self.0.store(std::sync::Arc::new(keys.iter().map(Key::new).collect()));
+        self.0.store(Arc::new(keys.iter().map(Key::new).collect()));
     }
 }
 
@@ -53,9 +55,58 @@ impl fmt::Debug for TicketKeys {
     }
 }
 
-impl ProducesTickets for TicketKeys {
+/// What is asked of clients in a handshake, as a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scope([u8; 32]);
+
+impl Scope {
+    /// That of a listener's setting.
+    pub fn of(validation: Option<&ClientValidation>) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("sluice 2026 ticket scope");
+        match validation {
+            None => _ = hasher.update(&[0]),
+            Some(ClientValidation::Requested) => _ = hasher.update(&[1]),
+            Some(ClientValidation::Required(authorities)) => {
+                hasher.update(&[2]);
+                for authority in authorities {
+                    hasher.update(&(authority.len() as u64).to_be_bytes());
+                    hasher.update(authority);
+                }
+            }
+        }
+        Self(hasher.finalize().into())
+    }
+}
+
+/// Tickets for the sessions of one scope.
+pub struct Tickets {
+    keys: Arc<TicketKeys>,
+    scope: Scope,
+}
+
+impl Tickets {
+    /// Under the present keys.
+    pub fn new(keys: Arc<TicketKeys>, scope: Scope) -> Self {
+        Self { keys, scope }
+    }
+
+    fn bound_to(&self, key: &Key) -> aead::Aad<[u8; NAME + 32]> {
+        let mut bound = [0; NAME + 32];
+        bound[..NAME].copy_from_slice(&key.name);
+        bound[NAME..].copy_from_slice(&self.scope.0);
+        aead::Aad::from(bound)
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.keys.fmt(f)
+    }
+}
+
+impl ProducesTickets for Tickets {
     fn enabled(&self) -> bool {
-        !self.0.load().is_empty()
+        !self.keys.0.load().is_empty()
     }
 
     fn lifetime(&self) -> u32 {
@@ -63,14 +114,14 @@ impl ProducesTickets for TicketKeys {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let keys = self.0.load();
+        let keys = self.keys.0.load();
         let key = keys.first()?;
         let mut salt = [0; SALT];
         default_provider().secure_random.fill(&mut salt).ok()?;
         let mut sealed = plain.to_vec();
         // A zero nonce is safe: no two tickets share a derived key.
         let nonce = aead::Nonce::assume_unique_for_key([0; aead::NONCE_LEN]);
-        key.sealing(&salt)?.seal_in_place_append_tag(nonce, aead::Aad::from(key.name), &mut sealed).ok()?;
+        key.sealing(&salt)?.seal_in_place_append_tag(nonce, self.bound_to(key), &mut sealed).ok()?;
         let mut ticket = Vec::with_capacity(NAME + SALT + sealed.len());
         ticket.extend_from_slice(&key.name);
         ticket.extend_from_slice(&salt);
@@ -81,11 +132,11 @@ impl ProducesTickets for TicketKeys {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_at_checked(NAME)?;
         let (salt, sealed) = rest.split_at_checked(SALT)?;
-        let keys = self.0.load();
+        let keys = self.keys.0.load();
         let key = keys.iter().find(|key| key.name == name)?;
         let mut plain = sealed.to_vec();
         let nonce = aead::Nonce::assume_unique_for_key([0; aead::NONCE_LEN]);
-        let length = key.sealing(salt)?.open_in_place(nonce, aead::Aad::from(key.name), &mut plain).ok()?.len();
+        let length = key.sealing(salt)?.open_in_place(nonce, self.bound_to(key), &mut plain).ok()?.len();
         plain.truncate(length);
         Some(plain)
     }
@@ -95,10 +146,35 @@ impl ProducesTickets for TicketKeys {
 mod tests {
     use super::*;
 
-    fn keys(secrets: &[u8]) -> TicketKeys {
+    fn keys(secrets: &[u8]) -> Tickets {
+        scoped(secrets, None)
+    }
+
+    fn scoped(secrets: &[u8], validation: Option<&ClientValidation>) -> Tickets {
         let keys = TicketKeys::default();
         keys.store(&secrets.iter().map(|byte| Secret::new(vec![*byte; 32])).collect::<Vec<_>>());
-        keys
+        Tickets::new(Arc::new(keys), Scope::of(validation))
+    }
+
+    #[test]
+    fn a_ticket_opens_only_where_the_same_is_asked_of_clients() {
+        let asked = [
+            None,
+            Some(ClientValidation::Requested),
+            Some(ClientValidation::Required(vec![vec![1], vec![2]])),
+            Some(ClientValidation::Required(vec![vec![1, 2]])),
+            Some(ClientValidation::Required(vec![vec![1]])),
+        ];
+        for (here, one) in asked.iter().enumerate() {
+            let ticket = scoped(&[1], one.as_ref()).encrypt(b"session").unwrap();
+            for (there, other) in asked.iter().enumerate() {
+                assert_eq!(
+                    scoped(&[1], other.as_ref()).decrypt(&ticket).is_some(),
+                    here == there,
+                    "{one:?}, {other:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! The server's side of TLS: which certificate, which protocol, which session tickets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use snapshot::{Certificate, HostPattern, Tls};
+use snapshot::{ClientValidation, HostPattern, Listener, Tls};
 
-use crate::tickets::TicketKeys;
+use crate::client_certificates::verifier;
+use crate::route::HostMap;
+use crate::tickets::{Scope, TicketKeys, Tickets};
 
 /// The certificates of one listener, by server name.
 #[derive(Debug, Default)]
@@ -111,24 +112,6 @@ fn specificity(pattern: &HostPattern) -> (u8, usize) {
     }
 }
 
-/// Why a certificate cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// The key is in none of the known formats.
-    #[error("the private key is neither PKCS#8 nor PKCS#1 nor SEC1")]
-    KeyFormat,
-    /// The provider refuses the key or the chain.
-    #[error("the certificate cannot be used: {0}")]
-    Unusable(#[from] rustls::Error),
-}
-
-/// A certificate and its key, ready to sign handshakes.
-pub fn certified_key(certificate: &Certificate) -> Result<CertifiedKey, CertificateError> {
-    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let key = PrivateKeyDer::try_from(certificate.key.expose().to_vec()).map_err(|_| CertificateError::KeyFormat)?;
-    Ok(CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider())?)
-}
-
 /// Where a port's handshakes find the present certificates: replaced as a whole, so a new certificate holds from
 /// the next handshake on.
 #[derive(Default)]
@@ -153,20 +136,68 @@ impl ResolvesServerCert for CurrentCertificates {
     }
 }
 
-/// The configuration of a port's handshakes: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
+/// How the handshakes of a port are made, by the listener that the server name leads to.
+#[derive(Default)]
+pub struct PortTls {
+    /// `None` refuses: what is asked of clients there cannot be checked.
+    listeners: HostMap<Option<Arc<ServerConfig>>>,
+    /// Where clients need a certificate, and whose.
+    guarded: BTreeMap<HostPattern, Scope>,
+}
+
+impl PortTls {
+    /// Adds a listener of the port. Of two with one name the one that needs certificates holds.
+    pub fn add(&mut self, listener: &Listener, tls: &Tls, config: Option<Arc<ServerConfig>>) {
+        if self.guarded.contains_key(&listener.hostname) {
+            return;
+        }
+        if let Some(ClientValidation::Required(_)) = &tls.client_validation {
+            self.guarded.insert(listener.hostname.clone(), Scope::of(tls.client_validation.as_ref()));
+        }
+        self.listeners.insert(&listener.hostname, config);
+    }
+
+    /// The configuration for a client that asks for this name, or for none. `None` refuses the handshake: no listener
+    /// has this name, or it cannot do what it has to.
+    pub fn config(&self, server_name: Option<&str>) -> Option<&Arc<ServerConfig>> {
+        let name = server_name.unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+        self.listeners.matching(&name).next()?.as_ref()
+    }
+
+    /// Whether somebody who connected under `before` may not have shown what is asked for now.
+    pub fn asks_more_than(&self, before: &Self) -> bool {
+        self.guarded.iter().any(|(hostname, scope)| before.guarded.get(hostname) != Some(scope))
+    }
+}
+
+impl fmt::Debug for PortTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PortTls({})", self.listeners.len())
+    }
+}
+
+/// The configuration of handshakes: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
+///
+/// # Errors
+/// Says which authority of clients cannot be used.
 pub fn server_config(
     certificates: Arc<CurrentCertificates>,
     tickets: Arc<TicketKeys>,
-) -> Result<ServerConfig, rustls::Error> {
+    clients: Option<&ClientValidation>,
+) -> Result<ServerConfig, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(validation) => builder.with_client_cert_verifier(verifier(validation, &provider)?),
+    };
+    let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Tickets carry the whole session, so that any replica resumes it; a cache here would only serve this one.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    config.ticketer = tickets as Arc<dyn ProducesTickets>;
+    config.ticketer = Arc::new(Tickets::new(tickets, Scope::of(clients)));
     config.send_tls13_tickets = 1;
     Ok(config)
 }
@@ -174,7 +205,8 @@ pub fn server_config(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{Secret, ServerCertificate};
+    use crate::keys::certified_key;
+    use snapshot::{Certificate, Secret, ServerCertificate};
 
     fn key(name: &str) -> Arc<CertifiedKey> {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
@@ -225,11 +257,5 @@ mod tests {
     #[test]
     fn a_port_without_certificates_shows_none() {
         assert!(PortCertificates::default().find(Some("a.example")).is_none());
-    }
-
-    #[test]
-    fn a_key_that_is_not_one_is_refused() {
-        let certificate = Certificate { chain: vec![], key: Secret::new(vec![1, 2, 3]), summary: String::new() };
-        assert!(matches!(certified_key(&certificate), Err(CertificateError::KeyFormat)));
     }
 }

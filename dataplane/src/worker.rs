@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use hyper_util::rt::TokioTimer;
-use snapshot::{BackendProtocol, Hash};
+use snapshot::BackendProtocol;
 use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio_rustls::TlsAcceptor;
 
 use crate::clock::{Coarse, TICK};
 use crate::cluster::Cluster;
@@ -57,6 +56,8 @@ pub enum Command {
     Listen(Arc<Port>, std::net::TcpListener),
     /// Stop accepting on this port and let its connections finish.
     Unlisten(u16),
+    /// Let this port's connections finish: more is asked of clients now than was of theirs.
+    Renew(u16),
     /// Let connections of HTTP/2 finish; those of HTTP/1.1 are told with their next answer.
     Announce,
     /// Stop accepting on all ports and let all connections finish.
@@ -82,7 +83,8 @@ pub struct Worker {
     pub http2: hyper::server::conn::http2::Builder<LocalExec>,
     /// Without TLS all clusters of a protocol are connected to in the same way.
     plain: (Arc<Connector>, Arc<Connector>),
-    connectors: RefCell<HashMap<Hash, Arc<Connector>>>,
+    /// By address of the TLS settings, which each entry keeps alive.
+    connectors: RefCell<ByAddress<usize, Arc<Connector>>>,
     log: AccessLog,
     state: RefCell<Current>,
     /// The counters of the rules of `state`, by the rule's address.
@@ -171,6 +173,7 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
                     listeners.remove(&port);
                     worker.signal(Signal::Finish, |watch| watch.port == port);
                 }
+                Some(Command::Renew(port)) => _ = worker.signal(Signal::Finish, |watch| watch.port == port),
                 Some(Command::Announce) => _ = worker.signal(Signal::Finish, Watch::is_multiplexed),
                 Some(Command::Finish) => {
                     listeners.clear();
@@ -199,13 +202,12 @@ async fn accept(worker: Rc<Worker>, port: Arc<Port>, listener: TcpListener, mut 
             else => listen::accept(&listener).now_or_never(),
         };
         let Some((stream, peer)) = accepted else { return };
-        let tls = port.tls.load_full().map(TlsAcceptor::from);
         worker.stats.accepted.add(1);
         worker.stats.open.add(1);
         let serving = worker.clone();
-        let number = port.number;
+        let port = port.clone();
         tokio::task::spawn_local(async move {
-            connection::serve(serving.clone(), stream, peer, number, tls).await;
+            connection::serve(serving.clone(), stream, peer, &port).await;
             serving.stats.open.sub(1);
         });
         while worker.stats.open.get() >= worker.shared.limits.connections_per_worker {
@@ -240,7 +242,7 @@ impl Worker {
             retries: RetryBudget::default(),
             http1,
             http2,
-            plain: (Arc::new(Connector::http1()), Arc::new(Connector::http2())),
+            plain: (Arc::new(Connector::new(false, None)), Arc::new(Connector::new(true, None))),
             connectors: RefCell::default(),
             log: AccessLog::new(log),
             rules: RefCell::default(),
@@ -274,25 +276,28 @@ impl Worker {
     /// How this cluster's endpoints are connected to.
     ///
     /// # Errors
-    /// [`Reason::UpstreamTls`] when its TLS settings cannot be used.
+    /// [`Reason::UpstreamTls`] when its TLS settings cannot be used, as the rejection of the cluster said.
     pub fn connector(&self, cluster: &Cluster) -> Result<Arc<Connector>, Reason> {
         let config = cluster.config();
-        match &config.cluster.protocol {
+        let http2 = match &config.cluster.protocol {
             BackendProtocol::Http1 => return Ok(self.plain.0.clone()),
             BackendProtocol::Http2 => return Ok(self.plain.1.clone()),
-            _ => {}
-        }
+            BackendProtocol::Https(_) => false,
+            BackendProtocol::Http2Tls(_) => true,
+            // None of them carries HTTP requests.
+            BackendProtocol::Tcp | BackendProtocol::Tls(_) | BackendProtocol::Udp => return Err(Reason::UpstreamTls),
+        };
+        let tls = config.tls.as_ref().ok_or(Reason::UpstreamTls)?;
         let mut connectors = self.connectors.borrow_mut();
-        if let Some(connector) = connectors.get(&config.hash) {
+        let key = Arc::as_ptr(tls).addr();
+        if let Some(connector) = connectors.get(&key) {
             return Ok(connector.clone());
         }
         // What no pooled connection uses any more belongs to a configuration of the past.
         connectors.retain(|_, connector| Arc::strong_count(connector) > 1);
-        let connector = Connector::new(&config.cluster.protocol).map_err(|error| {
-            tracing::warn!(cluster = cluster.name(), %error, "the TLS settings of a backend cannot be used");
-            Reason::UpstreamTls
-        })?;
-        Ok(connectors.entry(config.hash).or_insert(Arc::new(connector)).clone())
+        let connector = Arc::new(Connector::new(http2, Some(tls.clone())));
+        connectors.insert(key, connector.clone());
+        Ok(connector)
     }
 
     /// Adds a connection to the list that the sweep looks at.

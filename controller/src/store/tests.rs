@@ -1,5 +1,5 @@
 use crds::gateway::{Gateway, GatewaySpec};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
@@ -112,26 +112,32 @@ fn what_is_recorded_of_a_kind_that_is_missing_stays() {
 }
 
 #[test]
-fn keeps_only_secrets_that_are_wanted_and_says_which_to_fetch() {
+fn keeps_only_what_is_wanted_and_says_what_to_fetch() {
     let mut store = store();
+    let config_map = || object::<ConfigMap>(json!({"metadata": {"namespace": "a", "name": "used"}}));
     store.change(Change::apply(secret("used")));
     store.change(Change::apply(secret("unused")));
-    assert!(store.resources.secrets.is_empty());
+    store.change(Change::apply(config_map()));
+    assert!(store.resources.secrets.is_empty() && store.resources.config_maps.is_empty());
 
-    let wanted = [ObjectKey::new("a", "used"), ObjectKey::new("a", "missing")].into();
-    assert_eq!(store.want_secrets(&wanted), [ObjectKey::new("a", "used")]);
+    let key = |kind, name: &str| (kind, ObjectKey::new("a", name));
+    let wanted = [key(Kind::Secret, "used"), key(Kind::Secret, "missing"), key(Kind::ConfigMap, "used")].into();
+    assert_eq!(store.want(&wanted), [key(Kind::Secret, "used"), key(Kind::ConfigMap, "used")]);
     store.take_dirty();
     store.change(Change::apply(secret("used")));
     assert!(store.take_dirty().structure);
-    assert_eq!(store.want_secrets(&wanted), []);
+    assert_eq!(store.want(&wanted), [key(Kind::ConfigMap, "used")], "a namesake of another kind is another object");
+    store.change(Change::apply(config_map()));
+    assert_eq!(store.want(&wanted), []);
     store.change(Change::apply(secret("missing")));
     assert_eq!(store.resources.secrets.len(), 2, "one that appears later is kept at once");
 
-    assert_eq!(store.want_secrets(&BTreeSet::new()), []);
-    assert!(store.resources.secrets.is_empty());
-    assert_eq!(store.want_secrets(&wanted).len(), 2);
+    assert_eq!(store.want(&BTreeSet::new()), []);
+    assert!(store.resources.secrets.is_empty() && store.resources.config_maps.is_empty());
+    assert_eq!(store.want(&wanted).len(), 3);
     store.change(Change::delete::<Secret>(ObjectKey::new("a", "used")));
-    assert_eq!(store.want_secrets(&wanted), [ObjectKey::new("a", "missing")]);
+    store.change(Change::listed::<ConfigMap>(BTreeSet::new()));
+    assert_eq!(store.want(&wanted), [key(Kind::Secret, "missing")]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use snapshot::{Resource, ResourceId, Snapshot};
 
+use crate::authorities::{self, AuthoritiesError};
 use crate::backends::Services;
 use crate::certificates::{self, Loaded, Lookup, Memo};
 use crate::policy::{self, Policies};
@@ -32,7 +33,7 @@ pub(crate) struct Context<'a> {
     snapshots: BTreeMap<DataPlane, Snapshot>,
     problems: BTreeSet<Problem>,
     rejected: BTreeSet<(Kind, ObjectKey)>,
-    secrets: BTreeSet<ObjectKey>,
+    wanted: BTreeSet<(Kind, ObjectKey)>,
     certificates: BTreeMap<ObjectKey, Rc<Lookup>>,
     /// Loads certificates.
     pub(crate) memo: Memo,
@@ -43,7 +44,8 @@ impl<'a> Context<'a> {
     pub(crate) fn new(resources: &'a Resources, settings: &'a Settings) -> Self {
         let mut problems = Vec::new();
         let mut rejected = BTreeSet::new();
-        let policies = Policies::new(resources, &mut problems, &mut rejected);
+        let mut wanted = BTreeSet::new();
+        let policies = Policies::new(resources, &mut problems, &mut rejected, &mut wanted);
         let mut context = Self {
             resources,
             settings,
@@ -54,7 +56,7 @@ impl<'a> Context<'a> {
             snapshots: BTreeMap::new(),
             problems: problems.into_iter().collect(),
             rejected,
-            secrets: BTreeSet::new(),
+            wanted,
             certificates: BTreeMap::new(),
             memo: Memo::resume(),
         };
@@ -66,13 +68,21 @@ impl<'a> Context<'a> {
     pub(crate) fn finish(mut self) -> Translation {
         self.memo.keep();
         self.statuses.policies = policy::statuses(&self.policies, self.resources, self.settings, &self.statuses);
+        // A BackendTLSPolicy belongs to no class: one that none of our Gateways comes across is another controller's to judge.
+        let statuses = &self.statuses;
+        let ours = |kind: Kind, object: &ObjectKey| {
+            let ancestors = || statuses.policies.get(&(kind, object.clone()));
+            kind != Kind::BackendTLSPolicy || ancestors().is_some_and(|ancestors| !ancestors.is_empty())
+        };
+        let problems = self.problems.into_iter().filter(|problem| ours(problem.kind, &problem.object)).collect();
+        self.rejected.retain(|(kind, object)| ours(*kind, object));
         Translation {
             snapshots: self.snapshots,
             statuses: self.statuses,
-            problems: self.problems.into_iter().collect(),
+            problems,
             rejected: self.rejected,
             infrastructure: self.infrastructure,
-            secrets: self.secrets,
+            wanted: self.wanted,
         }
     }
 
@@ -157,7 +167,7 @@ impl<'a> Context<'a> {
         if let Some(known) = self.certificates.get(secret) {
             return known.clone();
         }
-        self.secrets.insert(secret.clone());
+        self.wanted.insert((Kind::Secret, secret.clone()));
         let lookup = Rc::new(certificates::look_up(&mut self.memo, self.resources, secret));
         if let Some(error) = lookup.error.as_ref().filter(|error| error.is_in_secret()) {
             self.reject(Kind::Secret, secret);
@@ -169,6 +179,12 @@ impl<'a> Context<'a> {
         }
         self.certificates.insert(secret.clone(), lookup.clone());
         lookup
+    }
+
+    /// The certificate authorities in a ConfigMap or Secret. Notes that it is referred to.
+    pub(crate) fn authorities(&mut self, kind: Kind, key: &ObjectKey) -> Result<Vec<Vec<u8>>, AuthoritiesError> {
+        self.wanted.insert((kind, key.clone()));
+        authorities::load(self.resources, kind, key)
     }
 }
 

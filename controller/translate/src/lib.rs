@@ -5,6 +5,7 @@
 //! maps only. Precedence, host name intersection, grants, conflicts, policies and annotations are all decided here;
 //! a data plane only compares and looks up.
 
+mod authorities;
 mod backends;
 mod certificates;
 mod context;

@@ -15,7 +15,7 @@ pub mod objects {
         UDPRoute,
     };
     pub use crds::policy::{BackendPolicy, GatewayConfig, TrafficPolicy};
-    pub use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+    pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
     pub use k8s_openapi::api::discovery::v1::EndpointSlice;
     pub use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 }
@@ -146,6 +146,7 @@ kinds! {
     Service services "v1";
     EndpointSlice endpoint_slices "discovery.k8s.io/v1";
     Secret secrets "v1";
+    ConfigMap config_maps "v1";
     Namespace namespaces "v1";
     TrafficPolicy traffic_policies "sluice.dev/v1alpha1";
     BackendPolicy backend_policies "sluice.dev/v1alpha1";
@@ -161,8 +162,8 @@ macro_rules! every_kind {
         $($callback)::+! {
             $($($more)+;)?
             IngressClass Ingress GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute
-            BackendTLSPolicy ReferenceGrant Service EndpointSlice Secret Namespace TrafficPolicy BackendPolicy
-            GatewayConfig
+            BackendTLSPolicy ReferenceGrant Service EndpointSlice Secret ConfigMap Namespace TrafficPolicy
+            BackendPolicy GatewayConfig
         }
     };
 }

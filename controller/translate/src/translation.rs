@@ -108,8 +108,8 @@ pub struct Translation {
     pub rejected: BTreeSet<(Kind, ObjectKey)>,
     /// The data planes that Gateways of ours need.
     pub infrastructure: BTreeMap<ObjectKey, Infrastructure>,
-    /// The Secrets that some object of ours refers to (whether they exist or not); others need not be kept.
-    pub secrets: BTreeSet<ObjectKey>,
+    /// The Secrets and ConfigMaps that some object of ours refers to (whether they exist or not); others need not be kept.
+    pub wanted: BTreeSet<(Kind, ObjectKey)>,
 }
 
 /// Translates everything. Never fails: what is wrong with one object is in `problems` and harms no other.

@@ -56,7 +56,9 @@ const CASES: &[&str] = &[
     "ingress-catch-all.yaml",
     "ingress-services.yaml",
     "gateway-attachment.yaml",
+    "gateway-client-validation.yaml",
     "policy-traffic-defects.yaml",
+    "policy-backend-tls.yaml",
 ];
 
 proptest! {

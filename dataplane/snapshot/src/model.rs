@@ -671,6 +671,16 @@ pub enum BackendProtocol {
     Udp,
 }
 
+impl BackendProtocol {
+    /// How TLS is spoken; `None` without TLS.
+    pub fn tls(&self) -> Option<&BackendTls> {
+        match self {
+            BackendProtocol::Https(tls) | BackendProtocol::Http2Tls(tls) | BackendProtocol::Tls(tls) => Some(tls),
+            BackendProtocol::Http1 | BackendProtocol::Http2 | BackendProtocol::Tcp | BackendProtocol::Udp => None,
+        }
+    }
+}
+
 /// The client's side of TLS towards a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackendTls {

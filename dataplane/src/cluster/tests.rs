@@ -42,15 +42,15 @@ fn pick(cluster: &Cluster) -> Option<Picked> {
 #[test]
 fn endpoints_swap_inside_the_handle_and_keep_their_state() {
     let mut registry = ClusterRegistry::default();
-    assert!(registry.update(&snapshot(cluster(), addresses(&[1]))).is_empty());
+    assert!(registry.update(&snapshot(cluster(), addresses(&[1])), &Keys::default()).is_empty());
     let handle = registry.get("c").unwrap().clone();
     let picked = pick(&handle).unwrap();
-    registry.update(&snapshot(cluster(), addresses(&[1, 2])));
+    registry.update(&snapshot(cluster(), addresses(&[1, 2])), &Keys::default());
     assert!(Arc::ptr_eq(&handle, registry.get("c").unwrap()));
     assert_eq!(handle.endpoints().len(), 2);
     assert!(Arc::ptr_eq(&handle.endpoints()[0], picked.endpoint()));
     assert_eq!(handle.endpoints()[0].in_flight(), 1);
-    registry.update(&snapshot(cluster(), addresses(&[])));
+    registry.update(&snapshot(cluster(), addresses(&[])), &Keys::default());
     assert!(pick(&handle).is_none());
 }
 
@@ -58,12 +58,12 @@ fn endpoints_swap_inside_the_handle_and_keep_their_state() {
 fn a_cluster_without_endpoints_resource_is_rejected_and_keeps_what_it_had() {
     let mut registry = ClusterRegistry::default();
     let mut snapshot = snapshot(cluster(), addresses(&[1]));
-    registry.update(&snapshot);
+    registry.update(&snapshot, &Keys::default());
     snapshot.remove(&ResourceId::new(Kind::Endpoints, "e"));
-    let rejections = registry.update(&snapshot);
+    let rejections = registry.update(&snapshot, &Keys::default());
     assert_eq!(rejections[0].id, ResourceId::new(Kind::Cluster, "c"));
     assert_eq!(registry.get("c").unwrap().endpoints().len(), 1);
-    registry.update(&Snapshot::default());
+    registry.update(&Snapshot::default(), &Keys::default());
     assert!(registry.get("c").is_none());
 }
 
@@ -71,15 +71,18 @@ fn a_cluster_without_endpoints_resource_is_rejected_and_keeps_what_it_had() {
 fn resolved_addresses_stay_until_the_name_changes() {
     let dns = |name: &str| Endpoints::Dns { name: name.into(), port: 80 };
     let mut registry = ClusterRegistry::default();
-    registry.update(&snapshot(cluster(), dns("a.example")));
+    registry.update(&snapshot(cluster(), dns("a.example")), &Keys::default());
     let handle = registry.get("c").unwrap().clone();
     let source = handle.dns().unwrap();
     assert!(pick(&handle).is_none());
     handle.set_resolved(&source, &["10.0.0.1:80".parse().unwrap(), "10.0.0.1:80".parse().unwrap()]);
     assert_eq!(handle.endpoints().len(), 1);
-    registry.update(&snapshot(snapshot::Cluster { balancer: Balancer::PeakEwma, ..cluster() }, dns("a.example")));
+    registry.update(
+        &snapshot(snapshot::Cluster { balancer: Balancer::PeakEwma, ..cluster() }, dns("a.example")),
+        &Keys::default(),
+    );
     assert_eq!(handle.endpoints().len(), 1);
-    registry.update(&snapshot(cluster(), dns("b.example")));
+    registry.update(&snapshot(cluster(), dns("b.example")), &Keys::default());
     assert!(handle.endpoints().is_empty());
     handle.set_resolved(&source, &["10.0.0.1:80".parse().unwrap()]);
     assert!(handle.endpoints().is_empty(), "an answer for the old name comes too late");
@@ -100,7 +103,7 @@ fn persistence_follows_configuration_and_key() {
     let sticky = snapshot::Cluster { persistence: Some(persistence), ..cluster() };
     let mut registry = ClusterRegistry::default();
     let mut snapshot = snapshot(sticky, addresses(&[1, 2, 3]));
-    registry.update(&snapshot);
+    registry.update(&snapshot, &Keys::default());
     let handle = registry.get("c").unwrap().clone();
     let first = pick(&handle).unwrap();
     let set_cookie = handle.set_cookie(&first, "/shop", false, 0).unwrap();
@@ -114,6 +117,6 @@ fn persistence_follows_configuration_and_key() {
         assert!(handle.set_cookie(&again, "/shop", false, 0).is_none());
     }
     snapshot.insert("settings", settings(b"another key, as long"));
-    registry.update(&snapshot);
+    registry.update(&snapshot, &Keys::default());
     assert!(handle.pick(&selection).unwrap().cookie().is_some(), "cookies of another key mean nothing");
 }

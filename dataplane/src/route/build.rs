@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use snapshot::{Hash, HostPattern, Kind, Protocol, Rank, Resource, ResourceId, Snapshot};
+use snapshot::{Hash, HostPattern, Kind, Rank, Resource, ResourceId, Snapshot};
 
+use super::l4;
+use super::listener::{self, Listeners, Serves, admits};
 use super::path::{Candidate, PathMap};
 use super::rule::Rule;
-use super::table::{Host, Listener, Port, RouteTable};
+use super::table::{Host, Listener, RouteTable};
 use crate::cluster::ClusterRegistry;
 use crate::compile::Rejection;
 use crate::limit::LimiterRegistry;
@@ -31,9 +33,6 @@ pub(super) struct Misfit {
     route: Arc<Route>,
     reason: String,
 }
-
-/// Port and host name by listener; `None` for a listener that was rejected.
-type Listeners<'s> = BTreeMap<&'s str, Option<(u16, &'s HostPattern)>>;
 
 /// The routes of each listener by host.
 type Hosts<'s> = BTreeMap<(u16, &'s HostPattern), BTreeMap<HostPattern, Vec<Arc<Route>>>>;
@@ -62,7 +61,7 @@ pub(super) fn compile_within(
     limiters: &mut LimiterRegistry,
 ) -> (Arc<RouteTable>, Vec<Rejection>) {
     let mut rejections = Vec::new();
-    let (listeners, mut ports) = compile_listeners(snapshot, &mut rejections);
+    let (listeners, mut ports) = listener::compile(snapshot, &mut rejections);
     let mut routes = HashMap::new();
     let mut changed = false;
     for (id, hashed) in snapshot.iter() {
@@ -87,10 +86,11 @@ pub(super) fn compile_within(
             }
         }
     }
-    let of_table = |id: &ResourceId| matches!(id.kind, Kind::Listener | Kind::Route);
+    let (l4_routes, l4_changed) = l4::compile(snapshot, &previous.l4_routes, &listeners, clusters, &mut rejections);
+    let of_table = |id: &ResourceId| matches!(id.kind, Kind::Listener | Kind::Route | Kind::L4Route);
     let sources: Vec<_> =
         snapshot.iter().filter(|(id, _)| of_table(id)).map(|(id, hashed)| (id.clone(), hashed.hash())).collect();
-    if !changed && sources == previous.sources {
+    if !changed && !l4_changed && sources == previous.sources {
         rejections.extend(previous.misfits.values().map(Misfit::rejection));
         return (previous.clone(), rejections);
     }
@@ -115,44 +115,33 @@ pub(super) fn compile_within(
         }
     };
     for (port, hostname, listener) in built {
-        if let Some(port) = ports.get_mut(&port) {
+        if let Some(port) = ports.tcp.get_mut(&port) {
             port.listeners.insert(hostname, listener);
         }
     }
-    rejections.extend(misfits.values().map(Misfit::rejection));
-    (Arc::new(RouteTable { ports, routes, misfits, sources }), rejections)
-}
-
-fn compile_listeners<'s>(
-    snapshot: &'s Snapshot,
-    rejections: &mut Vec<Rejection>,
-) -> (Listeners<'s>, BTreeMap<u16, Port>) {
-    let mut listeners = Listeners::new();
-    let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
-    for (id, hashed) in snapshot.iter() {
-        let Resource::Listener(listener) = hashed.resource().as_ref() else { continue };
-        let tls = matches!(listener.protocol, Protocol::Https(_));
-        let port = ports.entry(listener.port).or_insert_with(|| Port { tls, ..Port::default() });
-        if port.tls == tls {
-            listeners.insert(&id.name, Some((listener.port, &listener.hostname)));
-        } else {
-            let reason = format!("port {} already speaks another protocol", listener.port);
-            rejections.push(Rejection { id: id.clone(), reason });
-            listeners.insert(&id.name, None);
+    let mut udp: BTreeMap<_, _> = ports.udp.into_iter().map(|port| (port, None)).collect();
+    for (place, routes) in l4::attach(&listeners, &l4_routes) {
+        if place.serves == Serves::Datagrams {
+            udp.insert(place.port, routes.matching("").next().cloned());
+        } else if let Some(port) = ports.tcp.get_mut(&place.port) {
+            port.listeners.insert(place.hostname, Arc::new(Listener { routes, ..Listener::default() }));
         }
     }
-    (listeners, ports)
+    rejections.extend(misfits.values().map(Misfit::rejection));
+    (Arc::new(RouteTable { ports: ports.tcp, udp, routes, l4_routes, misfits, sources }), rejections)
 }
 
 /// Which routes each listener serves for which hosts, in the order of their names.
 fn attach<'s>(listeners: &Listeners<'s>, routes: &HashMap<String, Arc<Route>>) -> Hosts<'s> {
-    let mut hosts: Hosts<'s> = listeners.values().flatten().map(|&key| (key, BTreeMap::new())).collect();
+    let places = listeners.values().flatten().filter(|place| place.serves == Serves::Requests);
+    let mut hosts: Hosts<'s> = places.map(|place| ((place.port, place.hostname), BTreeMap::new())).collect();
     let mut ordered: Vec<_> = routes.values().collect();
     ordered.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     for route in ordered {
         for attachment in &route.attachments {
-            let key = listeners.get(attachment.listener.as_str()).copied().flatten();
-            let Some(by_host) = key.and_then(|key| hosts.get_mut(&key)) else { continue };
+            let place = listeners.get(attachment.listener.as_str()).copied().flatten();
+            let by_host = place.and_then(|place| hosts.get_mut(&(place.port, place.hostname)));
+            let Some(by_host) = by_host else { continue };
             for hostname in &attachment.hostnames {
                 let attached = by_host.entry(hostname.clone()).or_default();
                 // A route on two listeners that are served as one counts once.
@@ -288,9 +277,7 @@ impl Route {
         limiters: &mut LimiterRegistry,
     ) -> Result<Self, String> {
         for attachment in &source.attachments {
-            if !listeners.contains_key(attachment.listener.as_str()) {
-                return Err(format!("the listener {:?} does not exist", attachment.listener));
-            }
+            admits(listeners, &attachment.listener, &[Serves::Requests])?;
         }
         let mut candidates = Vec::new();
         let mut rules = Vec::with_capacity(source.rules.len());

@@ -1,7 +1,9 @@
-//! Which rule answers a request.
+//! Which rule answers a request, and where connections and datagrams go.
 
 mod build;
 mod host;
+mod l4;
+mod listener;
 mod path;
 mod pattern;
 mod predicate;
@@ -9,14 +11,20 @@ mod rule;
 mod table;
 #[cfg(test)]
 mod tests;
+mod weighted;
 
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
 pub(crate) use build::compile;
+pub(crate) use host::HostMap;
+
+pub use l4::L4Route;
+pub use listener::PortKind;
 pub use rule::{Action, Backend, Backends, Rule, Target};
 pub use table::RouteTable;
+pub use weighted::Weighted;
 
 /// What routing looks at.
 #[derive(Clone, Copy, Debug)]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use snapshot::{Refusal, Timeouts};
 
+use super::weighted::Weighted;
 use crate::cluster::{Cluster, ClusterRegistry};
 use crate::filter::Filter;
 use crate::limit::LimiterRegistry;
-use crate::random;
 use crate::reason::Reason;
 
 /// What happens to a request that was found to belong here.
@@ -35,12 +35,7 @@ pub enum Action {
 }
 
 /// Backends with their shares.
-#[derive(Debug)]
-pub struct Backends {
-    /// The sum of the weights up to and with the backend at the same place.
-    cumulative: Box<[u64]>,
-    choices: Box<[Backend]>,
-}
+pub type Backends = Weighted<Backend>;
 
 /// One choice among a rule's backends.
 #[derive(Debug)]
@@ -60,25 +55,27 @@ pub enum Target {
     Refuse(Reason),
 }
 
-impl Backends {
-    /// One of them, at random by weight.
+impl Target {
+    /// Compiles a target.
     ///
     /// # Errors
-    /// [`Reason::InvalidBackend`] when all weights are 0 (Gateway API).
-    pub fn choose(&self) -> Result<&Backend, Reason> {
-        if let [only] = &*self.choices
-            && self.cumulative.last().is_some_and(|&sum| sum > 0)
-        {
-            return Ok(only);
+    /// Says which cluster does not exist.
+    pub(super) fn compile(source: &snapshot::Target, clusters: &ClusterRegistry) -> Result<Self, String> {
+        match source {
+            snapshot::Target::Cluster(name) => match clusters.get(name) {
+                Some(cluster) => Ok(Target::Cluster(cluster.clone())),
+                None => Err(format!("the cluster {name:?} does not exist")),
+            },
+            snapshot::Target::Refuse(refusal) => Ok(Target::Refuse(reason(*refusal))),
         }
-        let point = random::below(self.cumulative.last().copied().unwrap_or_default());
-        let position = self.cumulative.partition_point(|&sum| sum <= point);
-        self.choices.get(position).ok_or(Reason::InvalidBackend)
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Backend> {
-        self.choices.iter()
+    /// The cluster to which it refers.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        match self {
+            Target::Cluster(cluster) => Some(cluster),
+            Target::Refuse(_) => None,
+        }
     }
 }
 
@@ -103,13 +100,10 @@ impl Rule {
     /// The clusters to which the rule refers.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         let backends = match &self.action {
-            Action::Forward(backends) => &*backends.choices,
-            Action::Refuse(_) => &[],
+            Action::Forward(backends) => Some(backends),
+            Action::Refuse(_) => None,
         };
-        backends.iter().filter_map(|backend| match &backend.target {
-            Target::Cluster(cluster) => Some(cluster),
-            Target::Refuse(_) => None,
-        })
+        backends.into_iter().flat_map(Weighted::iter).filter_map(|backend| backend.target.cluster())
     }
 }
 
@@ -122,28 +116,15 @@ fn compile_action(
         snapshot::Action::Forward(backends) => backends,
         snapshot::Action::Refuse(refusal) => return Ok(Action::Refuse(reason(*refusal))),
     };
-    let mut sum = 0;
-    let mut cumulative = Vec::with_capacity(backends.len());
     let mut choices = Vec::with_capacity(backends.len());
     for backend in backends {
-        sum += u64::from(backend.weight);
-        cumulative.push(sum);
-        choices.push(match Filter::compile_all(&backend.filters, limiters)? {
-            Some(filters) => Backend { target: compile_target(&backend.target, clusters)?, filters },
+        let choice = match Filter::compile_all(&backend.filters, limiters)? {
+            Some(filters) => Backend { target: Target::compile(&backend.target, clusters)?, filters },
             None => Backend { target: Target::Refuse(Reason::Unsupported), filters: Box::default() },
-        });
+        };
+        choices.push((backend.weight, choice));
     }
-    Ok(Action::Forward(Backends { cumulative: cumulative.into(), choices: choices.into() }))
-}
-
-fn compile_target(source: &snapshot::Target, clusters: &ClusterRegistry) -> Result<Target, String> {
-    match source {
-        snapshot::Target::Cluster(name) => match clusters.get(name) {
-            Some(cluster) => Ok(Target::Cluster(cluster.clone())),
-            None => Err(format!("the cluster {name:?} does not exist")),
-        },
-        snapshot::Target::Refuse(refusal) => Ok(Target::Refuse(reason(*refusal))),
-    }
+    Ok(Action::Forward(Weighted::new(choices)))
 }
 
 fn reason(refusal: Refusal) -> Reason {
@@ -152,42 +133,5 @@ fn reason(refusal: Refusal) -> Reason {
         Refusal::InvalidBackend => Reason::InvalidBackend,
         Refusal::Unavailable => Reason::Unavailable,
         Refusal::Unsupported => Reason::Unsupported,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn backends(weights: &[u32]) -> Backends {
-        let backends = weights.iter().map(|&weight| snapshot::Backend {
-            weight,
-            target: snapshot::Target::Refuse(Refusal::NotFound),
-            filters: Vec::new(),
-        });
-        let source = snapshot::Action::Forward(backends.collect());
-        match compile_action(&source, &ClusterRegistry::default(), &mut LimiterRegistry::default()).unwrap() {
-            Action::Forward(backends) => backends,
-            Action::Refuse(reason) => panic!("{reason:?}"),
-        }
-    }
-
-    #[test]
-    fn shares_follow_the_weights() {
-        let backends = backends(&[1, 0, 3]);
-        let mut counts = [0; 3];
-        for _ in 0..10_000 {
-            let chosen: *const Backend = backends.choose().unwrap();
-            counts[backends.iter().position(|backend| std::ptr::eq(backend, chosen)).unwrap()] += 1;
-        }
-        assert_eq!(counts[1], 0);
-        assert!((2_200..2_800).contains(&counts[0]), "{counts:?}");
-    }
-
-    #[test]
-    fn no_weight_at_all_is_an_invalid_backend() {
-        assert_eq!(backends(&[0]).choose().unwrap_err(), Reason::InvalidBackend);
-        assert_eq!(backends(&[0, 0]).choose().unwrap_err(), Reason::InvalidBackend);
-        assert_eq!(backends(&[]).choose().unwrap_err(), Reason::InvalidBackend);
     }
 }

@@ -7,6 +7,8 @@ use snapshot::{Hash, ResourceId};
 
 use super::build::{Misfit, Route};
 use super::host::HostMap;
+use super::l4::{L4Route, L4Routes};
+use super::listener::PortKind;
 use super::path::PathMap;
 use super::{Found, RequestView};
 use crate::reason::Reason;
@@ -15,8 +17,12 @@ use crate::reason::Reason;
 #[derive(Debug, Default)]
 pub struct RouteTable {
     pub(super) ports: BTreeMap<u16, Port>,
+    /// The routes of datagrams by port of UDP.
+    pub(super) udp: BTreeMap<u16, Option<Arc<L4Route>>>,
     /// The routes that are served, by name.
     pub(super) routes: HashMap<String, Arc<Route>>,
+    /// The routes of connections and datagrams, by name.
+    pub(super) l4_routes: L4Routes,
     /// Routes of the sources that do not fit into a host; the last good version, if any, is among `routes`.
     pub(super) misfits: BTreeMap<String, Misfit>,
     /// The listeners and routes that the table was compiled from.
@@ -26,14 +32,15 @@ pub struct RouteTable {
 /// The listeners that share a port.
 #[derive(Debug, Default)]
 pub(super) struct Port {
-    pub(super) tls: bool,
+    pub(super) kind: PortKind,
     pub(super) listeners: HostMap<Arc<Listener>>,
 }
 
-/// The hosts of all listeners with the same port and host name.
+/// What all listeners with the same port and host name serve: requests by host, or connections by server name.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
     pub(super) hosts: HostMap<Arc<Host>>,
+    pub(super) routes: HostMap<Arc<L4Route>>,
 }
 
 /// The rules for one host pattern of one listener.
@@ -68,9 +75,31 @@ impl RouteTable {
         }
     }
 
-    /// The ports to listen on, in order, each with whether TLS is spoken there.
-    pub fn ports(&self) -> impl Iterator<Item = (u16, bool)> {
-        self.ports.iter().map(|(&port, listeners)| (port, listeners.tls))
+    /// The route of a connection that arrived on this port; `server_name` in lower case, empty when the client sent none.
+    ///
+    /// # Errors
+    /// [`Reason::NoRoute`].
+    pub fn connection(&self, port: u16, server_name: &str) -> Result<&Arc<L4Route>, Reason> {
+        let listener = self.listener(port, server_name).ok_or(Reason::NoRoute)?;
+        listener.routes.matching(server_name).next().ok_or(Reason::NoRoute)
+    }
+
+    /// The route of datagrams that arrived on this port of UDP.
+    ///
+    /// # Errors
+    /// [`Reason::NoRoute`].
+    pub fn datagrams(&self, port: u16) -> Result<&Arc<L4Route>, Reason> {
+        self.udp.get(&port).and_then(Option::as_ref).ok_or(Reason::NoRoute)
+    }
+
+    /// The ports of TCP to listen on, in order, each with what its clients begin with.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, PortKind)> {
+        self.ports.iter().map(|(&port, listeners)| (port, listeners.kind))
+    }
+
+    /// The ports of UDP to listen on, in order.
+    pub fn udp_ports(&self) -> impl Iterator<Item = u16> {
+        self.udp.keys().copied()
     }
 
     fn listener(&self, port: u16, host: &str) -> Option<&Arc<Listener>> {

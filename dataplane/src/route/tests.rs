@@ -69,6 +69,7 @@ fn oracle(snapshot: &Snapshot, request: &Request) -> Option<String> {
                         PathMatch::Exact(_) => (0, 0),
                         PathMatch::Regex(_) => (1, 0),
                         PathMatch::Prefix(prefix) => (2, prefix.trim_end_matches('/').len()),
+                        PathMatch::LastElement(_) => (2, 0),
                     };
                     let key = (specificity(host), kind, std::cmp::Reverse(length), &condition.rank);
                     candidates.push((key, &rule.name));
@@ -106,6 +107,7 @@ fn holds(condition: &Match, request: &Request) -> bool {
     let path = match &condition.path {
         PathMatch::Exact(path) => path == request.path,
         PathMatch::Regex(expression) => whole(expression, request.path),
+        PathMatch::LastElement(element) => request.path.rsplit('/').next() == Some(element),
         PathMatch::Prefix(prefix) => {
             let rest = request.path.strip_prefix(prefix.trim_end_matches('/'));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -452,7 +454,7 @@ fn a_port_speaks_one_protocol() {
     let listener = Listener { port: 443, hostname: exact("b"), protocol: Protocol::Https(tls) };
     snapshot.insert("z", Resource::Listener(listener));
     let (table, rejections) = compile_routes(&snapshot, &Arc::default());
-    assert_eq!(table.ports().collect::<Vec<_>>(), [(443, false)]);
+    assert_eq!(table.ports().collect::<Vec<_>>(), [(443, PortKind::Http)]);
     assert_eq!(rejections.len(), 1);
     assert!(Request::get(443, "a", "/").answered_by(&table).is_some());
 }

@@ -4,13 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls_pki_types::ServerName;
-use snapshot::BackendProtocol;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::{TlsConnector, TlsStream};
+use tokio_rustls::TlsStream;
 
-use super::tls;
+use super::tls::ClientTls;
 use crate::clock::within;
 use crate::reason::Reason;
 use crate::transport::Transport;
@@ -47,45 +45,16 @@ impl ConnectError {
 }
 
 /// How the endpoints of a cluster are connected to.
+#[derive(Debug)]
 pub struct Connector {
     http2: bool,
-    tls: Option<(TlsConnector, Option<ServerName<'static>>)>,
+    tls: Option<Arc<ClientTls>>,
 }
 
 impl Connector {
-    /// HTTP/1.1 without TLS.
-    pub fn http1() -> Self {
-        Self { http2: false, tls: None }
-    }
-
-    /// HTTP/2 without TLS.
-    pub fn http2() -> Self {
-        Self { http2: true, tls: None }
-    }
-
-    /// Compiles what is spoken with the endpoints.
-    ///
-    /// # Errors
-    /// Says which authority or name is invalid.
-    pub fn new(protocol: &BackendProtocol) -> Result<Self, String> {
-        let http2 = super::is_http2(protocol);
-        let tls = match protocol {
-            BackendProtocol::Http1 | BackendProtocol::Http2 => None,
-            BackendProtocol::Https(tls) | BackendProtocol::Http2Tls(tls) => {
-                let name = match &tls.server_name {
-                    Some(name) => {
-                        let parsed = ServerName::try_from(name.clone());
-                        Some(parsed.map_err(|_| format!("{name:?} is not a server name"))?)
-                    }
-                    None => None,
-                };
-                Some((TlsConnector::from(Arc::new(tls::client_config(tls, http2)?)), name))
-            }
-            BackendProtocol::Tcp | BackendProtocol::Tls(_) | BackendProtocol::Udp => {
-                return Err("its protocol carries no HTTP requests".into());
-            }
-        };
-        Ok(Self { http2, tls })
+    /// HTTP/1.1 or HTTP/2, over TLS or not.
+    pub fn new(http2: bool, tls: Option<Arc<ClientTls>>) -> Self {
+        Self { http2, tls }
     }
 
     /// Whether requests share connections.
@@ -110,16 +79,8 @@ impl Connector {
     async fn connect_unlimited(&self, address: SocketAddr) -> Result<Transport, ConnectError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let Some((connector, name)) = &self.tls else { return Ok(Transport::Plain(stream)) };
-        // Without a server name the address stands in for it: it is never sent, and nothing is checked against it.
-        let name = name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
-        let stream = connector.connect(name, stream).await.map_err(ConnectError::Tls)?;
+        let Some(tls) = &self.tls else { return Ok(Transport::Plain(stream)) };
+        let stream = tls.handshake(stream, address.ip()).await.map_err(ConnectError::Tls)?;
         Ok(Transport::Tls(Box::new(TlsStream::Client(stream))))
-    }
-}
-
-impl std::fmt::Debug for Connector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connector").field("http2", &self.http2).field("tls", &self.tls.is_some()).finish()
     }
 }

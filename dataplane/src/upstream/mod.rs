@@ -5,6 +5,7 @@ mod connect;
 mod h1;
 mod h2;
 mod tls;
+mod verify;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,13 +20,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use snapshot::BackendProtocol;
 use tokio::time::Instant;
 
 pub use budget::RetryBudget;
 pub use connect::{ConnectError, Connector};
 pub use h1::{Http1, SendError, Sent, Upgraded};
 pub use h2::Http2;
+pub use tls::ClientTls;
 
 use crate::balance::Endpoint;
 use crate::clock::Coarse;
@@ -270,9 +271,4 @@ impl BackendBody {
             connection.release();
         }
     }
-}
-
-/// Whether this protocol is HTTP/2.
-pub(crate) fn is_http2(protocol: &BackendProtocol) -> bool {
-    matches!(protocol, BackendProtocol::Http2 | BackendProtocol::Http2Tls(_))
 }

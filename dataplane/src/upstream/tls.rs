@@ -1,87 +1,86 @@
-//! The client's side of TLS.
+//! The client's side of TLS: how handshakes with a cluster's endpoints are made.
 
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use snapshot::{Authorities, BackendTls, Verification};
+use rustls::ClientConfig;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::ServerName;
+use snapshot::BackendProtocol;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-/// The configuration of handshakes with a cluster's endpoints.
-///
-/// # Errors
-/// Says which authority is not a certificate.
-pub fn client_config(tls: &BackendTls, http2: bool) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let mut config = match &tls.verification {
-        Verification::None => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(&provider)))
-            .with_no_client_auth(),
-        Verification::Required { names, .. } if !names.is_empty() => return Err("names are not supported yet".into()),
-        Verification::Required { authorities: Authorities::WellKnown, .. } => {
-            return Err("well-known authorities are not supported yet".into());
-        }
-        Verification::Required { authorities: Authorities::These(authorities), .. } => {
-            let mut roots = RootCertStore::empty();
-            for authority in authorities {
-                roots
-                    .add(CertificateDer::from(authority.clone()))
-                    .map_err(|error| format!("an authority cannot be used: {error}"))?;
+use super::verify::BackendVerifier;
+
+/// The TLS settings of a cluster, compiled. Sessions are resumed among connections that share one of these.
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+    certificate: Option<Arc<CertifiedKey>>,
+}
+
+impl ClientTls {
+    /// Compiles what is spoken with the endpoints; `None` without TLS. `certificate` is shown to those that ask for one.
+    ///
+    /// # Errors
+    /// Says which authority or name cannot be used.
+    pub fn new(protocol: &BackendProtocol, certificate: Option<Arc<CertifiedKey>>) -> Result<Option<Self>, String> {
+        let Some(tls) = protocol.tls() else { return Ok(None) };
+        let server_name = match &tls.server_name {
+            Some(name) => {
+                let parsed = ServerName::try_from(name.clone());
+                Some(parsed.map_err(|_| format!("{name:?} is not a server name"))?)
             }
-            builder.with_root_certificates(roots).with_no_client_auth()
+            None => None,
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = BackendVerifier::new(&tls.verification, &provider)?;
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &certificate {
+            Some(certificate) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.clone())))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.enable_sni = server_name.is_some();
+        config.alpn_protocols = match protocol {
+            BackendProtocol::Https(_) => vec![b"http/1.1".to_vec()],
+            BackendProtocol::Http2Tls(_) => vec![b"h2".to_vec()],
+            // What is inside is between the client and the backend.
+            _ => Vec::new(),
+        };
+        Ok(Some(Self { config: Arc::new(config), server_name, certificate }))
+    }
+
+    /// Whether this is the certificate that it shows.
+    pub fn shows(&self, certificate: Option<&Arc<CertifiedKey>>) -> bool {
+        match (&self.certificate, certificate) {
+            (Some(shown), Some(certificate)) => Arc::ptr_eq(shown, certificate),
+            (shown, certificate) => shown.is_none() && certificate.is_none(),
         }
-    };
-    config.enable_sni = tls.server_name.is_some();
-    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-    Ok(config)
-}
+    }
 
-/// Accepts every certificate, as ingress-nginx does unless told otherwise; the peer must still hold its key.
-#[derive(Debug)]
-struct AnyCertificate(WebPkiSupportedAlgorithms);
-
-impl AnyCertificate {
-    fn new(provider: &CryptoProvider) -> Self {
-        Self(provider.signature_verification_algorithms)
+    /// The handshake with the endpoint at `address`.
+    ///
+    /// # Errors
+    /// The endpoint's certificate does not count, the two cannot agree, or the connection broke.
+    pub async fn handshake(&self, stream: TcpStream, address: IpAddr) -> io::Result<TlsStream<TcpStream>> {
+        // Without a server name the address stands in for it. It is never sent, and certificates that have to be for
+        // somebody have to be for it.
+        let name = self.server_name.clone().unwrap_or_else(|| ServerName::from(address));
+        TlsConnector::from(self.config.clone()).connect(name, stream).await
     }
 }
 
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").field("server_name", &self.server_name).finish_non_exhaustive()
     }
 }

@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{Empty, Full};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use snapshot::*;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::backend::{Backend, echo};
-use crate::client::{collect, fetch, http2, raw};
-use crate::rig::{Rig, addresses, cluster, eventually, free_port, options, route, rule};
+use crate::backend::Backend;
+use crate::client::{collect, http2, raw};
+use crate::rig::{Rig, eventually, free_port, options, route, rule};
 
 /// A certificate for `name`, and its DER for those who trust it.
 fn certificate(name: &str) -> (Certificate, CertificateDer<'static>) {
@@ -251,61 +251,4 @@ fn trusting() -> ClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
         .with_no_client_auth()
-}
-
-/// A backend that speaks TLS under this certificate.
-async fn tls_backend(certificate: &Certificate) -> (SocketAddr, tokio::task::JoinHandle<()>) {
-    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let key = PrivateKeyDer::try_from(certificate.key.expose().to_vec()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let accepting = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = hyper::service::service_fn(|request| async {
-                    Ok::<_, std::convert::Infallible>(echo("tls", request).await)
-                });
-                let io = hyper_util::rt::TokioIo::new(stream);
-                let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
-            });
-        }
-    });
-    (address, accepting)
-}
-
-fn required(authority: &[u8]) -> Verification {
-    Verification::Required { authorities: Authorities::These(vec![authority.to_vec()]), names: Vec::new() }
-}
-
-#[tokio::test]
-async fn a_backends_certificate_counts_where_it_is_asked_to() {
-    let (certificate, der) = certificate("backend.example");
-    let (_, stranger) = self::certificate("backend.example");
-    let (address, accepting) = tls_backend(&certificate).await;
-    let cases: [(Verification, Option<&str>, u16); 4] = [
-        (Verification::None, None, 200),
-        (required(&der), Some("backend.example"), 200),
-        (required(&der), Some("other.example"), 502),
-        (required(&stranger), Some("backend.example"), 502),
-    ];
-    let mut rig = Rig::plain(&[address]);
-    for (verification, name, status) in cases {
-        let tls = BackendTls { server_name: name.map(ToOwned::to_owned), verification, client_certificate: None };
-        let protocol = BackendProtocol::Https(tls);
-        rig.snapshot.insert("app", Resource::Endpoints(addresses(&[address])));
-        rig.set("app", Resource::Cluster(Cluster { protocol: protocol.clone(), ..cluster("app") }));
-        let answer = fetch(rig.address(), "/").await;
-        assert_eq!(answer.status.as_u16(), status, "{protocol:?}: {answer:?}");
-    }
-    accepting.abort();
 }

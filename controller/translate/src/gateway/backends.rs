@@ -1,6 +1,7 @@
 //! What the rules of routes refer to.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crds::gateway::{BackendObjectReference, BackendRef};
 use snapshot::BackendProtocol;
@@ -9,6 +10,7 @@ use super::filters::Step;
 use super::grants::Grants;
 use super::rules::Unusable;
 use crate::backends::{PortRef, ServicePort, Services};
+use crate::policy::{Policies, TlsToBackend};
 use crate::{Kind, ObjectKey};
 
 /// A reference to a backend.
@@ -28,6 +30,8 @@ pub(super) struct Port<'a> {
     pub port: ServicePort<'a>,
     /// What is spoken.
     pub protocol: BackendProtocol,
+    /// Whether a BackendTLSPolicy asks for more than that, and what.
+    pub tls: Option<Arc<TlsToBackend>>,
     /// The name of the cluster: the same port is another cluster for kinds of routes that speak something else with it.
     pub cluster: String,
 }
@@ -47,6 +51,8 @@ pub(super) struct Backends<'a> {
     pub services: Rc<Services<'a>>,
     /// Who may refer to other namespaces.
     pub grants: Grants<'a>,
+    /// What policies say about them.
+    pub policies: Rc<Policies>,
 }
 
 impl<'a> Backends<'a> {
@@ -94,7 +100,11 @@ impl<'a> Backends<'a> {
             _ => PortRef::Number(number),
         };
         match self.services.port(&key, wanted) {
-            Ok(port) => Ok(Port { protocol: protocol(kind, &port)?, cluster: cluster(kind, &port), port }),
+            Ok(port) => {
+                let tls = self.policies.tls_to(&key, port.name).filter(|_| kind != Kind::UDPRoute);
+                let protocol = protocol(kind, &port, tls.as_deref())?;
+                Ok(Port { protocol, tls, cluster: cluster(kind, &port), port })
+            }
             Err(error) => unresolved("BackendNotFound", format!("{error}: create it, or correct the reference")),
         }
     }
@@ -109,8 +119,9 @@ fn cluster(kind: Kind, port: &ServicePort) -> String {
     format!("Service/{}{suffix}", port.id())
 }
 
-/// GEP-1911, and the names that Services use in practice for the same. gRPC is HTTP/2 whatever the Service says.
-fn protocol(kind: Kind, port: &ServicePort) -> Result<BackendProtocol, Unresolved> {
+/// What is spoken, inside TLS where `tls` asks for it: GEP-1911, and the names that Services use in practice for the same. gRPC
+/// is HTTP/2 whatever the Service says.
+fn protocol(kind: Kind, port: &ServicePort, tls: Option<&TlsToBackend>) -> Result<BackendProtocol, Unresolved> {
     match (kind, port.app_protocol) {
         (Kind::TLSRoute | Kind::TCPRoute, _) => Ok(BackendProtocol::Tcp),
         (Kind::UDPRoute, _) => Ok(BackendProtocol::Udp),
@@ -119,6 +130,15 @@ fn protocol(kind: Kind, port: &ServicePort) -> Result<BackendProtocol, Unresolve
         }
         (_, None | Some("" | "http" | "http/1.1" | "tcp" | "ws" | "kubernetes.io/ws")) => Ok(BackendProtocol::Http1),
         (_, Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc")) => Ok(BackendProtocol::Http2),
+        (Kind::GRPCRoute, Some(name)) if tls.is_some() && is_encrypted(name) => Ok(BackendProtocol::Http2),
+        (_, Some(name)) if tls.is_some() && is_encrypted(name) => Ok(BackendProtocol::Http1),
+        (_, Some(name)) if is_encrypted(name) => Err(Unresolved {
+            reason: "UnsupportedProtocol",
+            message: format!(
+                "port {} of Service {} has appProtocol {name:?}, but no BackendTLSPolicy says whom to trust there: create one",
+                port.number, port.key
+            ),
+        }),
         (_, Some(other)) => Err(Unresolved {
             reason: "UnsupportedProtocol",
             message: format!(
@@ -128,4 +148,9 @@ fn protocol(kind: Kind, port: &ServicePort) -> Result<BackendProtocol, Unresolve
             ),
         }),
     }
+}
+
+/// Whether an `appProtocol` means TLS: the name of IANA's registry, which knows no case, or WebSocket over TLS (GEP-1911).
+fn is_encrypted(app_protocol: &str) -> bool {
+    app_protocol.eq_ignore_ascii_case("https") || app_protocol == "kubernetes.io/wss"
 }

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 
 use snapshot::{
-    Action, Attachment, Cluster, Filter, HostPattern, L4Backend, L4Route, Refusal, Resource, Route, Rule, Target,
+    Action, Attachment, BackendProtocol, BackendTls, Cluster, Filter, HostPattern, L4Backend, L4Route, Refusal,
+    Resource, Route, Rule, Target,
 };
 
 use super::View;
 use super::backends::{Backend, Port};
 use super::filters::Step;
 use super::listeners::Owner;
+use super::protocol::Protocol;
 use super::route_kind::RouteKind;
 use super::rules::{self, ParsedRule, Rules, Work};
 use crate::context::Context;
-use crate::policy::Traffic;
+use crate::policy::{TlsToBackend, Traffic};
 use crate::{DataPlane, Kind, ObjectKey};
 
 /// Puts a route into a Gateway's snapshot: `HTTPRoute/ns/name@ns/gateway`, and once more with `/listener` for each
@@ -44,8 +46,37 @@ pub(super) fn route<R: RouteKind>(
                 http::<R>(context, plane, view, &key, rules, listener, attachments);
             }
         }
-        _ => l4(context, plane, view, route, &key, rules, served.map(|(_, attachment)| attachment).collect()),
+        _ => {
+            let mut groups: BTreeMap<Encryption, Vec<Attachment>> = BTreeMap::new();
+            for (listener, attachment) in served {
+                let group = match listener.protocol {
+                    Some(Protocol::TlsPassthrough) => Encryption::EndToEnd,
+                    _ => Encryption::ByPolicy,
+                };
+                groups.entry(group).or_default().push(attachment);
+            }
+            for (encryption, attachments) in groups {
+                l4(context, Place { plane, view, encryption }, route, &key, rules, attachments);
+            }
+        }
     }
+}
+
+/// Where the resources of a route go.
+#[derive(Clone, Copy)]
+struct Place<'p> {
+    plane: &'p DataPlane,
+    view: &'p View<'p>,
+    encryption: Encryption,
+}
+
+/// Who decides whether connections to backends are encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Encryption {
+    /// BackendTLSPolicies.
+    ByPolicy,
+    /// The client, whose TLS is passed on as it is.
+    EndToEnd,
 }
 
 fn http<R: RouteKind>(
@@ -57,6 +88,7 @@ fn http<R: RouteKind>(
     listener: Option<&str>,
     attachments: Vec<Attachment>,
 ) {
+    let place = Place { plane, view, encryption: Encryption::ByPolicy };
     let policies = context.policies.clone();
     let build = |rule: &ParsedRule| {
         let mut filters = Vec::new();
@@ -72,8 +104,8 @@ fn http<R: RouteKind>(
                 (Action::Refuse(Refusal::Unavailable), rules::no_timeouts(), None)
             }
             (Some(work), _) => {
-                filters.extend(steps(context, plane, &work.filters, &mut origins));
-                (action(context, plane, work, &mut origins), work.timeouts.clone(), work.retry.clone())
+                filters.extend(steps(context, place, &work.filters, &mut origins));
+                (action(context, place, work, &mut origins), work.timeouts.clone(), work.retry.clone())
             }
         };
         Rule {
@@ -93,76 +125,105 @@ fn http<R: RouteKind>(
     context.snapshot(plane).insert(format!("{}/{key}@{}{suffix}", R::KIND, view.key), route);
 }
 
+/// `Kind/ns/name@ns/gateway`, with `/passthrough` for listeners that leave TLS closed.
 fn l4<R: RouteKind>(
     context: &mut Context,
-    plane: &DataPlane,
-    view: &View,
+    place: Place,
     route: &R,
     key: &ObjectKey,
     rules: &Rules,
     attachments: Vec<Attachment>,
 ) {
-    if attachments.is_empty() {
-        return;
-    }
     let mut origins = Vec::new();
     let work = rules.rules.iter().find_map(|rule| rule.work.as_ref());
     let backends = work.map(|work| work.backends.as_slice()).unwrap_or_default();
     let backend =
-        |backend: &Backend| L4Backend { weight: backend.weight, target: target(context, plane, backend, &mut origins) };
+        |backend: &Backend| L4Backend { weight: backend.weight, target: target(context, place, backend, &mut origins) };
     let route = L4Route {
         name: format!("{} {key}", R::KIND),
         attachments,
         rank: rules::rank(route, 0, 0),
         backends: backends.iter().map(backend).collect(),
     };
-    context.snapshot(plane).insert(format!("{}/{key}@{}", R::KIND, view.key), Resource::L4Route(route));
+    let suffix = match place.encryption {
+        Encryption::ByPolicy => "",
+        Encryption::EndToEnd => "/passthrough",
+    };
+    let name = format!("{}/{key}@{}{suffix}", R::KIND, place.view.key);
+    context.snapshot(place.plane).insert(name, Resource::L4Route(route));
 }
 
-fn action(context: &mut Context, plane: &DataPlane, work: &Work, origins: &mut Vec<String>) -> Action {
+fn action(context: &mut Context, place: Place, work: &Work, origins: &mut Vec<String>) -> Action {
     let redirects = work.filters.iter().any(Step::is_redirect);
     if work.backends.is_empty() || redirects {
         return Action::Refuse(Refusal::InvalidBackend);
     }
     let backend = |backend: &Backend| snapshot::Backend {
         weight: backend.weight,
-        target: target(context, plane, backend, origins),
-        filters: steps(context, plane, &backend.filters, origins),
+        target: target(context, place, backend, origins),
+        filters: steps(context, place, &backend.filters, origins),
     };
     Action::Forward(work.backends.iter().map(backend).collect())
 }
 
 /// The filters of a rule or a backend. A mirror that leads nowhere is left out: it protects nothing.
-fn steps(context: &mut Context, plane: &DataPlane, steps: &[Step], origins: &mut Vec<String>) -> Vec<Filter> {
+fn steps(context: &mut Context, place: Place, steps: &[Step], origins: &mut Vec<String>) -> Vec<Filter> {
     let filter = |step: &Step| match step {
         Step::Filter(filter) => Some(filter.clone()),
         Step::Mirror(mirror) => {
             let port = mirror.target.as_ref().ok()?;
             let (numerator, denominator) = (mirror.numerator, mirror.denominator);
-            let cluster = cluster(context, plane, port, origins);
+            let cluster = cluster(context, place, port, origins)?;
             Some(Filter::Mirror(snapshot::Mirror { cluster, numerator, denominator }))
         }
     };
     steps.iter().filter_map(filter).collect()
 }
 
-fn target(context: &mut Context, plane: &DataPlane, backend: &Backend, origins: &mut Vec<String>) -> Target {
+fn target(context: &mut Context, place: Place, backend: &Backend, origins: &mut Vec<String>) -> Target {
     match &backend.target {
-        Ok(port) => Target::Cluster(cluster(context, plane, port, origins)),
+        Ok(port) => match cluster(context, place, port, origins) {
+            Some(cluster) => Target::Cluster(cluster),
+            None => Target::Refuse(Refusal::Unavailable),
+        },
         Err(_) => Target::Refuse(Refusal::InvalidBackend),
     }
 }
 
-fn cluster(context: &mut Context, plane: &DataPlane, backend: &Port, origins: &mut Vec<String>) -> String {
+/// The cluster of a port; `None` where a policy forbids to send it anything.
+fn cluster(context: &mut Context, place: Place, backend: &Port, origins: &mut Vec<String>) -> Option<String> {
     let port = &backend.port;
+    let tls = backend.tls.as_deref().filter(|_| place.encryption == Encryption::ByPolicy);
+    let (name, protocol) = match tls {
+        None => (backend.cluster.clone(), backend.protocol.clone()),
+        Some(TlsToBackend::Refused(why)) => {
+            origins.push(why.clone());
+            return None;
+        }
+        Some(TlsToBackend::Speak(tls, origin)) => {
+            origins.push(format!("Service {}: {origin}", port.id()));
+            encrypted(backend, BackendTls { client_certificate: place.view.client_certificate.clone(), ..tls.clone() })
+        }
+    };
     let settings = context.policies.for_service(&port.key, port.name);
     origins.extend(settings.origins.into_values().map(|origin| format!("Service {}: {origin}", port.id())));
-    context.insert_cluster(plane, &backend.cluster, port, |endpoints| Cluster {
+    context.insert_cluster(place.plane, &name, port, |endpoints| Cluster {
         endpoints,
-        protocol: backend.protocol.clone(),
+        protocol,
         balancer: settings.balancer.unwrap_or(snapshot::Balancer::RoundRobin),
         persistence: settings.persistence,
         passive_health: settings.passive_health,
     });
-    backend.cluster.clone()
+    Some(name)
+}
+
+/// What is spoken with a port, over TLS, and the name of the cluster that does. A TLSRoute may reach the same port with and without.
+fn encrypted(backend: &Port, tls: BackendTls) -> (String, BackendProtocol) {
+    let name = backend.cluster.clone();
+    match &backend.protocol {
+        BackendProtocol::Http1 => (name, BackendProtocol::Https(tls)),
+        BackendProtocol::Http2 => (name, BackendProtocol::Http2Tls(tls)),
+        BackendProtocol::Tcp => (format!("Service/{}/tls", backend.port.id()), BackendProtocol::Tls(tls)),
+        other => (name, other.clone()),
+    }
 }

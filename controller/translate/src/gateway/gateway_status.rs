@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
 
 use super::listeners::{Listener, Owner};
-use super::{View, condition, infrastructure_name, listener_set, listener_status};
+use super::{View, condition, frontend, infrastructure_name, listener_set, listener_status, tls};
 use crate::context::Context;
 use crate::{Infrastructure, Kind, Resources};
 
@@ -52,7 +52,13 @@ pub(super) fn report(context: &mut Context, view: &View) {
     let owner = Owner::Gateway(view.key.clone());
     let listeners = listener_status::report(context, view, &owner, &view.object.metadata);
     let addresses = Addresses::find(context.resources, view);
-    let conditions = vec![accepted(view), programmed(view, &addresses)];
+    let mut conditions = vec![accepted(view)];
+    conditions.extend(insecure(view));
+    conditions.push(programmed(view, &addresses));
+    conditions.extend(resolved(view));
+    if let Some(unresolved) = &view.unresolved {
+        context.warn(Kind::Gateway, &view.key, unresolved.field, unresolved.reason, &unresolved.message);
+    }
     for condition in conditions.iter().filter(|condition| condition.reason == "AddressNotUsable") {
         context.warn(Kind::Gateway, &view.key, "spec.addresses", "AddressNotUsable", &condition.message);
     }
@@ -102,6 +108,25 @@ fn programmed(view: &View, addresses: &Addresses) -> Condition {
     } else {
         condition(metadata, "Programmed", true, "Programmed", "Every data plane serves the Gateway as it is.")
     }
+}
+
+/// That clients without a valid certificate are let in although one is asked for (GEP-91).
+fn insecure(view: &View) -> Option<Condition> {
+    let message =
+        "spec.tls.frontend lets in clients without a valid certificate: set mode to AllowValidOnly to refuse them.";
+    let condition =
+        || condition(&view.object.metadata, "InsecureFrontendValidationMode", true, "ConfigurationChanged", message);
+    frontend::allows_insecure(view.object).then(condition)
+}
+
+/// Whether the certificate for backends is there, where one is named.
+fn resolved(view: &View) -> Option<Condition> {
+    let metadata = &view.object.metadata;
+    tls::client_certificate_ref(view.object)?;
+    Some(match &view.unresolved {
+        None => condition(metadata, "ResolvedRefs", true, "ResolvedRefs", "All references are resolved."),
+        Some(unresolved) => condition(metadata, "ResolvedRefs", false, unresolved.reason, &unresolved.message),
+    })
 }
 
 struct Addresses {

@@ -22,8 +22,8 @@ impl<'a> Grants<'a> {
         grants
     }
 
-    /// Whether an object of `from`, a kind of the Gateway API, in `namespace` may refer to the Service or Secret `name`
-    /// of `target_namespace`. Within a namespace always; else a grant there must name the origin and the target.
+    /// Whether an object of `from`, a kind of the Gateway API, in `namespace` may refer to the Service, Secret or
+    /// ConfigMap `name` of `target_namespace`. Within a namespace always; else a grant there must name the origin and the target.
     pub fn allow(&self, from: Kind, namespace: &str, to: Kind, target_namespace: &str, name: &str) -> bool {
         let mut grants = self.by_namespace.get(target_namespace).into_iter().flatten().copied();
         let allows = |grant: &ReferenceGrantSpec| {

@@ -74,10 +74,10 @@ impl fmt::Display for Owner {
     }
 }
 
-/// A reference of a listener that leads nowhere.
+/// A reference of a listener, or of a Gateway for all of its listeners or backends, that leads nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unresolved {
-    /// The field, below the listener.
+    /// The field, below the listener or the Gateway; empty where the message tells.
     pub field: &'static str,
     /// A reason of the condition `ResolvedRefs`.
     pub reason: &'static str,

@@ -11,6 +11,7 @@ mod conditions;
 mod cors;
 mod emit;
 mod filters;
+mod frontend;
 mod gateway_status;
 mod grants;
 mod grpc_rules;
@@ -40,7 +41,7 @@ use crate::{DataPlane, Entry, Kind, ObjectKey, Parameters, Resources};
 use backends::Backends;
 use grants::Grants;
 use listener_set::Set;
-use listeners::{Listener, Owner};
+use listeners::{Listener, Owner, Unresolved};
 use parameters::Reference;
 use protocol::Protocol;
 
@@ -61,6 +62,10 @@ struct View<'a> {
     parameters: Option<Parameters>,
     /// Its data planes, where it has any.
     plane: Option<DataPlane>,
+    /// The certificate that it shows to backends, by its name in the snapshot.
+    client_certificate: Option<String>,
+    /// What is wrong with the reference to that certificate.
+    unresolved: Option<Unresolved>,
 }
 
 impl View<'_> {
@@ -82,7 +87,11 @@ struct Refusal {
 pub(crate) fn translate(context: &mut Context) {
     let classes = class::translate(context);
     let resources = context.resources;
-    let backends = Backends { services: context.services.clone(), grants: Grants::new(resources) };
+    let backends = Backends {
+        services: context.services.clone(),
+        grants: Grants::new(resources),
+        policies: context.policies.clone(),
+    };
     let mut sets = listener_set::by_gateway(resources);
     let mut views = BTreeMap::new();
     for (key, entry) in &resources.gateways {
@@ -134,7 +143,19 @@ fn view<'a>(
             (listener.tls, listener.unresolved) = tls::terminate(context, grants, plane.as_ref(), listener);
         }
     }
-    View { key: key.clone(), object: &entry.current, listeners, sets, refusal, parameters: parameters.ok(), plane }
+    frontend::apply(context, grants, key, &entry.current, &mut listeners);
+    let (client_certificate, unresolved) = tls::for_backends(context, grants, plane.as_ref(), key, &entry.current);
+    View {
+        key: key.clone(),
+        object: &entry.current,
+        listeners,
+        sets,
+        refusal,
+        parameters: parameters.ok(),
+        plane,
+        client_certificate,
+        unresolved,
+    }
 }
 
 /// What the class and the Gateway say of the looks of data planes.

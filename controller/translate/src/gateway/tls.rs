@@ -1,8 +1,8 @@
-//! The certificates of listeners that terminate TLS.
+//! Certificates that Gateways show: to the clients of listeners that terminate TLS, and to backends.
 
 use std::rc::Rc;
 
-use crds::gateway::SecretObjectReference;
+use crds::gateway::{Gateway, SecretObjectReference};
 use snapshot::{HostPattern, ServerCertificate, Tls};
 
 use super::grants::Grants;
@@ -24,29 +24,12 @@ pub(super) fn terminate(
     let mut certificates: Vec<(String, Rc<Lookup>)> = Vec::new();
     if references.is_empty() {
         let message = "tls.certificateRefs is missing: name a Secret of type kubernetes.io/tls".into();
-        unresolved = Some(invalid(message));
+        unresolved = Some(LISTENER.invalid(message));
     }
     for reference in references {
-        match secret(grants, &listener.owner, reference) {
-            Err(error) => unresolved = unresolved.or(Some(error)),
-            Ok(secret) => {
-                let lookup = context.certificate(&secret);
-                if let Some(error) = &lookup.error {
-                    let consequence = match lookup.usable {
-                        Some(_) => "its last good version stays in use until the Secret is mended",
-                        None => "correct the Secret or tls.certificateRefs",
-                    };
-                    let message = match error.is_in_secret() {
-                        true => format!("Secret {secret}: {error}; {consequence}"),
-                        false => format!("{error}; {consequence}"),
-                    };
-                    unresolved = unresolved.or(Some(invalid(message)));
-                }
-                if lookup.usable.is_some() {
-                    certificates.push((secret.to_string(), lookup));
-                }
-            }
-        }
+        let (found, error) = look_up(context, grants, &listener.owner, LISTENER, reference);
+        certificates.extend(found);
+        unresolved = unresolved.or(error);
     }
     let loaded: Vec<(&str, &Loaded)> =
         certificates.iter().filter_map(|(name, lookup)| Some((name.as_str(), lookup.usable.as_deref()?))).collect();
@@ -58,21 +41,93 @@ pub(super) fn terminate(
     (by_name(&listener.hostname, &loaded), unresolved)
 }
 
-/// The field of a listener in which certificates are named.
-const FIELD: &str = ".tls.certificateRefs";
-
-fn invalid(message: String) -> Unresolved {
-    Unresolved { field: FIELD, reason: "InvalidCertificateRef", message }
+/// The certificate that a Gateway shows to backends, by its name in the snapshot of `plane`, and what is wrong with the reference.
+pub(super) fn for_backends(
+    context: &mut Context,
+    grants: &Grants,
+    plane: Option<&DataPlane>,
+    key: &ObjectKey,
+    gateway: &Gateway,
+) -> (Option<String>, Option<Unresolved>) {
+    let Some(reference) = client_certificate_ref(gateway) else { return (None, None) };
+    let owner = Owner::Gateway(key.clone());
+    let (found, unresolved) = look_up(context, grants, &owner, BACKENDS, reference);
+    if let (Some(plane), Some((name, lookup))) = (plane, &found)
+        && let Some(loaded) = &lookup.usable
+    {
+        context.insert_certificate(plane, name, loaded);
+    }
+    (found.map(|(name, _)| name), unresolved)
 }
 
-fn secret(grants: &Grants, owner: &Owner, reference: &SecretObjectReference) -> Result<ObjectKey, Unresolved> {
+/// The field `spec.tls.backend.clientCertificateRef`.
+pub(super) fn client_certificate_ref(gateway: &Gateway) -> Option<&SecretObjectReference> {
+    gateway.spec.tls.as_ref()?.backend.as_ref()?.client_certificate_ref.as_ref()
+}
+
+/// A field in which certificates are named.
+#[derive(Clone, Copy)]
+struct Field {
+    /// Its path, from the listener or the Gateway.
+    path: &'static str,
+    /// The reason of `ResolvedRefs` when one of them is no good.
+    reason: &'static str,
+}
+
+const LISTENER: Field = Field { path: ".tls.certificateRefs", reason: "InvalidCertificateRef" };
+const BACKENDS: Field = Field { path: "spec.tls.backend.clientCertificateRef", reason: "InvalidClientCertificateRef" };
+
+impl Field {
+    /// For sentences.
+    fn name(self) -> &'static str {
+        self.path.trim_start_matches('.')
+    }
+
+    fn invalid(self, message: String) -> Unresolved {
+        Unresolved { field: self.path, reason: self.reason, message }
+    }
+}
+
+/// The usable certificate that a reference leads to, by the name of its Secret, and what is wrong.
+fn look_up(
+    context: &mut Context,
+    grants: &Grants,
+    owner: &Owner,
+    field: Field,
+    reference: &SecretObjectReference,
+) -> (Option<(String, Rc<Lookup>)>, Option<Unresolved>) {
+    let secret = match secret(grants, owner, field, reference) {
+        Ok(secret) => secret,
+        Err(error) => return (None, Some(error)),
+    };
+    let lookup = context.certificate(&secret);
+    let error = lookup.error.as_ref().map(|error| {
+        let consequence = match lookup.usable {
+            Some(_) => "its last good version stays in use until the Secret is mended".into(),
+            None => format!("correct the Secret or {}", field.name()),
+        };
+        field.invalid(match error.is_in_secret() {
+            true => format!("Secret {secret}: {error}; {consequence}"),
+            false => format!("{error}; {consequence}"),
+        })
+    });
+    let found = lookup.usable.is_some().then(|| (secret.to_string(), lookup));
+    (found, error)
+}
+
+fn secret(
+    grants: &Grants,
+    owner: &Owner,
+    field: Field,
+    reference: &SecretObjectReference,
+) -> Result<ObjectKey, Unresolved> {
     let namespace = &owner.key().namespace;
     let kind = reference.kind.as_deref().unwrap_or("Secret");
     let group = reference.group.as_deref().unwrap_or_default();
     let secret = ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name);
     if !group.is_empty() || kind != "Secret" {
-        let message = format!("tls.certificateRefs names a {kind} of group {group:?}: refer to a Secret");
-        return Err(invalid(message));
+        let message = format!("{} names a {kind} of group {group:?}: refer to a Secret", field.name());
+        return Err(field.invalid(message));
     }
     // Asked before existence, so that nobody can probe other namespaces for names.
     if !grants.allow(owner.kind(), namespace, Kind::Secret, &secret.namespace, &secret.name) {
@@ -82,7 +137,7 @@ fn secret(grants: &Grants, owner: &Owner, reference: &SecretObjectReference) -> 
             owner.kind(),
             secret.name
         );
-        return Err(Unresolved { field: FIELD, reason: "RefNotPermitted", message });
+        return Err(Unresolved { field: field.path, reason: "RefNotPermitted", message });
     }
     Ok(secret)
 }

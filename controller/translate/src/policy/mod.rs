@@ -1,16 +1,19 @@
-//! Sluice's own policies: what they say, to whom it applies, and what becomes of them (GEP-713, GEP-2648).
+//! Policies, Sluice's own and the Gateway API's: what they say, to whom it applies, and what becomes of them (GEP-713, GEP-2648).
 //!
 //! [`Policies`] is built first from all policies and then asked by the translation of Ingresses and routes. Statuses come
 //! last, because a policy's ancestors are whoever uses its targets.
 
 mod backend;
+mod backend_tls;
 mod status;
 mod target;
 mod traffic;
+mod users;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crds::gateway::BackendTLSPolicy;
 use crds::gateway::ParentReference;
 use crds::policy::{BackendPolicy, PolicyTargetReference, TrafficPolicy};
 use kube_core::ObjectMeta;
@@ -19,6 +22,7 @@ use crate::{Entry, Kind, ObjectKey, Problem, Resources, Severity, Stored};
 use target::{Claims, Target};
 
 pub(crate) use backend::BackendSettings;
+pub(crate) use backend_tls::TlsToBackend;
 pub(crate) use status::statuses;
 pub(crate) use traffic::Traffic;
 
@@ -26,6 +30,7 @@ pub(crate) use traffic::Traffic;
 pub(crate) struct Policies {
     traffic: Claims<Traffic>,
     backend: Claims<BackendSettings>,
+    backend_tls: Claims<TlsToBackend>,
     judged: Vec<Judged>,
 }
 
@@ -34,6 +39,43 @@ pub(crate) struct Policies {
 struct Invalid {
     field: String,
     message: String,
+}
+
+/// A policy that was read.
+struct Parsed<T> {
+    content: T,
+    /// For kinds that refer to more than targets.
+    references: Option<References>,
+}
+
+impl<T> Parsed<T> {
+    fn alone(content: T) -> Self {
+        Self { content, references: None }
+    }
+}
+
+/// What a policy refers to besides its targets.
+#[derive(Clone, Debug)]
+struct References {
+    broken: Vec<BrokenReference>,
+    /// Whether what is not broken suffices for the policy to work.
+    usable: bool,
+}
+
+/// A reference that leads nowhere: a reason of the condition `ResolvedRefs`, and a sentence.
+#[derive(Clone, Debug)]
+struct BrokenReference {
+    field: String,
+    reason: &'static str,
+    message: String,
+}
+
+impl References {
+    /// What is broken, in one line.
+    fn describe(&self) -> String {
+        let all: Vec<_> = self.broken.iter().map(|broken| format!("{}: {}", broken.field, broken.message)).collect();
+        all.join("; ")
+    }
 }
 
 /// What became of a policy.
@@ -45,6 +87,7 @@ struct Judged {
     /// The first reference, where none names a possible target.
     astray: Option<ParentReference>,
     invalid: Option<String>,
+    references: Option<References>,
 }
 
 /// What became of a policy at one of its targets.
@@ -58,14 +101,20 @@ enum Verdict {
 impl Policies {
     /// Reads all policies. Of several on the same target the oldest is in force; one whose current version is invalid
     /// stays in force as it last was. A TrafficPolicy that never was valid refuses its targets' requests, for nothing is
-    /// served without its protection; a BackendPolicy that never was protects nothing, so its targets have the defaults.
-    pub fn new(resources: &Resources, problems: &mut Vec<Problem>, rejected: &mut BTreeSet<(Kind, ObjectKey)>) -> Self {
+    /// served without its protection, and neither does a BackendTLSPolicy fall back to plain text; a BackendPolicy that never
+    /// was protects nothing, so its targets have the defaults.
+    pub fn new(
+        resources: &Resources,
+        problems: &mut Vec<Problem>,
+        rejected: &mut BTreeSet<(Kind, ObjectKey)>,
+        wanted: &mut BTreeSet<(Kind, ObjectKey)>,
+    ) -> Self {
         let mut report = Report { problems, rejected };
         let (traffic, mut judged) = judge::<TrafficPolicy, _>(
             resources,
             &[Kind::Gateway, Kind::HTTPRoute, Kind::Ingress],
             |policy| &policy.spec.target_refs,
-            |key, policy| traffic::parse(key, &policy.spec),
+            |key, policy| traffic::parse(key, &policy.spec).map(Parsed::alone),
             |key, defects| {
                 Some(Traffic::Refused(format!("TrafficPolicy {key} is invalid, so requests are refused: {defects}")))
             },
@@ -75,12 +124,34 @@ impl Policies {
             resources,
             &[Kind::Service],
             |policy| &policy.spec.target_refs,
-            |key, policy| backend::parse(key, &policy.spec),
+            |key, policy| backend::parse(key, &policy.spec).map(Parsed::alone),
             |_, _| None,
             &mut report,
         );
+        let (backend_tls, of_tls) = judge::<BackendTLSPolicy, _>(
+            resources,
+            &[Kind::Service],
+            |policy| &policy.spec.target_refs,
+            |key, policy| backend_tls::parse(resources, key, &policy.spec),
+            |key, defects| {
+                let why = format!("BackendTLSPolicy {key} is invalid, so nothing is sent to its targets: {defects}");
+                Some(TlsToBackend::Refused(why))
+            },
+            &mut report,
+        );
+        for (key, entry) in &resources.backend_tls_policies {
+            let versions = std::iter::once(&entry.current).chain(&entry.last_good);
+            wanted.extend(versions.flat_map(|policy| backend_tls::wanted(key, &policy.spec)));
+        }
         judged.extend(of_backends);
-        Self { traffic, backend, judged }
+        judged.extend(of_tls);
+        Self { traffic, backend, backend_tls, judged }
+    }
+
+    /// How connections to a port of a Service are to be encrypted: as a policy on the port says, else one on the Service.
+    pub fn tls_to(&self, service: &ObjectKey, port_name: Option<&str>) -> Option<Arc<TlsToBackend>> {
+        let port = port_name.and_then(|name| self.backend_tls.get(Kind::Service, service, Some(name)));
+        port.or_else(|| self.backend_tls.get(Kind::Service, service, None)).cloned()
     }
 
     /// What holds for a port of a Service: per field, what a policy on the port says, else what one on the Service says.
@@ -148,8 +219,8 @@ impl Report<'_> {
 fn judge<P: Stored, T>(
     resources: &Resources,
     kinds: &[Kind],
-    references: impl Fn(&P) -> &[PolicyTargetReference],
-    parse: impl Fn(&ObjectKey, &P) -> Result<T, Vec<Invalid>>,
+    target_refs: impl Fn(&P) -> &[PolicyTargetReference],
+    parse: impl Fn(&ObjectKey, &P) -> Result<Parsed<T>, Vec<Invalid>>,
     instead: impl Fn(&ObjectKey, &str) -> Option<T>,
     report: &mut Report,
 ) -> (Claims<T>, Vec<Judged>) {
@@ -159,9 +230,9 @@ fn judge<P: Stored, T>(
     let mut judged = Vec::new();
     for (key, entry) in entries {
         let read = |policy: &P| {
-            let (targets, mut errors) = targets(references(policy), &key.namespace, kinds);
+            let (targets, mut errors) = targets(target_refs(policy), &key.namespace, kinds);
             match parse(key, policy) {
-                Ok(content) if errors.is_empty() => Ok((targets, Arc::new(content))),
+                Ok(parsed) if errors.is_empty() => Ok((targets, parsed)),
                 Ok(_) => Err(errors),
                 Err(more) => {
                     errors.extend(more);
@@ -178,11 +249,11 @@ fn judge<P: Stored, T>(
                     errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
                 let defects = defects.join("; ");
                 let good = entry.last_good.as_deref().and_then(|good| read(good).ok());
-                let (named, _) = targets(references(&entry.current), &key.namespace, kinds);
+                let (named, _) = targets(target_refs(&entry.current), &key.namespace, kinds);
                 let (version, consequence) = match (good, instead(key, &defects)) {
                     (Some(good), _) => (Some(good), "the last valid version stays in force"),
                     (None, Some(content)) if !named.is_empty() => {
-                        (Some((named, Arc::new(content))), "requests to its targets are answered with 503")
+                        (Some((named, Parsed::alone(content))), "requests to its targets are answered with 503")
                     }
                     (None, _) => (None, "the policy is not in force"),
                 };
@@ -194,7 +265,10 @@ fn judge<P: Stored, T>(
                 version
             }
         };
-        let verdicts = version.map(|(targets, content)| {
+        let mut references = None;
+        let verdicts = version.map(|(targets, parsed)| {
+            let content = Arc::new(parsed.content);
+            references = parsed.references;
             let verdict = |(index, target): (usize, Target)| {
                 let verdict = attach(&mut claims, resources, &target, key, &content);
                 let (field, reason, message) = match &verdict {
@@ -209,11 +283,11 @@ fn judge<P: Stored, T>(
         });
         // Without a valid version the targets of the broken one still tell under which ancestors to report.
         let targets: Vec<_> = verdicts.unwrap_or_else(|| {
-            let (targets, _) = targets(references(&entry.current), &key.namespace, kinds);
+            let (targets, _) = targets(target_refs(&entry.current), &key.namespace, kinds);
             targets.into_iter().map(|(_, target)| (target, Verdict::InForce)).collect()
         });
         let metadata = entry.current.metadata().clone();
-        let first = references(&entry.current).first().filter(|_| targets.is_empty());
+        let first = target_refs(&entry.current).first().filter(|_| targets.is_empty());
         let astray = first.map(|reference| ParentReference {
             group: Some(reference.group.clone()),
             kind: Some(reference.kind.clone()),
@@ -222,7 +296,17 @@ fn judge<P: Stored, T>(
             section_name: reference.section_name.clone(),
             port: None,
         });
-        judged.push(Judged { kind: P::KIND, key: key.clone(), metadata, targets, astray, invalid });
+        if let Some(references) = &references {
+            let consequence = match references.usable {
+                true => "only the others count",
+                false => "requests to its targets are answered with 503",
+            };
+            for broken in &references.broken {
+                let message = format!("{}; {consequence}", broken.message);
+                report.warn(P::KIND, key, &broken.field, broken.reason, &message);
+            }
+        }
+        judged.push(Judged { kind: P::KIND, key: key.clone(), metadata, targets, astray, invalid, references });
     }
     (claims, judged)
 }
