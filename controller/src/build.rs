@@ -214,6 +214,7 @@ impl Builder {
             infrastructure.into_iter().filter(|(_, infrastructure)| infrastructure.parameters.is_some()).collect();
         let spared = self.spared(statuses.gateways.keys(), &infrastructure);
         send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
+        built.gate.forget_except(&statuses);
         built.wanted.replace(statuses);
         self.outputs.ready.send_replace(true);
 
@@ -336,7 +337,9 @@ impl Builder {
             (refused != Refused::default()).then(|| (plane.clone(), refused))
         });
         let refused = refused.collect();
-        let unwritten = built.wanted.unwritten(&self.store.observed, &mut built.gate, acks, &refused, Instant::now());
+        let before = self.outputs.unwritten.borrow().clone();
+        let (observed, now) = (&self.store.observed, Instant::now());
+        let unwritten = built.wanted.unwritten(&before, observed, &mut built.gate, acks, &refused, now);
         send_if_new(&self.outputs.unwritten, unwritten);
         let mut reports = built.reports.clone();
         reports.extend(built.snapshots.keys().flat_map(|plane| self.rejections(plane, acks)));

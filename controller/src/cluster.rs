@@ -164,6 +164,7 @@ impl Controller {
             template: Template {
                 image: options.dataplane_image.clone(),
                 pull_policy: options.dataplane_image_pull_policy.clone(),
+                state_size_limit: options.dataplane_state_size_limit.clone(),
                 replicas: options.gateway_replicas,
                 controllers: format!("{}:{}", options.stream_host(), options.stream_address.port()),
                 ca: keys.trusted(),

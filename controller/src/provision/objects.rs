@@ -29,6 +29,8 @@ pub struct Template {
     pub image: String,
     /// `imagePullPolicy`.
     pub pull_policy: String,
+    /// `sizeLimit` of the volume for the last good snapshot.
+    pub state_size_limit: String,
     /// How many pods each Gateway gets.
     pub replicas: u32,
     /// Where the controllers listen: a headless Service's name with the port.
@@ -221,7 +223,7 @@ impl Template {
                     "path": "token", "audience": "sluice", "expirationSeconds": 3600,
                 }}]}},
                 // The last good snapshot holds private keys: it stays in memory.
-                { "name": "state", "emptyDir": { "medium": "Memory", "sizeLimit": "64Mi" } },
+                { "name": "state", "emptyDir": { "medium": "Memory", "sizeLimit": self.state_size_limit } },
             ],
         })
     }
@@ -238,6 +240,7 @@ mod tests {
         Template {
             image: "sluice:1".into(),
             pull_policy: "IfNotPresent".into(),
+            state_size_limit: "64Mi".into(),
             replicas: 2,
             controllers: "sluice-controller.sluice.svc:15010".into(),
             ca: "PEM".into(),
@@ -322,6 +325,17 @@ mod tests {
         let service = of(&infrastructure, "Service");
         assert_eq!(service["spec"]["type"], "ClusterIP");
         assert!(service["spec"].get("loadBalancerIP").is_none());
+    }
+
+    #[test]
+    fn the_last_good_snapshot_has_the_room_that_was_asked_for() {
+        let wanted = Wanted { uid: "1".into(), infrastructure: Infrastructure::default() };
+        let template = Template { state_size_limit: "1Gi".into(), ..template() };
+        let objects = template.objects(&ObjectKey::new("shop", "web"), &wanted);
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+        let state = volumes.iter().find(|volume| volume["name"] == "state").unwrap();
+        assert_eq!(state["emptyDir"]["sizeLimit"], "1Gi");
     }
 
     #[test]

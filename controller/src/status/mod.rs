@@ -122,7 +122,7 @@ fn load_balancer(addresses: impl Serialize) -> Value {
 }
 
 /// A status to write.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// The controller's own part of the status, without transition times.
     pub status: Value,
@@ -172,15 +172,16 @@ impl Wanted {
     }
 
     /// What differs from what the API server holds, as far as data planes have acknowledged it, and with what they `refused`.
+    /// Of what was unwritten `before`, only what changed is serialised again: this is asked after every event.
     pub fn unwritten(
         &self,
+        before: &Unwritten,
         observed: &BTreeMap<Target, Observed>,
         gate: &mut Gate,
         acks: &Acks,
         refused: &BTreeMap<DataPlane, Refused>,
         now: Instant,
     ) -> Unwritten {
-        gate.forget_except(&self.statuses);
         let mut unwritten = Unwritten::new();
         let mut world = World { observed, gate, acks, refused, now };
         for (object, status) in &self.statuses.gateways {
@@ -197,8 +198,11 @@ impl Wanted {
             if observed.fingerprint == fingerprint || self.waits(target, fingerprint, gate, acks, now) {
                 return None;
             }
-            let status = told.or_else(|| self.status(target))?;
-            Some((target.clone(), Arc::new(Write { status, fingerprint })))
+            let write = match before.get(target).filter(|write| write.fingerprint == fingerprint) {
+                Some(write) => write.clone(),
+                None => Arc::new(Write { status: told.or_else(|| self.status(target))?, fingerprint }),
+            };
+            Some((target.clone(), write))
         });
         unwritten.extend(others);
         unwritten

@@ -42,7 +42,7 @@ fn running(version: Hash) -> Connected {
 
 /// What is to be written when data planes refuse nothing.
 fn unwritten(wanted: &Wanted, observed: &BTreeMap<Target, Observed>, gate: &mut Gate, acks: &Acks) -> Unwritten {
-    wanted.unwritten(observed, gate, acks, &BTreeMap::new(), Instant::now())
+    wanted.unwritten(&Unwritten::new(), observed, gate, acks, &BTreeMap::new(), Instant::now())
 }
 
 fn pods(plane: &DataPlane, names: &[&str]) -> BTreeMap<DataPlane, BTreeSet<String>> {
@@ -65,6 +65,28 @@ fn only_differences_are_written_and_foreign_entries_do_not_count() {
     assert_eq!(unwritten(observe(&target, Some(json!({"parents": [theirs, ours]})))), 0);
     assert_eq!(unwritten(observe(&target, Some(json!({"parents": [theirs]})))), 1);
     assert_eq!(unwritten(BTreeMap::new()), 0, "an object that is gone gets no status");
+}
+
+#[test]
+fn what_is_still_unwritten_is_not_serialised_again() {
+    let [same, edited] = ["same", "edited"].map(|name| ObjectKey::new("shop", name));
+    let of = |object: &ObjectKey| Target::of(Kind::HTTPRoute, object).unwrap();
+    let observed: BTreeMap<_, _> = [&same, &edited].into_iter().flat_map(|object| observe(&of(object), None)).collect();
+    let mut statuses = Statuses::default();
+    for object in [&same, &edited] {
+        statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents("a"));
+    }
+    let mut wanted = Wanted::default();
+    let mut unwritten = |statuses: &Statuses, before: &Unwritten| {
+        wanted.replace(statuses.clone());
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        wanted.unwritten(before, &observed, &mut gate, &Acks::default(), &BTreeMap::new(), now)
+    };
+    let before = unwritten(&statuses, &Unwritten::new());
+    statuses.routes.insert((Kind::HTTPRoute, edited.clone()), parents("b"));
+    let after = unwritten(&statuses, &before);
+    assert!(Arc::ptr_eq(&before[&of(&same)], &after[&of(&same)]));
+    assert_eq!(after[&of(&edited)].status["parents"][0]["parentRef"]["name"], "b");
 }
 
 #[test]
@@ -141,7 +163,7 @@ fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
     let mut write = |acks: &Acks, stored: Option<Value>| {
         let refused = [(plane.clone(), Refused::new(&snapshot, &acks.rejected(&plane)))].into();
         let now = Instant::now();
-        let unwritten = wanted.unwritten(&observe(&target, stored), &mut gate, acks, &refused, now);
+        let unwritten = wanted.unwritten(&Unwritten::new(), &observe(&target, stored), &mut gate, acks, &refused, now);
         unwritten[&target].status.clone()
     };
     let of = |holder: &Value| holder["conditions"][0].clone();
@@ -192,7 +214,8 @@ fn a_listener_set_is_programmed_as_the_data_planes_of_its_gateway_tell() {
     snapshot.insert(name, Resource::Listener(Listener { port: 80, hostname, protocol: Protocol::Http }));
     let mut told = |acks: &Acks| {
         let refused = [(plane.clone(), Refused::new(&snapshot, &acks.rejected(&plane)))].into();
-        let unwritten = wanted.unwritten(&observe(&target, None), &mut gate, acks, &refused, Instant::now());
+        let (before, now) = (Unwritten::new(), Instant::now());
+        let unwritten = wanted.unwritten(&before, &observe(&target, None), &mut gate, acks, &refused, now);
         let status = &unwritten[&target].status;
         [&status["conditions"], &status["listeners"][0]["conditions"]].map(|list| list[0]["reason"].clone())
     };
@@ -220,7 +243,8 @@ fn a_route_that_a_data_plane_does_not_take_says_so_under_that_gateway_alone() {
     let refused = [(plane("a"), refused)].into();
     let written = |refused: &BTreeMap<DataPlane, Refused>, stored: Option<Value>| {
         let (mut gate, acks) = (Gate::default(), Acks::default());
-        let unwritten = wanted.unwritten(&observe(&target, stored), &mut gate, &acks, refused, Instant::now());
+        let unwritten =
+            wanted.unwritten(&Unwritten::new(), &observe(&target, stored), &mut gate, &acks, refused, Instant::now());
         unwritten.get(&target).map(|write| write.status.clone())
     };
     let status = written(&refused, None).unwrap();
@@ -312,7 +336,7 @@ fn routes_and_policies_are_accepted_once_every_ready_data_plane_serves_them_or_p
     let begin = Instant::now();
     let waits = |gate: &mut Gate, acks: &Acks, after: u64| {
         let now = begin + Duration::from_secs(after);
-        let written = wanted.unwritten(&observed, gate, acks, &BTreeMap::new(), now).len();
+        let written = wanted.unwritten(&Unwritten::new(), &observed, gate, acks, &BTreeMap::new(), now).len();
         assert!(written == 0 || written == targets.len(), "all or none: {written}");
         written == 0
     };

@@ -752,6 +752,7 @@ fn template(installation: &str) -> Template {
     Template {
         image: "sluice".into(),
         pull_policy: "Never".into(),
+        state_size_limit: "64Mi".into(),
         replicas: 1,
         controllers: "controllers:1".into(),
         ca: String::new(),
