@@ -17,8 +17,9 @@ use translate::{
     DataPlane, Infrastructure, Kind, ObjectKey, Problem, Resources, Settings, Severity, Translation, translate,
 };
 
+use crate::class_guard::Classes;
 use crate::events::Report;
-use crate::kinds::{self, Watched};
+use crate::kinds;
 use crate::last_good::Unrecorded;
 use crate::metrics::Metrics;
 use crate::provision;
@@ -44,6 +45,8 @@ pub struct Outputs {
     pub reports: watch::Sender<Arc<Vec<Report>>>,
     /// The data planes that Gateways need; `None` before the first full build.
     pub infrastructure: watch::Sender<Arc<Option<provision::Plan>>>,
+    /// Our GatewayClasses, and which of them are in use.
+    pub classes: watch::Sender<Arc<Classes>>,
     /// What is to be recorded of last good versions, unless it is.
     pub unrecorded: watch::Sender<Arc<Option<Unrecorded>>>,
     /// Whether the first full build is published.
@@ -206,7 +209,12 @@ impl Builder {
         built.identities = identities;
         self.expect(built);
         built.gate.published(self.publisher.publish(built.snapshots.clone(), built.identities.clone()));
+        // Without its parameters nobody knows how they should look.
+        let infrastructure: BTreeMap<_, _> =
+            infrastructure.into_iter().filter(|(_, infrastructure)| infrastructure.parameters.is_some()).collect();
         let spared = self.spared(statuses.gateways.keys(), &infrastructure);
+        send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
+        built.gate.forget_except(&statuses);
         built.wanted.replace(statuses);
         self.outputs.ready.send_replace(true);
 
@@ -249,6 +257,13 @@ impl Builder {
             severity: Severity::Warning,
         };
         next.dropped.into_iter().map(problem).collect()
+    }
+
+    /// These GatewayClasses, each with whether a Gateway names it.
+    fn classes<'a>(&self, ours: impl Iterator<Item = &'a ObjectKey>) -> Classes {
+        let gateways = self.store.resources.gateways.values();
+        let used: BTreeSet<_> = gateways.map(|entry| entry.current.spec.gateway_class_name.as_str()).collect();
+        ours.map(|class| (class.name.clone(), used.contains(class.name.as_str()))).collect()
     }
 
     /// The Gateways of our classes, or that cannot be told from ours for now, which get no data planes as they are: what a bad
@@ -322,7 +337,9 @@ impl Builder {
             (refused != Refused::default()).then(|| (plane.clone(), refused))
         });
         let refused = refused.collect();
-        let unwritten = built.wanted.unwritten(&self.store.observed, &mut built.gate, acks, &refused, Instant::now());
+        let before = self.outputs.unwritten.borrow().clone();
+        let (observed, now) = (&self.store.observed, Instant::now());
+        let unwritten = built.wanted.unwritten(&before, observed, &mut built.gate, acks, &refused, now);
         send_if_new(&self.outputs.unwritten, unwritten);
         let mut reports = built.reports.clone();
         reports.extend(built.snapshots.keys().flat_map(|plane| self.rejections(plane, acks)));
@@ -373,11 +390,7 @@ where
 {
     let object = Api::<T>::namespaced(client, &key.namespace).get_opt(&key.name).await?;
     Ok(match object {
-        Some(mut object) => {
-            kinds::strip(object.meta_mut());
-            object.strip();
-            Change::apply(object)
-        }
+        Some(object) => Change::apply(kinds::stored(object)),
         None => Change::delete::<T>(key.clone()),
     })
 }

@@ -122,12 +122,21 @@ fn untold(folder: &Folder, translation: &Translation) -> BTreeSet<Finding> {
             findings.insert(folder.finding(kind, key, &field, &condition.reason, &message, Severity::Warning));
         }
     }
-    for key in folder.resources().http_routes.keys() {
-        let of = (Kind::HTTPRoute, key.clone());
-        if !told.contains(&(of.0, key)) && translation.statuses.routes.get(&of).is_none_or(Vec::is_empty) {
-            let message = "no parent of this route is a Gateway of Sluice's class in this folder, so nothing serves it; \
-                           correct the reference or add the Gateway";
-            findings.insert(folder.finding(of.0, key, "spec.parentRefs", "NoParent", message, Severity::Warning));
+    let mut astray = |kind, key, field| {
+        if !told.contains(&(kind, key)) {
+            let message = format!(
+                "no parent of this {kind} is a Gateway of Sluice's class in this folder, so nothing serves it; correct the \
+                 reference or add the Gateway"
+            );
+            findings.insert(folder.finding(kind, key, field, "NoParent", &message, Severity::Warning));
+        }
+    };
+    for ((kind, key), _) in translation.statuses.routes.iter().filter(|(_, parents)| parents.is_empty()) {
+        astray(*kind, key, "spec.parentRefs");
+    }
+    for key in folder.resources().listener_sets.keys() {
+        if !translation.statuses.listener_sets.contains_key(key) {
+            astray(Kind::ListenerSet, key, "spec.parentRef");
         }
     }
     findings
@@ -139,12 +148,15 @@ fn conditions(translation: &Translation) -> impl Iterator<Item = (Kind, &ObjectK
     let classes = statuses.gateway_classes.iter().flat_map(|(key, status)| {
         status.conditions.iter().flatten().map(move |condition| (Kind::GatewayClass, key, String::new(), condition))
     });
-    let gateways = statuses.gateways.iter().flat_map(|(key, status)| {
-        let own =
-            status.conditions.iter().flatten().map(move |condition| (Kind::Gateway, key, String::new(), condition));
-        let listeners = status.listeners.iter().flatten().enumerate().flat_map(move |(index, listener)| {
+    let gateways = statuses.gateways.iter();
+    let gateways = gateways.map(|(key, status)| (Kind::Gateway, key, &status.conditions, &status.listeners));
+    let sets = statuses.listener_sets.iter();
+    let sets = sets.map(|(key, status)| (Kind::ListenerSet, key, &status.conditions, &status.listeners));
+    let listening = gateways.chain(sets).flat_map(|(kind, key, conditions, listeners)| {
+        let own = conditions.iter().flatten().map(move |condition| (kind, key, String::new(), condition));
+        let listeners = listeners.iter().flatten().enumerate().flat_map(move |(index, listener)| {
             let field = format!("spec.listeners[{index}]");
-            listener.conditions.iter().map(move |condition| (Kind::Gateway, key, field.clone(), condition))
+            listener.conditions.iter().map(move |condition| (kind, key, field.clone(), condition))
         });
         own.chain(listeners)
     });
@@ -156,7 +168,7 @@ fn conditions(translation: &Translation) -> impl Iterator<Item = (Kind, &ObjectK
         let conditions = ancestors.iter().flat_map(|ancestor| &ancestor.conditions);
         conditions.map(move |condition| (*kind, key, String::new(), condition))
     });
-    classes.chain(gateways).chain(routes).chain(policies)
+    classes.chain(listening).chain(routes).chain(policies)
 }
 
 /// Most conditions are good when true; these are bad.

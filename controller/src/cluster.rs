@@ -13,6 +13,7 @@ use translate::{Kind, ObjectKey, Stored};
 use crate::bootstrap::{self, BootstrapError};
 use crate::build::{Builder, Outputs};
 use crate::ca::CaError;
+use crate::class_guard::ClassGuard;
 use crate::keys::{Keeper, Users};
 use crate::kinds::Watched;
 use crate::last_good::{self, Recorder};
@@ -93,6 +94,7 @@ impl Controller {
         let (unwritten, unwritten_receiver) = watch::channel(Arc::default());
         let (reports, reports_receiver) = watch::channel(Arc::default());
         let (infrastructure, infrastructure_receiver) = watch::channel(Arc::default());
+        let (classes, classes_receiver) = watch::channel(Arc::default());
         let (unrecorded, unrecorded_receiver) = watch::channel(Arc::default());
         let (ready, ready_receiver) = watch::channel(false);
         let (leads_sender, leads) = watch::channel(false);
@@ -124,7 +126,7 @@ impl Controller {
             },
             shared_service: options.shared_service.clone().map(|service| service.0),
             publisher: publisher.clone(),
-            outputs: Outputs { unwritten, reports, infrastructure, unrecorded, ready },
+            outputs: Outputs { unwritten, reports, infrastructure, classes, unrecorded, ready },
             leads: leads.clone(),
             metrics: metrics.clone(),
         };
@@ -162,6 +164,7 @@ impl Controller {
             template: Template {
                 image: options.dataplane_image.clone(),
                 pull_policy: options.dataplane_image_pull_policy.clone(),
+                state_size_limit: options.dataplane_state_size_limit.clone(),
                 replicas: options.gateway_replicas,
                 controllers: format!("{}:{}", options.stream_host(), options.stream_address.port()),
                 ca: keys.trusted(),
@@ -174,6 +177,8 @@ impl Controller {
             leader: leads.clone(),
         };
         writers.spawn(provisioner.run(stopping.clone()));
+        let guard = ClassGuard { client: client.clone(), classes: classes_receiver, leader: leads.clone() };
+        writers.spawn(guard.run(stopping.clone()));
         let keeper = Keeper {
             client: client.clone(),
             namespace: options.namespace.clone(),

@@ -1,4 +1,5 @@
-//! Small servers that stand in for the backends of a folder of manifests: each answers with what it received.
+//! Small servers that stand in for the backends of a folder of manifests: each answers with what it received, and sends the
+//! messages of a WebSocket back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -6,20 +7,28 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, header};
+use futures::{SinkExt, StreamExt};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use translate::Resources;
 
 /// How a client of HTTP/2 without TLS begins (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// Time to send the first bytes and the request's head.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest WebSocket message that is sent back, in bytes.
+const MAX_MESSAGE: usize = 1 << 20;
 
 /// The echo servers that are running. They end when this is dropped.
 #[derive(Default)]
@@ -94,7 +103,9 @@ fn loopback_endpoints(resources: &Resources) -> BTreeMap<SocketAddr, String> {
 }
 
 async fn converse(stream: TcpStream, identity: Arc<Identity>) {
-    let service = service_fn(move |request| answer(request, identity.clone()));
+    // A connection that leaves HTTP goes on here rather than in a task of its own, so that it ends with the server.
+    let (leaves, mut left) = mpsc::channel(1);
+    let service = service_fn(move |request| answer(request, identity.clone(), leaves.clone()));
     let Ok(Ok(http2)) = tokio::time::timeout(PATIENCE, begins_with_http2(&stream)).await else { return };
     let _ = stream.set_nodelay(true);
     let io = TokioIo::new(stream);
@@ -107,8 +118,13 @@ async fn converse(stream: TcpStream, identity: Arc<Identity>) {
     } else {
         let mut http1 = hyper::server::conn::http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-        http1.serve_connection(io, service).await
+        http1.serve_connection(io, service).with_upgrades().await
     };
+    if let Some(upgrade) = left.recv().await
+        && let Ok(upgraded) = upgrade.await
+    {
+        send_back(upgraded).await;
+    }
 }
 
 async fn begins_with_http2(stream: &TcpStream) -> io::Result<bool> {
@@ -118,7 +134,16 @@ async fn begins_with_http2(stream: &TcpStream) -> io::Result<bool> {
     Ok(length >= 4 && HTTP2_PREFACE.starts_with(&start[..length]))
 }
 
-async fn answer(request: Request<Incoming>, identity: Arc<Identity>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn answer(
+    mut request: Request<Incoming>,
+    identity: Arc<Identity>,
+    leaves: mpsc::Sender<OnUpgrade>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    if let Some(response) = websocket(request.headers()) {
+        // A connection leaves HTTP once: there is room.
+        let _ = leaves.try_send(hyper::upgrade::on(&mut request));
+        return Ok(response);
+    }
     let (head, mut body) = request.into_parts();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -138,8 +163,33 @@ async fn answer(request: Request<Incoming>, identity: Arc<Identity>) -> Result<R
         "bodyBytes": length,
     });
     let mut response = Response::new(Full::from(format!("{text:#}\n")));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// The answer to a request for a WebSocket (RFC 6455, section 4.2.2); `None` for any other request.
+fn websocket(request: &HeaderMap) -> Option<Response<Full<Bytes>>> {
+    let asked = request.get(header::UPGRADE).is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let key = request.get(header::SEC_WEBSOCKET_KEY).filter(|_| asked)?;
+    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()?;
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    Some(response)
+}
+
+/// Sends every message back until the client closes.
+async fn send_back(upgraded: Upgraded) {
+    let limits = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(limits)).await;
+    while let Some(Ok(message)) = socket.next().await {
+        if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Values of a repeated header are joined, as RFC 9110, section 5.3 allows.

@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod build;
 pub mod ca;
 pub mod check;
+pub mod class_guard;
 pub mod cluster;
 pub mod echo;
 pub mod events;

@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use translate::{Kind, Resources};
+use translate::{Kind, Resources, Stored, objects};
 
 /// Every metric of the controller. Cheap to clone.
 #[derive(Clone)]
@@ -73,17 +73,10 @@ impl Metrics {
         self.builds.get_or_create(&Path { path: "full" }).inc();
         self.build_seconds.observe(took.as_secs_f64());
         self.problems.set(problems as i64);
-        for (kind, count) in [
-            (Kind::Ingress, resources.ingresses.len()),
-            (Kind::Gateway, resources.gateways.len()),
-            (Kind::HTTPRoute, resources.http_routes.len()),
-            (Kind::Service, resources.services.len()),
-            (Kind::EndpointSlice, resources.endpoint_slices.len()),
-            (Kind::Secret, resources.secrets.len()),
-            (Kind::ConfigMap, resources.config_maps.len()),
-            (Kind::TrafficPolicy, resources.traffic_policies.len()),
-            (Kind::BackendPolicy, resources.backend_policies.len()),
-        ] {
+        macro_rules! count {
+            ($($kind:ident)*) => { [$((Kind::$kind, objects::$kind::map(resources).len())),*] };
+        }
+        for (kind, count) in translate::every_kind!(count) {
             self.objects.get_or_create(&OfKind { kind: kind.name() }).set(count as i64);
         }
     }

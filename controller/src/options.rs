@@ -71,6 +71,10 @@ pub struct Options {
     #[arg(long, default_value = "IfNotPresent")]
     pub dataplane_image_pull_policy: String,
 
+    /// The size of the memory-backed volume in which each of their pods keeps its last good snapshot, as a Kubernetes quantity
+    #[arg(long, default_value = "64Mi")]
+    pub dataplane_state_size_limit: String,
+
     /// How many data plane pods each Gateway gets
     #[arg(long, default_value_t = 2)]
     pub gateway_replicas: u32,

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use translate::ObjectKey;
 
-use crate::kinds::{Watched, strip};
+use crate::kinds::{Watched, stored};
 use crate::store::Change;
 
 /// How long a kind that was there has to be missing before its objects count as gone.
@@ -108,11 +108,7 @@ impl Presence {
 
 fn changed<T: Watched>(object: DeserializeGuard<T>) -> Change {
     match object.0 {
-        Ok(mut object) => {
-            strip(object.meta_mut());
-            object.strip();
-            Change::apply(object)
-        }
+        Ok(object) => Change::apply(stored(object)),
         Err(invalid) => Change::undecodable::<T>(ObjectKey::of(&invalid.metadata), &invalid.error),
     }
 }

@@ -121,7 +121,8 @@ fn get(port: u16, host: &str, path: &str) -> Result<(u16, String), String> {
 #[test]
 fn every_printed_line_shows_its_backend() {
     let (_running, greeting) = start();
-    let commands: Vec<_> = greeting.iter().filter_map(|line| line.strip_prefix("  ")).collect();
+    let commands = greeting.iter().filter_map(|line| line.strip_prefix("  "));
+    let (sockets, commands): (Vec<_>, Vec<_>) = commands.partition(|command| command.contains("Upgrade: websocket"));
     let run = |command: &str| {
         let command = command.replace("curl ", "curl -sS ");
         let output = Command::new("sh").args(["-c", &command]).output().expect("sh and curl run");
@@ -143,11 +144,41 @@ fn every_printed_line_shows_its_backend() {
             assert!(answered.contains(&(scheme, service.to_owned())), "{scheme} {service} in {greeting:#?}");
         }
     }
+    assert_eq!(sockets.len(), 1, "{greeting:#?}");
+    // It gives up in the end, which is no success to curl.
+    let output = Command::new("sh").args(["-c", sockets[0]]).output().expect("sh and curl run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("HTTP/1.1 101 "), "{}: {text}", sockets[0]);
+
     assert_eq!(floods.len(), 1, "{commands:#?}");
     let began = Instant::now();
     while !run(floods[0]).contains("503") {
         assert!(began.elapsed() < PATIENCE, "no limit: {}", floods[0]);
     }
+}
+
+#[test]
+fn a_websocket_gets_its_messages_back() {
+    let (running, _) = start();
+    let mut stream = TcpStream::connect(("127.0.0.1", running.http_port)).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let request = "GET / HTTP/1.1\r\nHost: api.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        head.extend(byte);
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    // The key and its answer are RFC 6455's own example (section 1.3).
+    assert!(head.starts_with("http/1.1 101 ") && head.contains("s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
+    // A text message and a close, both masked with zeros; the answers are not masked (RFC 6455, section 5).
+    stream.write_all(b"\x81\x85\0\0\0\0hello\x88\x80\0\0\0\0").expect("two frames");
+    let mut frames = Vec::new();
+    stream.read_to_end(&mut frames).expect("two frames and the end");
+    assert_eq!(frames, b"\x81\x05hello\x88\0");
 }
 
 #[test]

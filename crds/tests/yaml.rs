@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crds::policy::{BackendPolicy, TrafficPolicy};
+use crds::policy::{BackendPolicy, GatewayConfig, TrafficPolicy};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube_core::CustomResourceExt;
 use serde_json::Value;
@@ -18,6 +18,11 @@ fn traffic_policy_is_up_to_date() {
 #[test]
 fn backend_policy_is_up_to_date() {
     compare("sluice.dev_backendpolicies.yaml", &BackendPolicy::crd());
+}
+
+#[test]
+fn gateway_config_is_up_to_date() {
+    compare("sluice.dev_gatewayconfigs.yaml", &GatewayConfig::crd());
 }
 
 fn compare(file: &str, crd: &CustomResourceDefinition) {

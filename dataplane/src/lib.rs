@@ -32,6 +32,7 @@ mod metrics;
 mod mirror;
 pub mod normalise;
 mod persistence;
+mod ports;
 mod proxy;
 pub mod random;
 pub mod reason;

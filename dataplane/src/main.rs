@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Parser;
 use dataplane::source::{self, Config};
 use dataplane::{Options, Proxy};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -54,11 +54,32 @@ const EXAMPLES: &str = "Examples:
   sluice-dataplane --controllers 127.0.0.1:15010 --ca ca.pem --token token --address 127.0.0.1 --workers 1";
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    log();
     // The control side; requests run on the proxy's own threads.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(run(arguments))
+    // Before anything else: as the first process of a container it has no signal but those that it handles.
+    let signals = runtime.block_on(async { Signals::new() })?;
+    let arguments = Arguments::parse();
+    log();
+    runtime.block_on(run(arguments, signals))
+}
+
+/// The requests to stop, also those that came early.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn received(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Logs to standard error as RUST_LOG selects: text on a terminal, else JSON.
@@ -68,9 +89,7 @@ fn log() {
     if std::io::stderr().is_terminal() { builder.init() } else { builder.json().init() }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn run(arguments: Arguments, mut signals: Signals) -> anyhow::Result<()> {
     let proxy = Arc::new(Proxy::start(Options {
         address: arguments.address,
         workers: arguments.workers.map(usize::from),
@@ -84,14 +103,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         state_dir: arguments.state_dir,
     };
     let applying = proxy.clone();
-    let apply =
-        move |snapshot| applying.apply(snapshot).into_iter().map(|rejected| (rejected.id, rejected.reason)).collect();
+    let apply = move |snapshot| drop(applying.apply(snapshot));
     // Goes on while draining: requests under way still follow endpoints, and controllers hear that it is not ready.
-    let mut source = std::pin::pin!(source::run(config, proxy.readiness(), apply));
+    let mut source = std::pin::pin!(source::run(config, proxy.readiness(), proxy.rejections(), apply));
     let signalled = tokio::select! {
         ended = &mut source => match ended.context("the source of snapshots ended")? {},
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+        signalled = signals.received() => signalled,
     };
     tracing::info!(signal = signalled, connections = proxy.open_connections(), "draining");
     let drained = tokio::select! {

@@ -104,63 +104,12 @@ pub fn escape(path: &str) -> String {
     escaped
 }
 
-/// The host for matching: lower case, without port and trailing dot. Borrowed when there is nothing to do.
-///
-/// Accepts names of letters, digits, `-` and `_`, IPv4 addresses and IPv6 addresses in brackets, each with an optional port.
+/// The host for matching: [`snapshot::normal_host`].
 ///
 /// # Errors
-/// [`Reason::BadHost`] for anything else.
+/// [`Reason::BadHost`] for what is no host.
 pub fn host(raw: &str) -> Result<Cow<'_, str>, Reason> {
-    let (name, port) = split_port(raw).ok_or(Reason::BadHost)?;
-    if !port.is_empty() && port.parse::<u16>().is_err() {
-        return Err(Reason::BadHost);
-    }
-    if name.starts_with('[') {
-        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).ok_or(Reason::BadHost)?;
-        address.parse::<std::net::Ipv6Addr>().map_err(|_| Reason::BadHost)?;
-        return Ok(lower(name));
-    }
-    let name = name.strip_suffix('.').unwrap_or(name);
-    // A dot at the beginning, at the end or after another one is an empty label.
-    let mut before = b'.';
-    for byte in name.bytes() {
-        let valid = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && before != b'.');
-        if !valid {
-            return Err(Reason::BadHost);
-        }
-        before = byte;
-    }
-    if before == b'.' || name.len() > 253 {
-        return Err(Reason::BadHost);
-    }
-    Ok(lower(name))
-}
-
-/// The host without its port, and the port (empty when there is none); `None` when brackets do not close.
-fn split_port(raw: &str) -> Option<(&str, &str)> {
-    if raw.starts_with('[') {
-        let (address, rest) = raw.split_at(raw.find(']')? + 1);
-        return match rest.strip_prefix(':') {
-            Some(port) => Some((address, digits(port)?)),
-            None => rest.is_empty().then_some((address, "")),
-        };
-    }
-    match raw.split_once(':') {
-        Some((name, port)) => Some((name, digits(port)?)),
-        None => Some((raw, "")),
-    }
-}
-
-/// `parse` would take a sign.
-fn digits(port: &str) -> Option<&str> {
-    port.bytes().all(|byte| byte.is_ascii_digit()).then_some(port)
-}
-
-fn lower(name: &str) -> Cow<'_, str> {
-    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => Cow::Owned(name.to_ascii_lowercase()),
-        false => Cow::Borrowed(name),
-    }
+    snapshot::normal_host(raw).ok_or(Reason::BadHost)
 }
 
 /// Whether a path has no percent sequence, no NUL, no empty segment and no segment that begins with a dot. Segments
@@ -225,34 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_allocated_for_plain_paths_and_hosts() {
+    fn nothing_is_allocated_for_plain_paths() {
         assert!(matches!(path("/shop/cart.html"), Ok(Cow::Borrowed(_))));
-        assert!(matches!(host("shop.example:8080"), Ok(Cow::Borrowed("shop.example"))));
-    }
-
-    #[test]
-    fn hosts_lose_case_port_and_dot() {
-        for (raw, normal) in [
-            ("Shop.Example", "shop.example"),
-            ("shop.example.:80", "shop.example"),
-            ("shop.example:", "shop.example"),
-            ("a_b.example", "a_b.example"),
-            ("10.0.0.1:80", "10.0.0.1"),
-            ("[::1]:80", "[::1]"),
-            ("[2001:DB8::1]", "[2001:db8::1]"),
-        ] {
-            assert_eq!(host(raw).unwrap(), normal, "{raw}");
-        }
-    }
-
-    #[test]
-    fn nonsense_hosts_are_refused() {
-        for raw in [
-            "", ".", ":80", "a b", "a/b", "a..b", ".a", "a:b", "a:+1", "a:99999", "a:1:2", "[::1", "[x]", "[::1]x",
-            "u@a",
-        ] {
-            assert_eq!(host(raw), Err(Reason::BadHost), "{raw}");
-        }
     }
 
     proptest! {

@@ -1,14 +1,14 @@
 //! The control side: starts workers, publishes snapshots to them, ends them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use snapshot::{AccessLog, Kind, Protocol, Resource, ResourceId, Snapshot};
+use arc_swap::ArcSwap;
+use snapshot::{AccessLog, Kind, Resource, ResourceId, Snapshot};
 use tokio::sync::watch;
 
 use crate::admin::{self, Sources};
@@ -16,14 +16,11 @@ use crate::background::Background;
 use crate::certificates::Certificates;
 use crate::compile::{Compiler, Rejection};
 use crate::dns::{LocalEndpoints, Resolution};
-use crate::listen;
 use crate::metrics::WorkerStats;
-use crate::shared::{Limits, Phase, Port, Shared, State};
+use crate::ports::{PortId, Ports, Wanted};
+use crate::shared::{Limits, Phase, Shared, State};
 use crate::watch::ConnectionTimeouts;
 use crate::worker::{Command, Handle};
-
-/// Workers close a port's sockets within microseconds, or when they get to it.
-const CLOSING: Duration = Duration::from_secs(1);
 
 /// How a data plane is set up.
 #[derive(Clone, Debug)]
@@ -98,6 +95,7 @@ pub struct Proxy {
     stats: Arc<[Arc<WorkerStats>]>,
     shared: Arc<Shared>,
     control: Mutex<Control>,
+    ports: Arc<Ports>,
     resolution: Resolution,
     readiness: watch::Sender<bool>,
     admin: Option<SocketAddr>,
@@ -111,10 +109,6 @@ pub struct Proxy {
 struct Control {
     compiler: Compiler,
     certificates: Certificates,
-    ports: BTreeMap<u16, Arc<Port>>,
-    udp_ports: BTreeSet<u16>,
-    /// When ports were closed whose sockets workers may still hold.
-    closed: BTreeMap<(u16, Transport), Instant>,
     /// States that were replaced, until the last request on them is over: they are dropped here, not by a worker.
     retired: Vec<Arc<State>>,
 }
@@ -173,6 +167,7 @@ impl Proxy {
             None => None,
         };
         Ok(Self {
+            ports: Ports::start(shared.clone(), &workers, &background),
             workers,
             stats,
             shared,
@@ -186,7 +181,7 @@ impl Proxy {
     }
 
     /// Compiles a snapshot and serves it: new requests see all of it or nothing of it. Returns what was rejected; a
-    /// rejected resource keeps its last good version, where there is one.
+    /// rejected resource keeps its last good version, where there is one. See also [`Proxy::rejections`].
     pub fn apply(&self, snapshot: Snapshot) -> Vec<Rejection> {
         let mut control = self.control();
         let (table, mut rejections) = control.compiler.compile(&snapshot);
@@ -200,32 +195,28 @@ impl Proxy {
             version: Some(snapshot.version()),
             applied: SystemTime::now(),
         });
-        let wanted: BTreeSet<u16> = state.table.ports().map(|(port, _)| port).collect();
-        let opened = self.open_ports(&mut control, &wanted, &snapshot, &mut rejections);
-        let wanted_udp: BTreeSet<u16> = state.table.udp_ports().collect();
-        let opened_udp = self.open_udp_ports(&mut control, &wanted_udp, &snapshot, &mut rejections);
+        let listeners = |id| listeners_of(&snapshot, id).cloned().collect();
+        let tcp = state.table.ports().map(|(number, _)| (PortId::Tcp(number), control.certificates.of_port(number)));
+        let udp = state.table.udp_ports().map(|number| (PortId::Udp(number), None));
+        let wanted = tcp.chain(udp).map(|(id, tls)| Wanted { id, tls, listeners: listeners(id) });
+        let change = self.ports.prepare(wanted.collect(), rejections);
         let before = self.shared.state.swap(state);
+        change.carry_out();
         control.retired.push(before);
         control.retired.retain(|state| Arc::strong_count(state) > 1);
-        for (port, sockets) in opened {
-            for (worker, socket) in self.workers.iter().zip(sockets) {
-                worker.send(Command::Listen(port.clone(), socket));
-            }
-        }
-        for (port, sockets) in opened_udp {
-            for (worker, socket) in self.workers.iter().zip(sockets) {
-                worker.send(Command::Receive(port, socket));
-            }
-        }
-        self.close_ports(&mut control, &wanted);
-        self.close_udp_ports(&mut control, &wanted_udp);
         self.retain_metrics(&snapshot);
         self.resolution.follow(control.compiler.clusters());
         let (from, to) = (Phase::Starting as u8, Phase::Ready as u8);
         if self.shared.phase.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.readiness.send_replace(true);
         }
-        rejections
+        self.rejections().borrow().clone()
+    }
+
+    /// What of the applied snapshot is not in use, now and whenever that changes: a port that cannot be bound is tried again,
+    /// within 10 s each time, and its listeners are rejected until then.
+    pub fn rejections(&self) -> watch::Receiver<Vec<Rejection>> {
+        self.ports.rejections()
     }
 
     /// Whether it serves a snapshot and is not draining.
@@ -279,85 +270,6 @@ impl Proxy {
         self.workers.iter().for_each(|worker| worker.send(command()));
     }
 
-    /// Binds what is new, for all workers. A port that cannot be bound is rejected with each of its listeners.
-    fn open_ports(
-        &self,
-        control: &mut Control,
-        wanted: &BTreeSet<u16>,
-        snapshot: &Snapshot,
-        rejections: &mut Vec<Rejection>,
-    ) -> Vec<(Arc<Port>, Vec<std::net::TcpListener>)> {
-        let mut opened = Vec::new();
-        for &number in wanted {
-            let tls = control.certificates.of_port(number);
-            if let Some(port) = control.ports.get(&number) {
-                let before = port.tls.swap(tls.clone());
-                if let (Some(before), Some(now)) = (before, tls)
-                    && now.asks_more_than(&before)
-                {
-                    self.tell(|| Command::Renew(number));
-                }
-                continue;
-            }
-            // Who is leaving opens nothing new.
-            if self.shared.phase.load(Ordering::Relaxed) == Phase::Draining as u8 {
-                continue;
-            }
-            let bind = || listen::bind(self.shared.address, number, self.workers.len());
-            match control.patiently((number, Transport::Tcp), bind) {
-                Ok(sockets) => {
-                    let port = Arc::new(Port { number, tls: ArcSwapOption::from(tls) });
-                    control.ports.insert(number, port.clone());
-                    opened.push((port, sockets));
-                }
-                Err(error) => {
-                    rejections.extend(not_bound(snapshot, number, Transport::Tcp, &error));
-                }
-            }
-        }
-        opened
-    }
-
-    /// As [`Proxy::open_ports`], for datagrams.
-    fn open_udp_ports(
-        &self,
-        control: &mut Control,
-        wanted: &BTreeSet<u16>,
-        snapshot: &Snapshot,
-        rejections: &mut Vec<Rejection>,
-    ) -> Vec<(u16, Vec<std::net::UdpSocket>)> {
-        if self.shared.phase.load(Ordering::Relaxed) == Phase::Draining as u8 {
-            return Vec::new();
-        }
-        let mut opened = Vec::new();
-        for number in wanted.difference(&control.udp_ports).copied().collect::<Vec<_>>() {
-            let bind = || listen::bind_udp(self.shared.address, number, self.workers.len());
-            match control.patiently((number, Transport::Udp), bind) {
-                Ok(sockets) => {
-                    control.udp_ports.insert(number);
-                    opened.push((number, sockets));
-                }
-                Err(error) => rejections.extend(not_bound(snapshot, number, Transport::Udp, &error)),
-            }
-        }
-        opened
-    }
-
-    fn close_ports(&self, control: &mut Control, wanted: &BTreeSet<u16>) {
-        control.closed.retain(|_, at| at.elapsed() < CLOSING);
-        for (port, _) in control.ports.extract_if(.., |port, _| !wanted.contains(port)) {
-            self.tell(|| Command::Unlisten(port));
-            control.closed.insert((port, Transport::Tcp), Instant::now());
-        }
-    }
-
-    fn close_udp_ports(&self, control: &mut Control, wanted: &BTreeSet<u16>) {
-        for port in control.udp_ports.extract_if(.., |port| !wanted.contains(port)) {
-            self.tell(|| Command::Unreceive(port));
-            control.closed.insert((port, Transport::Udp), Instant::now());
-        }
-    }
-
     fn retain_metrics(&self, snapshot: &Snapshot) {
         let rules: BTreeSet<&str> = snapshot
             .iter()
@@ -371,48 +283,11 @@ impl Proxy {
     }
 }
 
-impl Control {
-    /// Binds a port. One that was closed a moment ago may still be open: it is tried again until all workers have
-    /// heard of it.
-    fn patiently<T>(&self, port: (u16, Transport), bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
-        let until = self.closed.get(&port).map(|closed| *closed + CLOSING);
-        loop {
-            match bind() {
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrInUse
-                        && until.is_some_and(|until| Instant::now() < until) =>
-                {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                bound => return bound,
-            }
-        }
-    }
-}
-
-/// TCP and UDP have ports of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Transport {
-    Tcp,
-    Udp,
-}
-
-impl Transport {
-    fn of(protocol: &Protocol) -> Self {
-        if *protocol == Protocol::Udp { Transport::Udp } else { Transport::Tcp }
-    }
-}
-
-fn not_bound(snapshot: &Snapshot, port: u16, transport: Transport, error: &io::Error) -> Vec<Rejection> {
-    let of_port =
-        |listener: &snapshot::Listener| listener.port == port && Transport::of(&listener.protocol) == transport;
-    let rejected = snapshot.iter().filter_map(|(id, hashed)| match hashed.resource().as_ref() {
-        Resource::Listener(listener) if of_port(listener) => {
-            Some(Rejection { id: id.clone(), reason: format!("port {port} cannot be bound: {error}") })
-        }
+fn listeners_of(snapshot: &Snapshot, id: PortId) -> impl Iterator<Item = &ResourceId> {
+    snapshot.iter().filter_map(move |(name, hashed)| match hashed.resource().as_ref() {
+        Resource::Listener(listener) if PortId::of(listener) == id => Some(name),
         _ => None,
-    });
-    rejected.collect()
+    })
 }
 
 fn settings(snapshot: &Snapshot) -> (bool, Vec<ipnet::IpNet>) {

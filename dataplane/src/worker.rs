@@ -142,6 +142,11 @@ impl Handle {
         Ok(Self { commands, thread: Some(thread) })
     }
 
+    /// Where [`Handle::send`] sends to.
+    pub fn commands(&self) -> UnboundedSender<Command> {
+        self.commands.clone()
+    }
+
     /// Asks something of the worker; a worker that has ended ignores it.
     pub fn send(&self, command: Command) {
         let _ = self.commands.send(command);

@@ -5,8 +5,8 @@
 # among them: its default command is the pause of every pod, and its /coredns serves the cluster's DNS.
 #
 # Node N is 10.200.0.N on the bridge `nodes`, has the pods 10.244.N.0/24 and lies in zone-N. A client outside the
-# cluster is 10.200.0.100 on that bridge and reaches Services of type LoadBalancer, 10.201.0.0/24, through node 1. Nothing
-# leaves the namespaces: there is no further route. `nsenter -t $(cat STATE_DIR/run/client) -n COMMAND` runs as the client.
+# cluster is 10.200.0.100, and .101, on that bridge and reaches Services of type LoadBalancer, 10.201.0.0/24, through
+# node 1. Nothing leaves the namespaces: there is no further route. `nsenter -t $(cat STATE_DIR/run/client) -n COMMAND` runs as the client.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 k8s=${SLUICE_CACHE:-$HOME/.cache/sluice}/k8s
@@ -71,6 +71,7 @@ network() {
   inside node1 ip link set nodes up
   plug node2 10.200.0.2
   plug client 10.200.0.100
+  inside client ip addr add 10.200.0.101/24 dev nodes0
   inside node1 ip route add 10.244.2.0/24 via 10.200.0.2
   # kubelet and kube-proxy ask for a default route; this one leads nowhere.
   inside node1 ip route add default via 10.200.0.254

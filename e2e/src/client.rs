@@ -1,6 +1,6 @@
 //! An HTTP/1.1 client that hides nothing: one connection, its certificate, its answers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -30,15 +30,17 @@ pub struct Target {
     pub path: String,
     /// Over TLS, if set.
     pub tls: Option<Arc<ClientConfig>>,
+    /// The client's own address, if it must be a certain one.
+    pub from: Option<IpAddr>,
 }
 
 impl Target {
     pub fn http(address: SocketAddr, host: &str, path: &str) -> Target {
-        Target { address, host: host.into(), path: path.into(), tls: None }
+        Target { address, host: host.into(), path: path.into(), tls: None, from: None }
     }
 
     pub fn https(address: SocketAddr, host: &str, path: &str, tls: &Arc<ClientConfig>) -> Target {
-        Target { address, host: host.into(), path: path.into(), tls: Some(tls.clone()) }
+        Target { tls: Some(tls.clone()), ..Target::http(address, host, path) }
     }
 
     /// One request on a connection of its own.
@@ -58,7 +60,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Connects; over TLS the second part is the server's certificate.
 pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Option<CertificateDer<'static>>)> {
-    let tcp = timeout(PATIENCE, TcpStream::connect(target.address)).await.context("connect: timeout")?;
+    let socket = if target.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(address) = target.from {
+        socket.bind(SocketAddr::new(address, 0))?;
+    }
+    let tcp = timeout(PATIENCE, socket.connect(target.address)).await.context("connect: timeout")?;
     let tcp = tcp.context("connect")?;
     tcp.set_nodelay(true)?;
     let Some(config) = &target.tls else { return Ok((Box::new(tcp), None)) };

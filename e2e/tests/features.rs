@@ -22,7 +22,7 @@ fn each_feature_has_its_tests() {
                 ("proxy", Some((file, function))) => {
                     defines(&read(&format!("dataplane/tests/proxy/{file}.rs")), function)
                 }
-                ("control_plane", None) => ["cluster", "dataplane", "main"]
+                ("control_plane", None) => ["cluster", "dataplane", "kinds", "main"]
                     .iter()
                     .any(|file| defines(&read(&format!("controller/tests/control_plane/{file}.rs")), name)),
                 ("unit", Some((file, function))) => defines(&read(file), function),

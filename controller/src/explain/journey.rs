@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dataplane::normalise;
-use dataplane::route::RequestView;
+use dataplane::route::{self, RequestView};
 use serde::Serialize;
 use snapshot::{
     Action, Endpoints, Filter, HostPattern, Kind, Protocol, Refusal, Resource, ResourceId, Snapshot, Target,
@@ -12,7 +12,8 @@ use translate::PortMap;
 
 use super::Question;
 use super::describe;
-use super::probe::{Conditions, Place, Probe, listeners};
+use super::filtered::{Asked, Sent};
+use super::probe::{Answering, Conditions, Place, Probe, listeners};
 use crate::folder::Finding;
 
 /// How a request travels, as far as it comes.
@@ -31,8 +32,8 @@ pub struct Journey {
     pub backends: Vec<BackendStep>,
     /// What the client gets when no backend answers.
     pub answer: Option<String>,
-    /// Whether the rule answers with a redirect.
-    pub redirected: bool,
+    /// Where the client is sent, when the rule answers with a redirect: its `Location`.
+    pub location: Option<String>,
     /// Why no rule answers, and what came close.
     pub hints: Vec<String>,
     /// What is wrong with the objects involved.
@@ -95,6 +96,8 @@ pub struct BackendStep {
     pub how: Vec<String>,
     /// Its endpoints.
     pub endpoints: Vec<String>,
+    /// The request as they get it; `None` where nothing is sent.
+    pub sent: Option<Sent>,
     /// Filters of this backend only.
     pub filters: Vec<Filter>,
     /// What the client gets in place of an answer from the backend.
@@ -105,7 +108,7 @@ impl Journey {
     /// Whether the request is answered as some rule says: by a backend with endpoints, or by a redirect.
     pub fn arrives(&self) -> bool {
         let served = self.backends.iter().any(|backend| backend.share > 0.0 && backend.refused.is_none());
-        served || self.redirected
+        served || self.location.is_some()
     }
 }
 
@@ -141,7 +144,10 @@ pub(super) fn trace(snapshot: &Snapshot, ports: PortMap, question: &Question) ->
             .map(|rejection| format!("the data plane refuses {}: {}", rejection.id, rejection.reason)),
     );
     match probe.find(port, &request) {
-        Some(place) => follow(&mut journey, snapshot, &place, tls),
+        Some(answering) => match Asked::new(question, port, tls) {
+            Ok(asked) => follow(&mut journey, snapshot, &answering, &asked, tls),
+            Err(answer) => journey.answer = Some(answer),
+        },
         None => {
             journey.answer = Some("404: no rule matches".into());
             journey.hints.extend(near_misses(snapshot, &probe, port, &request));
@@ -214,7 +220,8 @@ fn certificate(snapshot: &Snapshot, listener: &snapshot::Listener, host: &str) -
     Some(CertificateStep { name: name.clone(), summary, chosen_by })
 }
 
-fn follow(journey: &mut Journey, snapshot: &Snapshot, place: &Place<'_>, tls: bool) {
+fn follow(journey: &mut Journey, snapshot: &Snapshot, answering: &Answering<'_, '_>, asked: &Asked, tls: bool) {
+    let place = &answering.place;
     let rule = place.rule;
     journey.host = Some(place.host.to_string());
     journey.rule = Some(RuleStep {
@@ -225,24 +232,30 @@ fn follow(journey: &mut Journey, snapshot: &Snapshot, place: &Place<'_>, tls: bo
         origins: rule.origins.clone(),
         limits: describe::limits(rule),
     });
-    let redirect = rule.filters.iter().find(|filter| match filter {
-        Filter::Redirect(_) => true,
-        Filter::HttpsRedirect(_) => !tls,
-        _ => false,
-    });
-    if let Some(filter) = redirect {
-        journey.answer = Some(describe::filter(filter));
-        journey.redirected = true;
-        return;
+    let outgoing = match asked.through(&answering.rule.filters, answering.matched, asked.outgoing()) {
+        Ok(outgoing) => outgoing,
+        Err(answered) => {
+            (journey.answer, journey.location) = (Some(answered.text), answered.location);
+            return;
+        }
+    };
+    let backends = match &rule.action {
+        Action::Refuse(refusal) => {
+            journey.answer = Some(describe::refusal(*refusal).to_owned());
+            return;
+        }
+        Action::Forward(backends) => backends,
+    };
+    let sum: f64 = backends.iter().map(|backend| f64::from(backend.weight)).sum();
+    if sum == 0.0 {
+        journey.answer = Some("500: the weights of all backends are 0".into());
     }
-    match &rule.action {
-        Action::Refuse(refusal) => journey.answer = Some(describe::refusal(*refusal).to_owned()),
-        Action::Forward(backends) => {
-            let sum: f64 = backends.iter().map(|backend| f64::from(backend.weight)).sum();
-            if sum == 0.0 {
-                journey.answer = Some("500: the weights of all backends are 0".into());
-            }
-            journey.backends = backends.iter().map(|backend| step(snapshot, backend, sum)).collect();
+    journey.backends = backends.iter().map(|backend| step(snapshot, backend, sum)).collect();
+    let route::Action::Forward(compiled) = &answering.rule.action else { return };
+    for (step, backend) in journey.backends.iter_mut().zip(compiled.iter()).filter(|(step, _)| step.refused.is_none()) {
+        match asked.through(&backend.filters, answering.matched, outgoing.clone()) {
+            Ok(outgoing) => step.sent = Some(Sent::of(&outgoing)),
+            Err(answered) => step.refused = Some(answered.text),
         }
     }
 }
@@ -260,7 +273,15 @@ fn step(snapshot: &Snapshot, backend: &snapshot::Backend, sum: f64) -> BackendSt
     let share = if sum > 0.0 { f64::from(backend.weight) / sum * 100.0 } else { 0.0 };
     let filters = backend.filters.clone();
     let refuse = |refusal: Refusal| Some(describe::refusal(refusal).to_owned());
-    let mut step = BackendStep { share, cluster: None, how: Vec::new(), endpoints: Vec::new(), filters, refused: None };
+    let mut step = BackendStep {
+        share,
+        cluster: None,
+        how: Vec::new(),
+        endpoints: Vec::new(),
+        sent: None,
+        filters,
+        refused: None,
+    };
     let name = match &backend.target {
         Target::Cluster(name) => name,
         Target::Refuse(refusal) => return BackendStep { refused: refuse(*refusal), ..step },
@@ -293,7 +314,7 @@ fn resource<'s>(snapshot: &'s Snapshot, kind: Kind, name: &str) -> Option<&'s Re
 const ENOUGH: usize = 8;
 
 fn near_misses(snapshot: &Snapshot, probe: &Probe<'_>, port: u16, request: &RequestView<'_>) -> Vec<String> {
-    if let Some(place) = Probe::new(snapshot, Conditions::Path).find(port, request) {
+    if let Some(Answering { place, .. }) = Probe::new(snapshot, Conditions::Path).find(port, request) {
         let condition = describe::selector(place.selector);
         return vec![format!("{} comes closest: its path fits, but it asks for {condition}", place.rule.name)];
     }

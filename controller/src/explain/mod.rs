@@ -1,6 +1,7 @@
 //! `sluice explain DIR URL`: how a request would travel, or why it would not.
 
 mod describe;
+mod filtered;
 mod journey;
 mod probe;
 mod text;
@@ -12,6 +13,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use translate::translate;
 
+pub use filtered::Sent;
 pub use journey::{BackendStep, CertificateStep, Journey, ListenerStep, RuleStep};
 
 use crate::folder::{Finding, Folder};

@@ -4,7 +4,7 @@
 //! rule of its own; which of them answers tells everything.
 
 use dataplane::compile::{Compiler, Rejection};
-use dataplane::route::{RequestView, RouteTable};
+use dataplane::route::{self, PathMatched, RequestView, RouteTable};
 use snapshot::{Kind, Resource, Rule, Snapshot};
 use std::sync::Arc;
 
@@ -29,6 +29,16 @@ pub(super) struct Place<'s> {
     pub(super) rule: &'s Rule,
     /// The match.
     pub(super) selector: &'s snapshot::Match,
+}
+
+/// The rule that answers a request.
+pub(super) struct Answering<'t, 's> {
+    /// Where it comes from.
+    pub(super) place: Place<'s>,
+    /// As the data plane compiled it.
+    pub(super) rule: &'t route::Rule,
+    /// How its path condition held.
+    pub(super) matched: PathMatched,
 }
 
 /// Which conditions count.
@@ -78,9 +88,10 @@ impl<'s> Probe<'s> {
     }
 
     /// The rule that answers.
-    pub(super) fn find(&self, port: u16, request: &RequestView<'_>) -> Option<Place<'s>> {
+    pub(super) fn find(&self, port: u16, request: &RequestView<'_>) -> Option<Answering<'_, 's>> {
         let found = self.table.find(port, request).ok()?;
-        self.places.get(found.rule.name.parse::<usize>().ok()?).copied()
+        let place = *self.places.get(found.rule.name.parse::<usize>().ok()?)?;
+        Some(Answering { place, rule: found.rule, matched: found.path })
     }
 
     /// Every way to reach a rule.

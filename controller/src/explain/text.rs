@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::describe;
+use super::filtered::Sent;
 use super::journey::{BackendStep, Journey};
 
 /// Prints one station a line, the kind of station first.
@@ -37,6 +38,9 @@ pub(super) fn print(journey: &Journey, out: &mut impl Write) -> io::Result<()> {
         line("backend", &summary(backend))?;
         for filter in &backend.filters {
             line("  filter", &describe::filter(filter))?;
+        }
+        if let Some(Sent { host, target }) = &backend.sent {
+            line("  request", &format!("{target} for the host {host}"))?;
         }
         for endpoint in &backend.endpoints {
             line("  endpoint", endpoint)?;

@@ -221,7 +221,7 @@ macro_rules! complete {
 
 complete! {
     IngressClass, Ingress, GatewayClass, Gateway, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute,
-    BackendTLSPolicy, ReferenceGrant, Service, EndpointSlice, ConfigMap, TrafficPolicy, BackendPolicy,
+    BackendTLSPolicy, ReferenceGrant, Service, EndpointSlice, ConfigMap, TrafficPolicy, BackendPolicy, GatewayConfig,
 }
 
 impl Complete for Secret {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crds::policy::ComputeResources;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
-use translate::{ObjectKey, Transport};
+use translate::{ObjectKey, ServiceType, Transport};
 
 use super::Wanted;
 
@@ -28,6 +29,8 @@ pub struct Template {
     pub image: String,
     /// `imagePullPolicy`.
     pub pull_policy: String,
+    /// `sizeLimit` of the volume for the last good snapshot.
+    pub state_size_limit: String,
     /// How many pods each Gateway gets.
     pub replicas: u32,
     /// Where the controllers listen: a headless Service's name with the port.
@@ -61,6 +64,7 @@ impl Template {
     /// Everything that a Gateway gets, in the order in which it is applied.
     pub fn objects(&self, gateway: &ObjectKey, wanted: &Wanted) -> Vec<Value> {
         let infrastructure = &wanted.infrastructure;
+        let parameters = infrastructure.parameters.clone().unwrap_or_default();
         let name = translate::infrastructure_name(&gateway.name, &infrastructure.class);
         // A label's value has 63 characters at most, a Gateway's name 253.
         let label = |value: &str| if value.len() <= 63 { value.to_owned() } else { name.clone() };
@@ -116,12 +120,12 @@ impl Template {
         pod_labels.insert("sluice.dev/stream-client".into(), "true".into()); // what network policies let in
         let deployment = json!({
             "spec": {
-                "replicas": self.replicas,
+                "replicas": parameters.replicas.unwrap_or(self.replicas),
                 "strategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
                 "selector": { "matchLabels": selector },
                 "template": {
                     "metadata": { "labels": pod_labels, "annotations": infrastructure.annotations },
-                    "spec": self.pod(&name, &selector),
+                    "spec": self.pod(&name, &selector, parameters.resources.as_ref()),
                 },
             }
         });
@@ -135,8 +139,15 @@ impl Template {
                 json!({ "name": name, "port": number, "targetPort": number, "protocol": transport.to_string() })
             };
             let ports: Vec<_> = infrastructure.ports.iter().map(port).collect();
-            let service = json!({ "spec": { "type": "LoadBalancer", "selector": selector, "ports": ports } });
-            objects.push(object("v1", "Service", service));
+            let mut spec = json!({ "type": parameters.service_type.to_string(), "selector": selector, "ports": ports });
+            if let (ServiceType::LoadBalancer, Some(address)) = (parameters.service_type, infrastructure.address) {
+                spec["loadBalancerIP"] = address.to_string().into();
+            }
+            let mut service = object("v1", "Service", json!({ "spec": spec }));
+            for (name, value) in parameters.service_annotations {
+                service["metadata"]["annotations"][name] = value.into();
+            }
+            objects.push(service);
         }
         let budget = json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector } } });
         objects.push(object("policy/v1", "PodDisruptionBudget", budget));
@@ -144,7 +155,11 @@ impl Template {
     }
 
     /// The pod: within Pod Security "restricted", with no token but the one that the stream asks for.
-    fn pod(&self, name: &str, selector: &BTreeMap<String, String>) -> Value {
+    fn pod(&self, name: &str, selector: &BTreeMap<String, String>, resources: Option<&ComputeResources>) -> Value {
+        let resources = match resources {
+            Some(resources) => json!(resources),
+            None => json!({ "requests": { "cpu": "100m", "memory": "32Mi" } }),
+        };
         let spread = |topology: &str| {
             json!({
                 "maxSkew": 1,
@@ -190,7 +205,7 @@ impl Template {
                     "initialDelaySeconds": 10,
                     "failureThreshold": 5,
                 },
-                "resources": { "requests": { "cpu": "100m", "memory": "32Mi" } },
+                "resources": resources,
                 "securityContext": {
                     "allowPrivilegeEscalation": false,
                     "readOnlyRootFilesystem": true,
@@ -208,7 +223,7 @@ impl Template {
                     "path": "token", "audience": "sluice", "expirationSeconds": 3600,
                 }}]}},
                 // The last good snapshot holds private keys: it stays in memory.
-                { "name": "state", "emptyDir": { "medium": "Memory", "sizeLimit": "64Mi" } },
+                { "name": "state", "emptyDir": { "medium": "Memory", "sizeLimit": self.state_size_limit } },
             ],
         })
     }
@@ -216,7 +231,8 @@ impl Template {
 
 #[cfg(test)]
 mod tests {
-    use translate::Infrastructure;
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+    use translate::{Infrastructure, Parameters};
 
     use super::*;
 
@@ -224,6 +240,7 @@ mod tests {
         Template {
             image: "sluice:1".into(),
             pull_policy: "IfNotPresent".into(),
+            state_size_limit: "64Mi".into(),
             replicas: 2,
             controllers: "sluice-controller.sluice.svc:15010".into(),
             ca: "PEM".into(),
@@ -268,6 +285,57 @@ mod tests {
         let ports = policy["spec"]["ingress"][0]["ports"].as_array().unwrap();
         let ports: Vec<_> = ports.iter().map(|port| format!("{} {}", port["protocol"], port["port"])).collect();
         assert_eq!(ports, [r#""UDP" 53"#, r#""TCP" 80"#, r#""TCP" "metrics""#]);
+    }
+
+    #[test]
+    fn parameters_and_an_address_shape_the_service_and_the_pods() {
+        let resources = ComputeResources {
+            requests: [("cpu".to_owned(), IntOrString::Int(1))].into(),
+            limits: [("memory".to_owned(), IntOrString::String("1Gi".into()))].into(),
+        };
+        let mut infrastructure = Infrastructure {
+            ports: [(80, Transport::Tcp)].into(),
+            annotations: [("a".to_owned(), "all".to_owned()), ("b".to_owned(), "all".to_owned())].into(),
+            address: Some("192.0.2.1".parse().unwrap()),
+            parameters: Some(Parameters {
+                replicas: Some(5),
+                resources: Some(resources),
+                service_annotations: [("b".to_owned(), "service".to_owned())].into(),
+                ..Parameters::default()
+            }),
+            ..Infrastructure::default()
+        };
+        let of = |infrastructure: &Infrastructure, kind: &str| {
+            let wanted = Wanted { uid: "1".into(), infrastructure: infrastructure.clone() };
+            let objects = template().objects(&ObjectKey::new("shop", "web"), &wanted);
+            objects.into_iter().find(|object| object["kind"] == kind).unwrap()
+        };
+        let deployment = of(&infrastructure, "Deployment");
+        assert_eq!(deployment["spec"]["replicas"], 5);
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["resources"], json!({ "requests": { "cpu": 1 }, "limits": { "memory": "1Gi" } }));
+        assert_eq!(deployment["metadata"]["annotations"], json!({ "a": "all", "b": "all" }));
+        let service = of(&infrastructure, "Service");
+        assert_eq!(service["metadata"]["annotations"], json!({ "a": "all", "b": "service" }));
+        assert_eq!(service["spec"]["type"], "LoadBalancer");
+        assert_eq!(service["spec"]["loadBalancerIP"], "192.0.2.1");
+
+        let inside = Parameters { service_type: ServiceType::ClusterIP, ..Parameters::default() };
+        infrastructure.parameters = Some(inside);
+        let service = of(&infrastructure, "Service");
+        assert_eq!(service["spec"]["type"], "ClusterIP");
+        assert!(service["spec"].get("loadBalancerIP").is_none());
+    }
+
+    #[test]
+    fn the_last_good_snapshot_has_the_room_that_was_asked_for() {
+        let wanted = Wanted { uid: "1".into(), infrastructure: Infrastructure::default() };
+        let template = Template { state_size_limit: "1Gi".into(), ..template() };
+        let objects = template.objects(&ObjectKey::new("shop", "web"), &wanted);
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+        let state = volumes.iter().find(|volume| volume["name"] == "state").unwrap();
+        assert_eq!(state["emptyDir"]["sizeLimit"], "1Gi");
     }
 
     #[test]

@@ -3,12 +3,70 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use snapshot::{Filter, HostPattern, Kind, Match, PathMatch, Protocol, Resource, ResourceId, Snapshot, ValuePattern};
+use snapshot::{
+    Action, Filter, HostPattern, Kind, Match, PathMatch, Protocol, Resource, ResourceId, Rule, Snapshot, ValuePattern,
+};
 
 /// One `curl` command for each rule, host and scheme, with the rule's name as a comment, sorted by host; then one for each
 /// rate limit that exceeds it. Rules that only a regular expression selects are left out: which path to ask for is not known.
 pub(super) fn commands(snapshot: &Snapshot, address: IpAddr) -> Vec<String> {
     let (mut commands, mut floods) = (BTreeMap::new(), BTreeMap::new());
+    for Sample { rule, target, path, arguments } in samples(snapshot, address) {
+        let curl = target.arguments(&path, &arguments);
+        if let Some(requests) = rule.filters.iter().find_map(exceeding) {
+            let each = format!("curl -s -o /dev/null -w '%{{http_code}} '{curl}");
+            let flood = format!("for i in $(seq {requests}); do {each}; done; echo   # {}, its limit", rule.name);
+            floods.entry((target.host.clone(), path.clone(), arguments.clone())).or_insert(flood);
+        }
+        commands.insert((target.host, path, arguments, target.tls), format!("curl{curl}   # {}", rule.name));
+    }
+    commands.into_values().chain(floods.into_values()).collect()
+}
+
+/// A `curl` command that opens a WebSocket, for the first rule that leads to a backend without TLS and without a limit. It
+/// gives up after a second, for `curl` has nothing to say there.
+pub(super) fn websocket(snapshot: &Snapshot, address: IpAddr) -> Option<String> {
+    let plain =
+        samples(snapshot, address).into_iter().filter(|sample| !sample.target.tls && sample.leads_to_a_backend());
+    let Sample { rule, target, path, mut arguments } =
+        plain.min_by(|a, b| (&a.target.host, &a.path, &a.arguments).cmp(&(&b.target.host, &b.path, &b.arguments)))?;
+    for header in WEBSOCKET {
+        arguments.push_str(&format!(" -H {}", quoted(header)));
+    }
+    let curl = target.arguments(&path, &arguments);
+    Some(format!("curl -i -m 1 --http1.1{curl}   # {}, as a WebSocket: 101, then every message comes back", rule.name))
+}
+
+/// What asks for a WebSocket (RFC 6455, section 4.1); the key is any 16 bytes.
+const WEBSOCKET: [&str; 4] = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+];
+
+/// A request that a rule answers.
+struct Sample<'s> {
+    rule: &'s Rule,
+    target: Target,
+    path: String,
+    arguments: String,
+}
+
+impl Sample<'_> {
+    fn leads_to_a_backend(&self) -> bool {
+        let answers = |filter: &Filter| {
+            matches!(
+                filter,
+                Filter::Redirect(_) | Filter::HttpsRedirect(_) | Filter::TrailingSlashRedirect | Filter::RateLimit(_)
+            )
+        };
+        matches!(self.rule.action, Action::Forward(_)) && !self.rule.filters.iter().any(answers)
+    }
+}
+
+fn samples(snapshot: &Snapshot, address: IpAddr) -> Vec<Sample<'_>> {
+    let mut samples = Vec::new();
     for (_, hashed) in snapshot.iter().filter(|(id, _)| id.kind == Kind::Route) {
         let Resource::Route(route) = hashed.resource().as_ref() else { continue };
         for attachment in &route.attachments {
@@ -21,19 +79,12 @@ pub(super) fn commands(snapshot: &Snapshot, address: IpAddr) -> Vec<String> {
                 for rule in &route.rules {
                     let Some((path, arguments)) = rule.matches.iter().find_map(request) else { continue };
                     let target = Target { host: sample(host, address), port: listener.port, tls, address };
-                    let curl = target.arguments(&path, &arguments);
-                    if let Some(requests) = rule.filters.iter().find_map(exceeding) {
-                        let each = format!("curl -s -o /dev/null -w '%{{http_code}} '{curl}");
-                        let flood =
-                            format!("for i in $(seq {requests}); do {each}; done; echo   # {}, its limit", rule.name);
-                        floods.entry((target.host.clone(), path.clone(), arguments.clone())).or_insert(flood);
-                    }
-                    commands.insert((target.host, path, arguments, tls), format!("curl{curl}   # {}", rule.name));
+                    samples.push(Sample { rule, target, path, arguments });
                 }
             }
         }
     }
-    commands.into_values().chain(floods.into_values()).collect()
+    samples
 }
 
 /// How many requests at once are too many for this filter.
@@ -121,9 +172,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use snapshot::{
-        Action, Attachment, LimitKey, Listener, Rank, RateLimit, Refusal, Route, Rule, Timeouts, ValueMatch,
-    };
+    use snapshot::{Attachment, LimitKey, Listener, Rank, RateLimit, Refusal, Route, Timeouts, ValueMatch};
 
     use super::*;
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use dataplane::compile::Rejection;
 use dataplane::{LocalEndpoints, Options, Proxy, StartError};
 use snapshot::{Resource, Snapshot};
+use tokio::sync::watch;
 use translate::{Settings, translate};
 
 use crate::ca::CaError;
@@ -108,7 +109,9 @@ async fn run(args: &Args) -> Result<(), RunError> {
         error => RunError::Proxy(error),
     })?;
     let echoes = args.echo.then(Echoes::default);
-    let mut session = Session { folder, settings, proxy, told: Told::default(), unreadable: None, echoes };
+    let rejections = proxy.rejections();
+    let (told, rejected) = (Told::default(), Vec::new());
+    let mut session = Session { folder, settings, proxy, rejections, rejected, told, unreadable: None, echoes };
     session.start_echoes().await;
     let served = session.publish();
     greet(args, &session.folder, &served);
@@ -117,6 +120,7 @@ async fn run(args: &Args) -> Result<(), RunError> {
         tokio::select! {
             requested = &mut stop => break requested?,
             Some(began) = watcher.changed() => session.follow(began).await,
+            Ok(()) = session.rejections.changed() => session.tell_rejections(),
         }
     }
     println!("stopping: answering what has begun (again to stop at once)");
@@ -131,6 +135,9 @@ struct Session {
     folder: Folder,
     settings: Settings,
     proxy: Proxy,
+    rejections: watch::Receiver<Vec<Rejection>>,
+    /// What of them was told last.
+    rejected: Vec<Rejection>,
     told: Told,
     /// Why the folder cannot be read, while it cannot.
     unreadable: Option<String>,
@@ -168,7 +175,7 @@ impl Session {
         let translation = translate(self.folder.resources(), &self.settings);
         self.folder.accept(&translation.rejected);
         let snapshot = merged(translation.snapshots.values());
-        let rejections = self.proxy.apply(snapshot.clone());
+        self.proxy.apply(snapshot.clone());
         let mut findings = self.folder.findings();
         findings.extend(translation.problems.iter().map(|problem| self.folder.place(problem)));
         findings.retain(|finding| finding.severity == translate::Severity::Warning);
@@ -179,15 +186,26 @@ impl Session {
         for line in self.told.update(findings) {
             println!("{line}");
         }
-        for Rejection { id, reason } in &rejections {
-            println!("not served: {id}: {reason}");
-        }
-        let rejected: BTreeSet<_> = rejections.iter().map(|rejection| &rejection.id).collect();
+        self.tell_rejections();
+        let rejected: BTreeSet<_> = self.rejected.iter().map(|rejection| &rejection.id).collect();
         let mut served = Snapshot::default();
         for (id, resource) in snapshot.iter().filter(|(id, _)| !rejected.contains(id)) {
             served.insert_hashed(id.clone(), resource.clone());
         }
         served
+    }
+
+    /// Tells what the proxy rejects, or takes at last, since this was told.
+    fn tell_rejections(&mut self) {
+        let rejections = self.rejections.borrow_and_update().clone();
+        for Rejection { id, reason } in rejections.iter().filter(|rejection| !self.rejected.contains(rejection)) {
+            println!("not served: {id}: {reason}");
+        }
+        let ids: BTreeSet<_> = rejections.iter().map(|rejection| &rejection.id).collect();
+        for Rejection { id, .. } in self.rejected.iter().filter(|rejection| !ids.contains(&rejection.id)) {
+            println!("no longer rejected: {id}");
+        }
+        self.rejected = rejections;
     }
 
     async fn start_echoes(&mut self) {
@@ -211,7 +229,9 @@ pub(crate) fn merged<'a>(parts: impl Iterator<Item = &'a Snapshot>) -> Snapshot 
 }
 
 fn greet(args: &Args, folder: &Folder, served: &Snapshot) {
-    let commands = curl::commands(served, args.address);
+    let mut commands = curl::commands(served, args.address);
+    // Only of the echo servers it is known that they speak it.
+    commands.extend(curl::websocket(served, args.address).filter(|_| args.echo));
     if !commands.is_empty() {
         println!("try:");
     }

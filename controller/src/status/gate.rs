@@ -83,23 +83,24 @@ impl Gate {
     }
 
     /// Forgets objects that have no status any more.
-    pub(super) fn forget_except(&mut self, statuses: &Statuses) {
+    pub fn forget_except(&mut self, statuses: &Statuses) {
         self.waiting.retain(|target, _| match target.kind {
             Kind::Gateway => statuses.gateways.contains_key(&target.object),
-            Kind::HTTPRoute => statuses.routes.contains_key(&(target.kind, target.object.clone())),
-            Kind::TrafficPolicy | Kind::BackendPolicy => {
-                statuses.policies.contains_key(&(target.kind, target.object.clone()))
-            }
+            Kind::ListenerSet => statuses.listener_sets.contains_key(&target.object),
+            kind if kind.is_route() => statuses.routes.contains_key(&(target.kind, target.object.clone())),
+            kind if kind.is_policy() => statuses.policies.contains_key(&(target.kind, target.object.clone())),
             _ => statuses.ingresses.contains_key(&target.object),
         });
     }
 
     fn waiting(&mut self, target: &Target, token: Fingerprint, now: Instant) -> Waiting {
         let fresh = Waiting { token, publication: self.current, since: now };
-        let waiting = self.waiting.entry(target.clone()).or_insert(fresh);
-        if waiting.token != token {
-            *waiting = fresh;
+        match self.waiting.get(target) {
+            Some(waiting) if waiting.token == token => *waiting,
+            _ => {
+                self.waiting.insert(target.clone(), fresh);
+                fresh
+            }
         }
-        *waiting
     }
 }

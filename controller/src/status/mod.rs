@@ -2,13 +2,13 @@
 
 mod gate;
 mod merge;
+mod programmed;
 mod refused;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::gateway::ParentReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use translate::{DataPlane, Kind, ObjectKey, Statuses};
 use crate::stream::{Acks, Wait};
 
 pub use gate::Gate;
+use programmed::World;
 pub use refused::{Refused, object};
 pub use writer::{MANAGER, Writer};
 
@@ -33,16 +34,8 @@ pub struct Target {
 impl Target {
     /// The target for an object of a kind whose status the controller writes.
     pub fn of(kind: Kind, object: &ObjectKey) -> Option<Self> {
-        let written = matches!(
-            kind,
-            Kind::Ingress
-                | Kind::GatewayClass
-                | Kind::Gateway
-                | Kind::HTTPRoute
-                | Kind::TrafficPolicy
-                | Kind::BackendPolicy
-        );
-        written.then(|| Self { kind, object: object.clone() })
+        let own = matches!(kind, Kind::Ingress | Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet);
+        (own || entries_field(kind).is_some()).then(|| Self { kind, object: object.clone() })
     }
 }
 
@@ -118,8 +111,8 @@ impl Observed {
 /// The name of the list in which each controller has entries of its own, for kinds that have one.
 fn entries_field(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::HTTPRoute => Some("parents"),
-        Kind::TrafficPolicy | Kind::BackendPolicy => Some("ancestors"),
+        kind if kind.is_route() => Some("parents"),
+        kind if kind.is_policy() => Some("ancestors"),
         _ => None,
     }
 }
@@ -129,7 +122,7 @@ fn load_balancer(addresses: impl Serialize) -> Value {
 }
 
 /// A status to write.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// The controller's own part of the status, without transition times.
     pub status: Value,
@@ -179,34 +172,25 @@ impl Wanted {
     }
 
     /// What differs from what the API server holds, as far as data planes have acknowledged it, and with what they `refused`.
+    /// Of what was unwritten `before`, only what changed is serialised again: this is asked after every event.
     pub fn unwritten(
         &self,
+        before: &Unwritten,
         observed: &BTreeMap<Target, Observed>,
         gate: &mut Gate,
         acks: &Acks,
         refused: &BTreeMap<DataPlane, Refused>,
         now: Instant,
     ) -> Unwritten {
-        gate.forget_except(&self.statuses);
-        let gateways = self.statuses.gateways.iter().filter_map(|(object, status)| {
-            let target = Target { kind: Kind::Gateway, object: object.clone() };
-            let observed = observed.get(&target)?;
-            let generation = status.conditions.iter().flatten().find_map(|condition| condition.observed_generation);
-            let token = Fingerprint::of(&json!(generation));
-            let plane = Statuses::data_plane(object);
-            let told = refused.get(&plane).map(|refused| refused.gateway(status, object));
-            let status = told.as_ref().unwrap_or(status);
-            let status = match gate.check(&target, &plane, token, acks, now) {
-                // A data plane that only went away or did not come back yet still serves what was programmed.
-                Err(why) if observed.programmed.is_none() || observed.programmed != generation => {
-                    value(Statuses::pending(status, &why.to_string()))
-                }
-                _ => value(status),
-            };
-            let fingerprint = Fingerprint::of(&status);
-            (fingerprint != observed.fingerprint).then(|| (target, Arc::new(Write { status, fingerprint })))
-        });
-        let gateways: Vec<_> = gateways.collect();
+        let mut unwritten = Unwritten::new();
+        let mut world = World { observed, gate, acks, refused, now };
+        for (object, status) in &self.statuses.gateways {
+            unwritten.extend(world.unwritten(Kind::Gateway, object, object, status));
+        }
+        for (object, status) in &self.statuses.listener_sets {
+            let gateway = self.statuses.listener_set_gateways.get(object);
+            unwritten.extend(gateway.and_then(|gateway| world.unwritten(Kind::ListenerSet, object, gateway, status)));
+        }
         let others = self.fingerprints.iter().filter_map(|(target, fingerprint)| {
             let observed = observed.get(target)?;
             let told = self.refused(target, refused);
@@ -214,16 +198,20 @@ impl Wanted {
             if observed.fingerprint == fingerprint || self.waits(target, fingerprint, gate, acks, now) {
                 return None;
             }
-            let status = told.or_else(|| self.status(target))?;
-            Some((target.clone(), Arc::new(Write { status, fingerprint })))
+            let write = match before.get(target).filter(|write| write.fingerprint == fingerprint) {
+                Some(write) => write.clone(),
+                None => Arc::new(Write { status: told.or_else(|| self.status(target))?, fingerprint }),
+            };
+            Some((target.clone(), write))
         });
-        gateways.into_iter().chain(others).collect()
+        unwritten.extend(others);
+        unwritten
     }
 
     /// The status of a route that data planes do not take.
     fn refused(&self, target: &Target, refused: &BTreeMap<DataPlane, Refused>) -> Option<Value> {
         let parents = self.statuses.routes.get(&(target.kind, target.object.clone()))?;
-        let parents = refused::route(target.kind, &target.object, parents, refused)?;
+        let parents = refused::route(target.kind, &target.object, parents, &self.statuses, refused)?;
         Some(json!({ "parents": parents }))
     }
 
@@ -234,20 +222,21 @@ impl Wanted {
         // Where there is nobody, waiting for somebody would say less than the status does.
         let mut served = |plane: &DataPlane| matches!(check(plane), Ok(()) | Err(Wait::Nobody));
         let key = (target.kind, target.object.clone());
+        let gateway_of = |parent| self.statuses.gateway_of(parent, &target.object.namespace);
         match target.kind {
             Kind::Ingress => check(&DataPlane::Shared).is_err(),
-            Kind::HTTPRoute => {
+            kind if kind.is_route() => {
                 let parents = self.statuses.routes.get(&key).into_iter().flatten();
-                let mut parents = parents.filter(|parent| accepted(&parent.conditions));
-                parents.any(|parent| !served(&Statuses::data_plane(&gateway_of(&parent.parent_ref, &target.object))))
+                let parents = parents.filter(|parent| accepted(&parent.conditions));
+                let mut gateways = parents.filter_map(|parent| gateway_of(&parent.parent_ref));
+                gateways.any(|gateway| !served(&Statuses::data_plane(&gateway)))
             }
-            Kind::TrafficPolicy | Kind::BackendPolicy => {
+            kind if kind.is_policy() => {
                 let ancestors = self.statuses.policies.get(&key).into_iter().flatten();
                 let mut ancestors = ancestors.filter(|ancestor| accepted(&ancestor.conditions));
                 ancestors.any(|ancestor| match ancestor.ancestor_ref.kind.as_deref() {
-                    Some("Gateway") => {
-                        !served(&Statuses::data_plane(&gateway_of(&ancestor.ancestor_ref, &target.object)))
-                    }
+                    Some("Gateway") => gateway_of(&ancestor.ancestor_ref)
+                        .is_some_and(|gateway| !served(&Statuses::data_plane(&gateway))),
                     Some("Ingress") => !served(&DataPlane::Shared),
                     _ => false, // a Service that nobody uses
                 })
@@ -261,15 +250,10 @@ impl Wanted {
         match target.kind {
             Kind::GatewayClass => self.statuses.gateway_classes.get(&target.object).map(value),
             Kind::Ingress => self.statuses.ingresses.get(&target.object).map(load_balancer),
-            Kind::HTTPRoute => self.statuses.routes.get(&key()).map(|parents| json!({ "parents": parents })),
+            kind if kind.is_route() => self.statuses.routes.get(&key()).map(|parents| json!({ "parents": parents })),
             _ => self.statuses.policies.get(&key()).map(|ancestors| json!({ "ancestors": ancestors })),
         }
     }
-}
-
-/// The Gateway that a reference in the status of `object` is about.
-fn gateway_of(reference: &ParentReference, object: &ObjectKey) -> ObjectKey {
-    ObjectKey::new(reference.namespace.as_ref().unwrap_or(&object.namespace), &reference.name)
 }
 
 fn accepted(conditions: &[Condition]) -> bool {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crds::gateway::{GatewayStatus, RouteParentStatus};
+use crds::gateway::RouteParentStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Protocol, Resource, ResourceId, Snapshot, Tls};
-use translate::{DataPlane, Kind, ObjectKey};
+use translate::{DataPlane, Kind, ObjectKey, Statuses};
 
-use super::gateway_of;
+use super::programmed::{Listening, unset};
 
 /// What some data plane of a group does not take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,27 +40,29 @@ impl Refused {
                 refused.listeners.insert(id.name.clone(), why);
             }
         }
-        let routes = rejected.iter().filter(|(id, _)| id.kind == snapshot::Kind::Route);
+        let routes =
+            rejected.iter().filter(|(id, _)| matches!(id.kind, snapshot::Kind::Route | snapshot::Kind::L4Route));
         let routes = routes.filter_map(|(id, why)| Some((object(id)?, (*why).to_owned())));
         refused.routes = routes.collect();
         refused
     }
 
-    /// The status of a Gateway, `Programmed` false with reason `Invalid` where data planes do not take what the status claims to be
-    /// served.
-    pub(super) fn gateway(&self, status: &GatewayStatus, gateway: &ObjectKey) -> GatewayStatus {
+    /// The status of a Gateway or a ListenerSet, `Programmed` false with reason `Invalid` where data planes do not take what
+    /// the status claims to be served.
+    pub(super) fn listeners<T: Listening>(&self, status: &T, kind: Kind, object: &ObjectKey) -> T {
         let mut status = status.clone();
+        let (conditions, listeners) = status.parts_mut();
         let mut names = Vec::new();
-        for listener in status.listeners.iter_mut().flatten() {
-            if let Some(why) = self.listeners.get(&format!("{gateway}/{}", listener.name)) {
-                refuse(&mut listener.conditions, &format!("The data planes do not take {why}"));
+        for listener in listeners {
+            if let Some(why) = self.listeners.get(&Statuses::listener(kind, object, &listener.name)) {
+                unset(&mut listener.conditions, "Invalid", &format!("The data planes do not take {why}"));
                 names.push(listener.name.as_str());
             }
         }
-        if let (false, Some(conditions)) = (names.is_empty(), &mut status.conditions) {
+        if !names.is_empty() {
             let message =
                 format!("The data planes do not take all of listener {}: see its conditions.", names.join(", "));
-            refuse(conditions, &message);
+            unset(conditions, "Invalid", &message);
         }
         status
     }
@@ -73,14 +75,19 @@ pub(super) fn route(
     kind: Kind,
     route: &ObjectKey,
     parents: &[RouteParentStatus],
+    statuses: &Statuses,
     refused: &BTreeMap<DataPlane, Refused>,
 ) -> Option<Vec<RouteParentStatus>> {
+    if refused.is_empty() {
+        return None; // as almost always, and this is asked of every route
+    }
     let key = (kind, route.clone());
     let mut changed = false;
     let mut parents = parents.to_vec();
     for parent in &mut parents {
-        let gateway = gateway_of(&parent.parent_ref, route);
-        let why = refused.get(&DataPlane::Gateway(gateway)).and_then(|refused| refused.routes.get(&key));
+        let gateway = statuses.gateway_of(&parent.parent_ref, &route.namespace);
+        let refused = gateway.and_then(|gateway| refused.get(&Statuses::data_plane(&gateway)));
+        let why = refused.and_then(|refused| refused.routes.get(&key));
         let accepted =
             parent.conditions.iter().find(|condition| condition.type_ == "Accepted" && condition.status == "True");
         let told = parent.conditions.iter().any(|condition| condition.type_ == "PartiallyInvalid");
@@ -119,16 +126,6 @@ pub fn object(id: &ResourceId) -> Option<(Kind, ObjectKey)> {
 fn certificates(tls: &Tls) -> impl Iterator<Item = &str> {
     let by_name = tls.certificates.iter().map(|certificate| certificate.certificate.as_str());
     by_name.chain(tls.default_certificate.as_deref())
-}
-
-fn refuse(conditions: &mut [Condition], message: &str) {
-    let programmed =
-        conditions.iter_mut().filter(|condition| condition.type_ == "Programmed" && condition.status == "True");
-    for condition in programmed {
-        condition.status = "False".into();
-        condition.reason = "Invalid".into();
-        condition.message = message.into();
-    }
 }
 
 #[cfg(test)]

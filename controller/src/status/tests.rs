@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crds::gateway::{GatewayStatus, ListenerStatus, ParentReference, RouteParentStatus};
+use crds::gateway::{GatewayStatus, ListenerSetStatus, ListenerStatus, ParentReference, RouteParentStatus};
 use crds::policy::PolicyAncestorStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use snapshot::{Hash, HostPattern, Listener, Protocol, Resource, ResourceId, ServerCertificate, Snapshot, Tls};
@@ -42,7 +42,7 @@ fn running(version: Hash) -> Connected {
 
 /// What is to be written when data planes refuse nothing.
 fn unwritten(wanted: &Wanted, observed: &BTreeMap<Target, Observed>, gate: &mut Gate, acks: &Acks) -> Unwritten {
-    wanted.unwritten(observed, gate, acks, &BTreeMap::new(), Instant::now())
+    wanted.unwritten(&Unwritten::new(), observed, gate, acks, &BTreeMap::new(), Instant::now())
 }
 
 fn pods(plane: &DataPlane, names: &[&str]) -> BTreeMap<DataPlane, BTreeSet<String>> {
@@ -65,6 +65,28 @@ fn only_differences_are_written_and_foreign_entries_do_not_count() {
     assert_eq!(unwritten(observe(&target, Some(json!({"parents": [theirs, ours]})))), 0);
     assert_eq!(unwritten(observe(&target, Some(json!({"parents": [theirs]})))), 1);
     assert_eq!(unwritten(BTreeMap::new()), 0, "an object that is gone gets no status");
+}
+
+#[test]
+fn what_is_still_unwritten_is_not_serialised_again() {
+    let [same, edited] = ["same", "edited"].map(|name| ObjectKey::new("shop", name));
+    let of = |object: &ObjectKey| Target::of(Kind::HTTPRoute, object).unwrap();
+    let observed: BTreeMap<_, _> = [&same, &edited].into_iter().flat_map(|object| observe(&of(object), None)).collect();
+    let mut statuses = Statuses::default();
+    for object in [&same, &edited] {
+        statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents("a"));
+    }
+    let mut wanted = Wanted::default();
+    let mut unwritten = |statuses: &Statuses, before: &Unwritten| {
+        wanted.replace(statuses.clone());
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        wanted.unwritten(before, &observed, &mut gate, &Acks::default(), &BTreeMap::new(), now)
+    };
+    let before = unwritten(&statuses, &Unwritten::new());
+    statuses.routes.insert((Kind::HTTPRoute, edited.clone()), parents("b"));
+    let after = unwritten(&statuses, &before);
+    assert!(Arc::ptr_eq(&before[&of(&same)], &after[&of(&same)]));
+    assert_eq!(after[&of(&edited)].status["parents"][0]["parentRef"]["name"], "b");
 }
 
 #[test]
@@ -141,7 +163,7 @@ fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
     let mut write = |acks: &Acks, stored: Option<Value>| {
         let refused = [(plane.clone(), Refused::new(&snapshot, &acks.rejected(&plane)))].into();
         let now = Instant::now();
-        let unwritten = wanted.unwritten(&observe(&target, stored), &mut gate, acks, &refused, now);
+        let unwritten = wanted.unwritten(&Unwritten::new(), &observe(&target, stored), &mut gate, acks, &refused, now);
         unwritten[&target].status.clone()
     };
     let of = |holder: &Value| holder["conditions"][0].clone();
@@ -170,6 +192,43 @@ fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
 }
 
 #[test]
+fn a_listener_set_is_programmed_as_the_data_planes_of_its_gateway_tell() {
+    let (set, gateway) = (ObjectKey::new("team", "extra"), ObjectKey::new("shop", "web"));
+    let plane = Statuses::data_plane(&gateway);
+    let target = Target::of(Kind::ListenerSet, &set).unwrap();
+    let version = Hash([1; 16]);
+    let (mut gate, mut acks) = (Gate::default(), Acks::default());
+    acks.published(1, [(&plane, version)].into_iter());
+    gate.published(1);
+    let conditions = vec![condition("Programmed", 1)];
+    let listener = ListenerStatus { name: "plain".into(), conditions: conditions.clone(), ..ListenerStatus::default() };
+    let status = ListenerSetStatus { conditions: Some(conditions), listeners: Some(vec![listener]) };
+    let mut statuses = Statuses::default();
+    statuses.listener_sets.insert(set.clone(), status);
+    statuses.listener_set_gateways.insert(set, gateway);
+    let mut wanted = Wanted::default();
+    wanted.replace(statuses);
+    let name = "ListenerSet/team/extra/plain";
+    let mut snapshot = Snapshot::default();
+    let hostname = HostPattern::Any;
+    snapshot.insert(name, Resource::Listener(Listener { port: 80, hostname, protocol: Protocol::Http }));
+    let mut told = |acks: &Acks| {
+        let refused = [(plane.clone(), Refused::new(&snapshot, &acks.rejected(&plane)))].into();
+        let (before, now) = (Unwritten::new(), Instant::now());
+        let unwritten = wanted.unwritten(&before, &observe(&target, None), &mut gate, acks, &refused, now);
+        let status = &unwritten[&target].status;
+        [&status["conditions"], &status["listeners"][0]["conditions"]].map(|list| list[0]["reason"].clone())
+    };
+    assert_eq!(told(&acks), ["Pending", "Pending"]);
+    acks.heard(&plane, "pod", running(version));
+    assert_eq!(told(&acks), ["Programmed", "Programmed"]);
+    let mut refusing = running(version);
+    refusing.rejected.insert(ResourceId::new(snapshot::Kind::Listener, name), "port 80 cannot be bound".into());
+    acks.heard(&plane, "pod", refusing);
+    assert_eq!(told(&acks), ["Invalid", "Invalid"]);
+}
+
+#[test]
 fn a_route_that_a_data_plane_does_not_take_says_so_under_that_gateway_alone() {
     let object = ObjectKey::new("shop", "web");
     let target = Target::of(Kind::HTTPRoute, &object).unwrap();
@@ -184,7 +243,8 @@ fn a_route_that_a_data_plane_does_not_take_says_so_under_that_gateway_alone() {
     let refused = [(plane("a"), refused)].into();
     let written = |refused: &BTreeMap<DataPlane, Refused>, stored: Option<Value>| {
         let (mut gate, acks) = (Gate::default(), Acks::default());
-        let unwritten = wanted.unwritten(&observe(&target, stored), &mut gate, &acks, refused, Instant::now());
+        let unwritten =
+            wanted.unwritten(&Unwritten::new(), &observe(&target, stored), &mut gate, &acks, refused, Instant::now());
         unwritten.get(&target).map(|write| write.status.clone())
     };
     let status = written(&refused, None).unwrap();
@@ -247,27 +307,37 @@ fn an_ingress_gets_its_address_when_the_data_planes_serve_it() {
 }
 
 #[test]
-fn a_route_and_a_policy_are_accepted_once_every_ready_data_plane_serves_them_or_patience_ends() {
+fn routes_and_policies_are_accepted_once_every_ready_data_plane_serves_them_or_patience_ends() {
     let object = ObjectKey::new("shop", "web");
     let plane = DataPlane::Gateway(ObjectKey::new("shop", "a"));
     let mut statuses = Statuses::default();
-    statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents("a"));
+    let kinds = Kind::ALL.iter().copied().filter(|kind| kind.is_route() || kind.is_policy());
+    for kind in kinds.clone().filter(|kind| kind.is_route()) {
+        statuses.routes.insert((kind, object.clone()), parents("a"));
+    }
+    // A set of listeners is served by its Gateway.
+    let mut under_a_set = parents("extra");
+    under_a_set[0].parent_ref.kind = Some("ListenerSet".into());
+    statuses.routes.insert((Kind::TCPRoute, object.clone()), under_a_set);
+    statuses.listener_set_gateways.insert(ObjectKey::new("shop", "extra"), ObjectKey::new("shop", "a"));
     let ancestor = PolicyAncestorStatus {
         ancestor_ref: ParentReference { kind: Some("Gateway".into()), ..parents("a").remove(0).parent_ref },
         controller_name: "ours".into(),
         conditions: vec![condition("Accepted", 1)],
     };
-    statuses.policies.insert((Kind::TrafficPolicy, object.clone()), vec![ancestor]);
+    for kind in kinds.clone().filter(|kind| kind.is_policy()) {
+        statuses.policies.insert((kind, object.clone()), vec![ancestor.clone()]);
+    }
     let mut wanted = Wanted::default();
     wanted.replace(statuses);
-    let targets = [Kind::HTTPRoute, Kind::TrafficPolicy].map(|kind| Target::of(kind, &object).unwrap());
+    let targets: Vec<_> = kinds.map(|kind| Target::of(kind, &object).unwrap()).collect();
     let observed: BTreeMap<_, _> = targets.iter().flat_map(|target| observe(target, None)).collect();
     let (mut gate, mut acks) = (Gate::default(), Acks::default());
     let begin = Instant::now();
     let waits = |gate: &mut Gate, acks: &Acks, after: u64| {
         let now = begin + Duration::from_secs(after);
-        let written = wanted.unwritten(&observed, gate, acks, &BTreeMap::new(), now).len();
-        assert!(written == 0 || written == targets.len(), "both or none: {written}");
+        let written = wanted.unwritten(&Unwritten::new(), &observed, gate, acks, &BTreeMap::new(), now).len();
+        assert!(written == 0 || written == targets.len(), "all or none: {written}");
         written == 0
     };
 

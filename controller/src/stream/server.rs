@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::parts::Limits;
 use super::session::{Session, not_mapped};
 use super::{Authenticator, Publisher};
 use crate::ca::KeyPairPem;
@@ -57,12 +58,23 @@ pub enum ServeError {
 /// New connections see the newest usable `identity`; sessions stay.
 pub async fn serve(
     listener: TcpListener,
+    identity: watch::Receiver<KeyPairPem>,
+    authenticator: Authenticator,
+    publisher: Publisher,
+) -> Result<std::convert::Infallible, ServeError> {
+    serve_within(Limits::default(), listener, identity, authenticator, publisher).await
+}
+
+/// As [`serve`] with other limits.
+pub(super) async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
     mut identity: watch::Receiver<KeyPairPem>,
     authenticator: Authenticator,
     publisher: Publisher,
 ) -> Result<std::convert::Infallible, ServeError> {
     let mut acceptor = acceptor_for(&identity.borrow_and_update())?;
-    let service = StreamServer::new(Service { authenticator, publisher })
+    let service = StreamServer::new(Service { authenticator, publisher, limits })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -122,6 +134,7 @@ async fn connection(
 struct Service {
     authenticator: Authenticator,
     publisher: Publisher,
+    limits: Limits,
 }
 
 #[tonic::async_trait]
@@ -140,7 +153,8 @@ impl StreamApi for Service {
             Err(_) => return Err(Status::unavailable("the controller stops")),
         };
         let data_plane = data_plane.ok_or_else(|| not_mapped(&identity.account))?;
-        let session = Session::begin(identity, data_plane, self.publisher.clone(), request.into_inner()).await?;
+        let session =
+            Session::begin(identity, data_plane, self.publisher.clone(), request.into_inner(), self.limits).await?;
         let messages = futures::stream::unfold(Some(session), |session| async {
             let mut session = session?;
             let message = session.next().await?;

@@ -1,6 +1,6 @@
 //! One session: a state machine between what a data plane says and what is published.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use translate::DataPlane;
 
+use super::parts::{Limits, cut};
 use super::publisher::Published;
 use super::{Connected, Identity, Publisher, ServiceAccount};
 
@@ -42,7 +43,12 @@ pub(super) struct Session {
     feeding: Option<BTreeMap<ResourceId, Hash>>,
     /// The batch that waits for its ack.
     in_flight: Option<Batch>,
+    /// What of it is still to be sent.
+    unsent: VecDeque<proto::Batch>,
     acknowledged: Option<Hash>,
+    /// A version that is too far from what is held to be sent.
+    unsendable: Option<Hash>,
+    limits: Limits,
 }
 
 impl Session {
@@ -52,6 +58,7 @@ impl Session {
         data_plane: DataPlane,
         publisher: Publisher,
         mut inbound: Streaming<ClientMessage>,
+        limits: Limits,
     ) -> Result<Self, Status> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message())
             .await
@@ -74,7 +81,10 @@ impl Session {
             ends: identity.expires.and_then(end),
             feeding: None,
             in_flight: None,
+            unsent: VecDeque::new(),
             acknowledged: None,
+            unsendable: None,
+            limits,
         };
         session.introduce(&hello);
         session.greet(hello)?;
@@ -107,26 +117,41 @@ impl Session {
         }
     }
 
-    /// The batch that is due, if one is.
+    /// The batch that is due, if one is, or its next part.
     fn batch(&mut self) -> Result<Option<ServerMessage>, Status> {
         let published = self.published.borrow_and_update().clone();
         let Some(published) = published else { return Ok(None) };
         if published.data_plane(&self.account) != Some(&self.data_plane) {
             return Err(not_mapped(&self.account));
         }
+        if let Some(part) = self.unsent.pop_front() {
+            return Ok(Some(message(part)));
+        }
         let (Some(held), None) = (&self.feeding, &self.in_flight) else { return Ok(None) };
         let Some(offer) = published.offer(&self.data_plane) else { return Ok(None) };
-        if self.acknowledged == Some(offer.version) {
+        if [self.acknowledged, self.unsendable].contains(&Some(offer.version)) {
             return Ok(None);
         }
         let batch = diff(held, &offer.snapshot);
+        let mut parts = match cut(&batch, self.limits) {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::error!(
+                    data_plane = %self.data_plane, instance = %self.instance, version = %batch.version, %error,
+                    "cannot send a batch; the data plane stays at what it holds"
+                );
+                self.unsendable = Some(batch.version);
+                return Ok(None);
+            }
+        };
         tracing::debug!(
             data_plane = %self.data_plane, instance = %self.instance, version = %batch.version,
-            upserts = batch.upserts.len(), removals = batch.removals.len(), "sends a batch"
+            upserts = batch.upserts.len(), removals = batch.removals.len(), parts = parts.len(), "sends a batch"
         );
-        let message = server_message::Message::Batch(proto::Batch::from(&batch));
+        let first = parts.pop_front();
+        self.unsent = parts;
         self.in_flight = Some(batch);
-        Ok(Some(ServerMessage { message: Some(message) }))
+        Ok(first.map(message))
     }
 
     fn hear(&mut self, message: ClientMessage) -> Result<(), Status> {
@@ -141,6 +166,8 @@ impl Session {
     /// A Hello begins anew: whatever was in flight is not waited for.
     fn greet(&mut self, hello: proto::Hello) -> Result<(), Status> {
         self.in_flight = None;
+        self.unsent.clear();
+        self.unsendable = None;
         self.feeding = None;
         if !hello.feed {
             return Ok(());
@@ -170,6 +197,7 @@ impl Session {
             }
         };
         if let (Some(held), Some(batch)) = (&mut self.feeding, &self.in_flight)
+            && self.unsent.is_empty()
             && self.acknowledged == Some(batch.version)
         {
             for id in &batch.removals {
@@ -224,6 +252,10 @@ pub(super) fn not_mapped(account: &ServiceAccount) -> Status {
     Status::permission_denied(format!(
         "the ServiceAccount {account} does not belong to a data plane of this installation"
     ))
+}
+
+fn message(part: proto::Batch) -> ServerMessage {
+    ServerMessage { message: Some(server_message::Message::Batch(part)) }
 }
 
 fn version(held: &BTreeMap<ResourceId, Hash>) -> Hash {

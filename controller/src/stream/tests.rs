@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::source;
+use dataplane::{Rejection, source};
 use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
 use snapshot::{Endpoints, Hash, Kind, MAX_MESSAGE, Resource, ResourceId, SERVER_NAME, Snapshot};
 use tempfile::TempDir;
@@ -18,7 +18,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use translate::DataPlane;
 
-use super::{Acks, Authenticator, Publisher, ServiceAccount, serve};
+use super::parts::Limits;
+use super::server::serve_within;
+use super::{Acks, Authenticator, Publisher, ServiceAccount};
 use crate::ca::{InstallationSecret, KeyPairPem};
 
 const TOKEN: &str = "token-of-the-proxy";
@@ -70,6 +72,10 @@ impl Controller {
     }
 
     async fn start_at(secret: &InstallationSecret, address: SocketAddr) -> Self {
+        Self::start_within(Limits::default(), secret, address).await
+    }
+
+    async fn start_within(limits: Limits, secret: &InstallationSecret, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (identity, identity_receiver) = watch::channel(secret.issue_server().unwrap());
@@ -78,7 +84,7 @@ impl Controller {
         let publisher = Publisher::new();
         let served = publisher.clone();
         let task = tokio::spawn(async move {
-            serve(listener, identity_receiver, Authenticator::Static(accounts), served).await.unwrap();
+            serve_within(limits, listener, identity_receiver, Authenticator::Static(accounts), served).await.unwrap();
         });
         Self { address, publisher, identity, task }
     }
@@ -99,6 +105,7 @@ struct Proxy {
     task: JoinHandle<()>,
     applied: watch::Receiver<Vec<Snapshot>>,
     ready: watch::Sender<bool>,
+    rejections: watch::Sender<Vec<Rejection>>,
 }
 
 impl Drop for Proxy {
@@ -124,17 +131,20 @@ impl Proxy {
             state_dir: Some(directory.to_owned()),
         };
         let (sender, applied) = watch::channel(Vec::new());
+        let rejections = watch::Sender::new(Vec::new());
+        let (rejecting, are_rejected) = (rejections.clone(), rejections.subscribe());
         let apply = move |snapshot: Snapshot| {
             let bad = snapshot.iter().filter(|(id, _)| id.name == "bad");
-            let rejected = bad.map(|(id, _)| (id.clone(), "it is bad".to_owned())).collect();
+            rejecting.send_replace(
+                bad.map(|(id, _)| Rejection { id: id.clone(), reason: "it is bad".to_owned() }).collect(),
+            );
             sender.send_modify(|applied: &mut Vec<Snapshot>| applied.push(snapshot));
-            rejected
         };
         let (ready, is_ready) = watch::channel(true);
         let task = tokio::spawn(async move {
-            source::run(config, is_ready, apply).await.unwrap();
+            source::run(config, is_ready, are_rejected, apply).await.unwrap();
         });
-        Self { task, applied, ready }
+        Self { task, applied, ready, rejections }
     }
 
     /// Waits until the newest applied snapshot is this one.
@@ -253,6 +263,50 @@ async fn a_slow_data_plane_skips_what_lies_between() {
     raw.ack(Some(last.version())).await;
     controller.wait_for_ack(last.version()).await;
     assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_ok());
+}
+
+/// Four endpoints to a message, and some fifty to a batch.
+const SMALL: Limits = Limits { message: 300, batch: 3000 };
+
+fn many(ports: std::ops::Range<u16>) -> Arc<Snapshot> {
+    let names: Vec<_> = ports.map(|port| (format!("shop-{port}"), port)).collect();
+    snapshot(&names.iter().map(|(name, port)| (name.as_str(), *port)).collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_a_message_comes_in_parts_and_is_applied_whole() {
+    let (secret, directory) = (InstallationSecret::generate().unwrap(), TempDir::new().unwrap());
+    let controller = Controller::start_within(SMALL, &secret, "127.0.0.1:0".parse().unwrap()).await;
+    let first = many(100..140);
+    publish(&controller.publisher, &first);
+    let mut raw = Raw::open(&secret, controller.address, TOKEN, None).await.unwrap();
+    let part = raw.batch().await.unwrap();
+    assert!(part.more && part.upserts.len() < 10, "{part:?}");
+    drop(raw);
+
+    let mut proxy = Proxy::start(directory.path(), &secret, &[controller.address]);
+    proxy.wait_for(&first).await;
+    controller.wait_for_ack(first.version()).await;
+    let second = many(120..160);
+    publish(&controller.publisher, &second);
+    proxy.wait_for(&second).await;
+    controller.wait_for_ack(second.version()).await;
+    assert_eq!(*proxy.applied.borrow(), [first.as_ref().clone(), second.as_ref().clone()]);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_large_is_not_sent_and_the_session_goes_on() {
+    let secret = InstallationSecret::generate().unwrap();
+    let controller = Controller::start_within(SMALL, &secret, "127.0.0.1:0".parse().unwrap()).await;
+    publish(&controller.publisher, &many(100..300));
+    let mut raw = Raw::open(&secret, controller.address, TOKEN, None).await.unwrap();
+    let mut acks = controller.publisher.acks();
+    let heard = acks.wait_for(|acks| acks.connected(&DataPlane::Shared).next().is_some());
+    drop(tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap()); // after it the batch was due
+
+    let fits = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &fits);
+    assert_eq!(effect(&raw.batch().await.unwrap()), (vec!["a"], vec![], fits.version()));
 }
 
 #[tokio::test]
@@ -384,6 +438,14 @@ async fn a_source_applies_what_comes_and_rejects_single_resources() {
     let rejected = controller.wait_for_ack(second.version()).await;
     assert_eq!(rejected, BTreeMap::from([(ResourceId::new(Kind::Endpoints, "bad"), "it is bad".to_owned())]));
     assert!(controller.publisher.acks().borrow().programmed(&DataPlane::Shared, publication, &BTreeSet::new()).is_ok());
+
+    // What is taken after all is no longer rejected, with the same version.
+    proxy.rejections.send_replace(Vec::new());
+    let mut acks = controller.publisher.acks();
+    let taken = acks.wait_for(|acks| acks.rejected(&DataPlane::Shared).is_empty());
+    drop(tokio::time::timeout(PATIENCE, taken).await.unwrap().unwrap());
+    assert!(controller.wait_for_ack(second.version()).await.is_empty());
+    assert_eq!(proxy.applied.borrow().len(), 2, "nothing was sent or applied again");
 
     proxy.ready.send_replace(false);
     let mut acks = controller.publisher.acks();

@@ -16,6 +16,9 @@ const TOKEN: &str = "0123456789abcdef";
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The CRD that is not installed until a test does it.
+const LATER: &str = "udproutes.gateway.networking.k8s.io";
+
 /// The processes, which end with it.
 pub struct Cluster {
     url: String,
@@ -40,7 +43,7 @@ impl Drop for Cluster {
 static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
 
 impl Cluster {
-    /// The running control plane, or a new one with the CRDs of the Gateway API.
+    /// The running control plane, or a new one with the CRDs of the Gateway API, [`LATER`] excepted.
     pub async fn shared() -> Arc<Self> {
         let cluster = tokio::task::spawn_blocking(|| {
             let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +61,7 @@ impl Cluster {
             async move { client.apiserver_version().await.is_ok().then_some(()) }
         })
         .await;
-        cluster.install_crds(&gateway_api()).await;
+        cluster.install_crds(&gateway_api(), |crd| crd != LATER).await;
         cluster
     }
 
@@ -95,8 +98,8 @@ impl Cluster {
         }
     }
 
-    /// Installs every CRD of a folder and waits until it is served.
-    pub async fn install_crds(&self, folder: &Path) {
+    /// Installs the CRDs of a folder that are `wanted`, by name, and waits until they are served.
+    pub async fn install_crds(&self, folder: &Path, wanted: impl Fn(&str) -> bool) {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.unwrap().path();
@@ -106,6 +109,9 @@ impl Cluster {
             for object in documents(&fs::read_to_string(path).unwrap()) {
                 if object["kind"] == "CustomResourceDefinition" {
                     let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+                    if !wanted(&name) {
+                        continue;
+                    }
                     self.api(&object)
                         .patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&object))
                         .await
@@ -230,7 +236,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe:
 }
 
 /// The folder with the CRDs of the Gateway API.
-fn gateway_api() -> PathBuf {
+pub fn gateway_api() -> PathBuf {
     PathBuf::from(required("SLUICE_GATEWAY_API"))
 }
 

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod dataplane;
+mod kinds;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -386,7 +387,7 @@ async fn a_kind_that_is_installed_later_is_noticed() {
     let replica = Replica::start(&cluster, namespace, "one").await;
     eventually("it is ready without the policies", || async { (replica.get("/readyz").await.0 == 200).then_some(()) })
         .await;
-    cluster.install_crds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/yaml")).await;
+    cluster.install_crds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/yaml"), |_| true).await;
     let policy = format!(
         "
 apiVersion: sluice.dev/v1alpha1
@@ -751,6 +752,7 @@ fn template(installation: &str) -> Template {
     Template {
         image: "sluice".into(),
         pull_policy: "Never".into(),
+        state_size_limit: "64Mi".into(),
         replicas: 1,
         controllers: "controllers:1".into(),
         ca: String::new(),

@@ -24,4 +24,6 @@ pub use problem::{Problem, Severity};
 pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored, objects};
 pub use settings::{PortMap, Settings};
 pub use status::Statuses;
-pub use translation::{DataPlane, Infrastructure, Translation, Transport, endpoints, translate};
+pub use translation::{
+    DataPlane, Infrastructure, Parameters, ServiceType, Translation, Transport, endpoints, translate,
+};

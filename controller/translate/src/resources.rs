@@ -14,7 +14,7 @@ pub mod objects {
         BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
         UDPRoute,
     };
-    pub use crds::policy::{BackendPolicy, TrafficPolicy};
+    pub use crds::policy::{BackendPolicy, GatewayConfig, TrafficPolicy};
     pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
     pub use k8s_openapi::api::discovery::v1::EndpointSlice;
     pub use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
@@ -150,6 +150,7 @@ kinds! {
     Namespace namespaces "v1";
     TrafficPolicy traffic_policies "sluice.dev/v1alpha1";
     BackendPolicy backend_policies "sluice.dev/v1alpha1";
+    GatewayConfig gateway_configs "sluice.dev/v1alpha1";
 }
 
 /// Calls a macro with the name of every kind, after `more;` where there is more; `$crate::objects` holds their types.
@@ -162,9 +163,21 @@ macro_rules! every_kind {
             $($($more)+;)?
             IngressClass Ingress GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute
             BackendTLSPolicy ReferenceGrant Service EndpointSlice Secret ConfigMap Namespace TrafficPolicy
-            BackendPolicy
+            BackendPolicy GatewayConfig
         }
     };
+}
+
+impl Kind {
+    /// Whether it is a kind of route: `status.parents` has an entry for each parent and controller.
+    pub fn is_route(self) -> bool {
+        matches!(self, Self::HTTPRoute | Self::GRPCRoute | Self::TLSRoute | Self::TCPRoute | Self::UDPRoute)
+    }
+
+    /// Whether it is a kind of policy (GEP-713): `status.ancestors` has an entry for each ancestor and controller.
+    pub fn is_policy(self) -> bool {
+        matches!(self, Self::TrafficPolicy | Self::BackendPolicy | Self::BackendTLSPolicy)
+    }
 }
 
 impl fmt::Display for Kind {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::gateway::{GatewayClassStatus, GatewayStatus, ListenerSetStatus, RouteParentStatus};
+use crds::gateway::{GatewayClassStatus, GatewayStatus, ListenerSetStatus, ParentReference, RouteParentStatus};
 use crds::policy::PolicyAncestorStatus;
 use k8s_openapi::api::networking::v1::IngressLoadBalancerIngress;
 
@@ -21,6 +21,8 @@ pub struct Statuses {
     pub gateways: BTreeMap<ObjectKey, GatewayStatus>,
     /// Of ListenerSets whose Gateway is ours.
     pub listener_sets: BTreeMap<ObjectKey, ListenerSetStatus>,
+    /// The Gateway that each of these ListenerSets names.
+    pub listener_set_gateways: BTreeMap<ObjectKey, ObjectKey>,
     /// Our entries of `status.parents`, by kind and name of the route.
     pub routes: BTreeMap<(Kind, ObjectKey), Vec<RouteParentStatus>>,
     /// Our entries of `status.ancestors`, by kind and name of the policy.
@@ -30,23 +32,27 @@ pub struct Statuses {
 }
 
 impl Statuses {
-    /// The status of a Gateway while some of its ready data planes do not run the newest snapshot yet:
-    /// `Programmed` is false with reason `Pending` on the Gateway and its listeners.
-    pub fn pending(status: &GatewayStatus, why: &str) -> GatewayStatus {
-        let mut status = status.clone();
-        let listeners = status.listeners.iter_mut().flatten().flat_map(|listener| listener.conditions.iter_mut());
-        for condition in status.conditions.iter_mut().flatten().chain(listeners) {
-            if condition.type_ == "Programmed" && condition.status == "True" {
-                condition.status = "False".into();
-                condition.reason = "Pending".into();
-                condition.message = why.into();
-            }
-        }
-        status
-    }
-
     /// The data plane whose acknowledgement decides about a Gateway's status.
     pub fn data_plane(gateway: &ObjectKey) -> DataPlane {
         DataPlane::Gateway(gateway.clone())
+    }
+
+    /// The Gateway that serves what is attached to a parent; `namespace` is that of the object which names the parent.
+    /// `None` for a ListenerSet that is not ours.
+    pub fn gateway_of(&self, parent: &ParentReference, namespace: &str) -> Option<ObjectKey> {
+        let key = ObjectKey::new(parent.namespace.as_deref().unwrap_or(namespace), &parent.name);
+        match parent.kind.as_deref() {
+            Some("ListenerSet") => self.listener_set_gateways.get(&key).cloned(),
+            _ => Some(key),
+        }
+    }
+
+    /// The name in snapshots of a listener of a Gateway, `namespace/gateway/listener`, or of a ListenerSet,
+    /// `ListenerSet/namespace/set/listener`.
+    pub fn listener(kind: Kind, owner: &ObjectKey, name: &str) -> String {
+        match kind {
+            Kind::ListenerSet => format!("{kind}/{owner}/{name}"),
+            _ => format!("{owner}/{name}"),
+        }
     }
 }

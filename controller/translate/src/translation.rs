@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
+use crds::policy::ComputeResources;
 use snapshot::{Hashed, Resource, ResourceId, Snapshot};
 
 use crate::context::Context;
@@ -56,6 +58,41 @@ pub struct Infrastructure {
     pub labels: BTreeMap<String, String>,
     /// `spec.infrastructure.annotations`.
     pub annotations: BTreeMap<String, String>,
+    /// The address to ask the load balancer for.
+    pub address: Option<IpAddr>,
+    /// What GatewayConfigs say; `None` when one that is referred to cannot be used, so that what is there has to stay as it is.
+    pub parameters: Option<Parameters>,
+}
+
+/// What the GatewayConfigs of a class and of a Gateway say together; the Gateway's goes before the class's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// How many pods; `None` is what the installation says.
+    pub replicas: Option<u32>,
+    /// Requests and limits of each; `None` is the default.
+    pub resources: Option<ComputeResources>,
+    /// The type of the Service.
+    pub service_type: ServiceType,
+    /// Annotations of the Service alone.
+    pub service_annotations: BTreeMap<String, String>,
+}
+
+/// The type of a Gateway's Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceType {
+    /// Has the address that a load balancer gives it.
+    #[default]
+    LoadBalancer,
+    /// As `ClusterIP`, and under a port of every node.
+    NodePort,
+    /// Reached from inside the cluster.
+    ClusterIP,
+}
+
+impl fmt::Display for ServiceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
 }
 
 /// What translation says.

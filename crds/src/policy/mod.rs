@@ -1,10 +1,12 @@
-//! Sluice's own policies (GEP-713, GEP-2648).
+//! Sluice's own kinds: policies (GEP-713, GEP-2648), and parameters of Gateways.
 
 mod backend;
+mod gateway_config;
 mod shared;
 mod traffic;
 
 pub use backend::*;
+pub use gateway_config::*;
 pub use shared::*;
 pub use traffic::*;
 

@@ -1,4 +1,4 @@
-//! Content hashes, the difference of two snapshots and its application.
+//! Content hashes, and the difference of two snapshots.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -119,23 +119,6 @@ impl Snapshot {
     pub fn held(&self) -> BTreeMap<ResourceId, Hash> {
         self.resources.iter().map(|(id, resource)| (id.clone(), resource.hash)).collect()
     }
-
-    /// Applies a batch: all of it, or (when the result is not the version that the batch promises) nothing.
-    pub fn apply(&mut self, batch: &Batch) -> Result<(), VersionMismatch> {
-        let mut next = self.clone();
-        for id in &batch.removals {
-            next.remove(id);
-        }
-        for (id, resource) in &batch.upserts {
-            next.insert_hashed(id.clone(), resource.clone());
-        }
-        let version = next.version();
-        if version != batch.version {
-            return Err(VersionMismatch { expected: batch.version, found: version });
-        }
-        *self = next;
-        Ok(())
-    }
 }
 
 impl Serialize for Snapshot {
@@ -144,7 +127,7 @@ impl Serialize for Snapshot {
     }
 }
 
-/// The change from one snapshot to another, applied as a whole.
+/// The change from one snapshot to another, applied as a whole by the data plane (`source::holding`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// [`Snapshot::version`] after the batch.
@@ -160,16 +143,6 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.upserts.is_empty() && self.removals.is_empty()
     }
-}
-
-/// A batch that does not lead to the version it promises: the two sides disagree about what is held.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the batch leads to version {found} but promises {expected}")]
-pub struct VersionMismatch {
-    /// The version that the batch promises.
-    pub expected: Hash,
-    /// The version that it leads to.
-    pub found: Hash,
 }
 
 /// The hash over kind numbers (of the protocol), names and hashes in this order: equal versions mean equal content.

@@ -3,13 +3,14 @@
 //! A [`Snapshot`] is everything one data plane needs to serve: listeners, routes, clusters, endpoints, certificates
 //! and settings, each a [`Resource`] under a stable [`ResourceId`]. Resources are as fine as the objects a user
 //! edits, children name their parent, and each travels by the [`Hash`] of its content, so an edit moves only what
-//! it changed ([`diff`], [`Snapshot::apply`]).
+//! it changed ([`diff`]).
 //!
 //! The data plane owns this crate. It knows nothing of Kubernetes.
 
 mod address;
 mod convert;
 mod delta;
+mod host;
 mod model;
 pub mod proto;
 mod secret;
@@ -17,7 +18,8 @@ mod stream;
 
 pub use address::is_local;
 pub use convert::DecodeError;
-pub use delta::{Batch, Hash, Hashed, Snapshot, VersionMismatch, diff, version};
+pub use delta::{Batch, Hash, Hashed, Snapshot, diff, version};
+pub use host::{normal_host, normal_host_without_port};
 pub use model::*;
 pub use secret::Secret;
-pub use stream::{CAPABILITIES, MAX_MESSAGE, SERVER_NAME};
+pub use stream::{CAPABILITIES, MAX_BATCH, MAX_MESSAGE, SERVER_NAME};

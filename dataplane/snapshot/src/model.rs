@@ -523,7 +523,7 @@ pub enum PathRewrite {
 /// A change of the request's target (Gateway API `URLRewrite`); the query is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rewrite {
-    /// The new `Host`.
+    /// The new `Host`, a name without port.
     pub hostname: Option<String>,
     /// The new path.
     pub path: Option<PathRewrite>,

@@ -3,9 +3,12 @@
 /// The name in the server's certificate, whatever address the data plane connects to.
 pub const SERVER_NAME: &str = "sluice-controller";
 
-/// The largest message that either end takes, in bytes. A first batch holds everything: this is room for about
-/// 50,000 routes or 10,000 certificates.
+/// The largest message that either end takes, in bytes. What does not fit into one is sent in parts.
 pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// The largest batch that a data plane takes, in bytes over all its parts. A first batch holds everything: this is room for
+/// about 400,000 routes or 80,000 certificates.
+pub const MAX_BATCH: usize = 512 << 20;
 
 /// The filters that this version knows, by their field names in the protocol; a data plane sends them in its Hello.
 pub const CAPABILITIES: &[&str] = &[

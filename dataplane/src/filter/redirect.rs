@@ -17,7 +17,7 @@ pub struct Redirect {
 impl Redirect {
     pub(super) fn compile(source: &snapshot::Redirect) -> Result<Self, String> {
         if let Some(name) = &source.hostname {
-            crate::normalise::host(name).map_err(|_| format!("invalid host {name:?}"))?;
+            snapshot::normal_host_without_port(name).ok_or_else(|| format!("invalid host {name:?}"))?;
         }
         source.path.as_ref().map(valid).transpose()?;
         Ok(Self { source: source.clone(), status: status(source.status)? })

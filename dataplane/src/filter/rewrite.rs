@@ -20,9 +20,10 @@ pub struct Rewrite {
 
 impl Rewrite {
     pub(super) fn compile(source: &snapshot::Rewrite) -> Result<Self, String> {
-        let host = source.hostname.as_ref().map(|name| match crate::normalise::host(name) {
-            Ok(_) => HeaderValue::from_str(name).map_err(|_| format!("invalid host {name:?}")),
-            Err(_) => Err(format!("invalid host {name:?}")),
+        let invalid = |name: &str| format!("invalid host {name:?}");
+        let host = source.hostname.as_deref().map(|name| match snapshot::normal_host_without_port(name) {
+            Some(_) => HeaderValue::from_str(name).map_err(|_| invalid(name)),
+            None => Err(invalid(name)),
         });
         Ok(Self { host: host.transpose()?, path: source.path.as_ref().map(valid).transpose()? })
     }

@@ -302,6 +302,12 @@ fn unknown_filters_and_invalid_values_do_not_compile() {
     }
     let host = snapshot::HeaderEdit { set: vec![("host".into(), "a/b".into())], ..Default::default() };
     assert!(Filter::compile_all(&[snapshot::Filter::RequestHeaders(host)], &clusters, &mut limiters).is_err());
+    for host in ["a..b", "a:80"] {
+        let redirect = snapshot::Filter::Redirect(snapshot::Redirect { hostname: Some(host.into()), ..redirect() });
+        assert!(Filter::compile_all(&[redirect], &clusters, &mut limiters).is_err());
+        let rewrite = snapshot::Filter::Rewrite(snapshot::Rewrite { hostname: Some(host.into()), path: None });
+        assert!(Filter::compile_all(&[rewrite], &clusters, &mut limiters).is_err());
+    }
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
 use snapshot::proto::{self, Rejected, ResourceName};
 use snapshot::{DecodeError, Hash, Hashed, ResourceId, Snapshot};
 
 /// A resource's name on the wire, where its kind may be one that is not known here.
 type WireName = (i32, String);
+
+/// Room in bytes for the tag and length of one entry.
+const HELD_HEAD: usize = 8;
 
 /// What is held. All parts change together, by [`Holding::receive`] and then [`Holding::applied`].
 #[derive(Debug, Default)]
@@ -104,18 +108,23 @@ impl Holding {
         &self.newest
     }
 
-    /// Notes what of the snapshot was not taken.
-    pub(super) fn applied(&mut self, refused: Vec<(ResourceId, String)>) {
+    /// Notes what of the snapshot was not taken. May be called again when that changes.
+    pub(super) fn applied(&mut self, refused: BTreeMap<ResourceId, String>) {
         let mut good = self.newest.clone();
         for (id, reason) in &refused {
-            tracing::error!(resource = %id, reason, "cannot use a resource; its last good version stays");
+            if self.refused.get(id) != Some(reason) {
+                tracing::error!(resource = %id, reason, "cannot use a resource; its last good version stays");
+            }
             match self.good.remove(id) {
                 Some(before) => good.insert_hashed(id.clone(), before),
                 None => drop(good.remove(id)),
             }
         }
+        for id in self.refused.keys().filter(|id| !refused.contains_key(id) && good.get(id).is_some()) {
+            tracing::info!(resource = %id, "a resource that was refused is used now");
+        }
         self.good = good;
-        self.refused = refused.into_iter().collect();
+        self.refused = refused;
     }
 
     /// What is in use.
@@ -135,11 +144,18 @@ impl Holding {
         unreadable.chain(refused).map(|(name, reason)| Rejected { name: Some(name), reason: reason.clone() }).collect()
     }
 
-    /// Everything by name and hash, for a Hello.
-    pub(super) fn held(&self) -> Vec<proto::Held> {
+    /// What is held by name and hash, for a Hello: as much as fits into so many bytes.
+    pub(super) fn held(&self, mut room: usize) -> Vec<proto::Held> {
         let held =
             |(name, hash): (&WireName, &Hash)| proto::Held { name: Some(proto_name(name)), hash: (*hash).into() };
-        self.names.iter().map(held).collect()
+        let fits = |held: &proto::Held| match room.checked_sub(held.encoded_len() + HELD_HEAD) {
+            Some(left) => {
+                room = left;
+                true
+            }
+            None => false,
+        };
+        self.names.iter().map(held).take_while(fits).collect()
     }
 
     fn compute_version(&self) -> Hash {
@@ -157,6 +173,7 @@ fn proto_name((kind, name): &WireName) -> ResourceName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use snapshot::{Endpoints, Kind, Resource, diff};
 
     use super::*;
@@ -178,8 +195,26 @@ mod tests {
     fn holding(snapshot: &Snapshot) -> Holding {
         let mut holding = Holding::default();
         holding.receive(batch(&Snapshot::default(), snapshot)).unwrap();
-        holding.applied(Vec::new());
+        holding.applied(BTreeMap::new());
         holding
+    }
+
+    /// Few names and versions, so that two snapshots share some.
+    fn any_snapshot() -> impl Strategy<Value = Snapshot> {
+        prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c", "d"]), 1..4_u16, 0..5)
+            .prop_map(|ports| snapshot(&ports.into_iter().collect::<Vec<_>>()))
+    }
+
+    proptest! {
+        #[test]
+        fn a_diff_leads_from_any_snapshot_to_any_other(old in any_snapshot(), new in any_snapshot()) {
+            let mut holding = holding(&old);
+            prop_assert!(holding.receive(batch(&old, &new)).is_ok());
+            prop_assert_eq!(holding.snapshot(), &new);
+            prop_assert_eq!(holding.version(), Some(new.version()));
+            let held: Vec<_> = new.held().into_values().map(Vec::from).collect();
+            prop_assert_eq!(holding.held(usize::MAX).into_iter().map(|held| held.hash).collect::<Vec<_>>(), held);
+        }
     }
 
     #[test]
@@ -188,15 +223,19 @@ mod tests {
         let mut holding = holding(&old);
         holding.receive(batch(&old, &new)).unwrap();
         let refuse = |name: &str| (ResourceId::new(Kind::Endpoints, name), "no".to_owned());
-        holding.applied(vec![refuse("a"), refuse("c")]);
+        holding.applied(BTreeMap::from([refuse("a"), refuse("c")]));
         assert_eq!(holding.good(), &snapshot(&[("a", 1), ("b", 2)]));
         assert_eq!(holding.snapshot(), &new);
         assert_eq!(holding.version(), Some(new.version()));
         assert_eq!(holding.rejected().len(), 2);
 
+        holding.applied(BTreeMap::from([refuse("a")]));
+        assert_eq!(holding.good(), &snapshot(&[("a", 1), ("b", 2), ("c", 2)]), "what is taken later is good then");
+        assert_eq!(holding.rejected().len(), 1);
+
         let newer = snapshot(&[("a", 3), ("b", 2)]);
         holding.receive(batch(&new, &newer)).unwrap();
-        holding.applied(Vec::new());
+        holding.applied(BTreeMap::new());
         assert_eq!(holding.good(), &newer);
         assert!(holding.rejected().is_empty());
     }
@@ -216,17 +255,26 @@ mod tests {
         let names = [(endpoints_kind, "a", hash), (endpoints_kind, "b", Hash::of(&readable.resource)), (99, "x", hash)];
         let version = snapshot::version(names.into_iter());
         let upserts = vec![unknown(endpoints_kind, "a"), readable, unknown(99, "x")];
-        holding.receive(proto::Batch { version: version.into(), upserts, removals: Vec::new() }).unwrap();
-        holding.applied(Vec::new());
+        holding.receive(proto::Batch { version: version.into(), upserts, removals: Vec::new(), more: false }).unwrap();
+        holding.applied(BTreeMap::new());
 
         assert_eq!(holding.good(), &snapshot(&[("a", 1), ("b", 2)]));
         assert_eq!(holding.version(), Some(version));
-        assert_eq!(holding.held().len(), 3);
+        assert_eq!(holding.held(usize::MAX).len(), 3);
         let reasons: Vec<String> = holding.rejected().into_iter().map(|rejected| rejected.reason).collect();
         assert_eq!(
             reasons,
             ["resource: is of a kind that is not known here", "name.kind: the value 99 is not known here"]
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_hello_is_left_out_of_it() {
+        let holding = holding(&snapshot(&[("a", 1), ("b", 1), ("c", 1)]));
+        let entry = holding.held(usize::MAX)[0].encoded_len() + HELD_HEAD;
+        for count in 0..3 {
+            assert_eq!(holding.held(entry * (count + 1) - 1).len(), count);
+        }
     }
 
     #[test]
@@ -238,7 +286,7 @@ mod tests {
         holding.receive(wrong).unwrap_err();
         assert_eq!((holding.snapshot(), holding.good()), (&old, &old));
         assert_eq!(holding.version(), Some(old.version()));
-        assert!(holding.held().is_empty());
+        assert!(holding.held(usize::MAX).is_empty());
 
         let new = snapshot(&[("a", 3)]);
         holding.receive(batch(&Snapshot::default(), &new)).unwrap();

@@ -19,6 +19,9 @@ const MODE: u32 = 0o600;
 /// At least so long between two writes; what lies between is skipped.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// What helps when the volume is full.
+const FULL: &str = ": the volume needs room for two of them, which the chart's value dataplane.stateSizeLimit gives it";
+
 /// Keeps the newest snapshot, in the background until dropped.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -72,23 +75,34 @@ async fn write_newest(path: PathBuf, mut newest: watch::Receiver<Snapshot>) {
         let target = path.clone();
         let written = tokio::task::spawn_blocking(move || write(&target, &encode(&snapshot))).await;
         if let Ok(Err(error)) = written {
-            tracing::warn!(path = %path.display(), %error, "cannot keep the snapshot");
+            let remedy = match error.kind() {
+                io::ErrorKind::StorageFull => FULL,
+                _ => "",
+            };
+            tracing::warn!(path = %path.display(), %error, "cannot keep the snapshot, the one kept before stays{remedy}");
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// Replaces the file as a whole: a reader finds the old or the new one.
+/// Replaces the file as a whole: a reader finds the old or the new one. Nothing else is left behind.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => (),
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new)?;
+    let written = write_new(&new, bytes).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&new); // a part of it would only take room; the error that is told is the first one
+    }
+    written
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(new, path)
+    file.sync_all()
 }
 
 /// Encodes resources anew. One that a newer controller sent with more than is known here gets another hash this way, so that a newer
@@ -130,6 +144,21 @@ mod tests {
     use snapshot::{Endpoints, Resource};
 
     use super::*;
+
+    #[test]
+    fn a_write_that_fails_leaves_what_was_there_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        fs::create_dir_all(path.join("no-file-can-replace-this")).unwrap();
+        write(&path, b"new").unwrap_err();
+        let entries: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(entries, std::slice::from_ref(&path));
+
+        fs::remove_dir_all(&path).unwrap();
+        write(&path, b"new").unwrap();
+        write(&path, b"newer").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newer");
+    }
 
     #[test]
     fn damage_anywhere_is_noticed() {

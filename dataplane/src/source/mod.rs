@@ -11,6 +11,7 @@
 mod discover;
 mod holding;
 mod keep;
+mod parts;
 mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,16 +21,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use snapshot::proto::{self, Ack, Hello};
-use snapshot::{CAPABILITIES, ResourceId, Snapshot};
+use snapshot::{CAPABILITIES, MAX_MESSAGE, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::compile::Rejection;
 use holding::Holding;
 use keep::Keeper;
 use session::{Event, Order, Session};
 
 /// Events wait for the one owner of what is held; when so many do, sessions stop reading.
 const EVENTS: usize = 16;
+
+/// Room in bytes for what a Hello says besides what is held.
+const HELLO_HEAD: usize = 4 << 10;
 
 /// Where the controllers are and how to speak with them.
 #[derive(Clone, Debug)]
@@ -60,12 +65,17 @@ pub enum SourceError {
 
 /// Keeps what the data plane runs up to date until dropped.
 ///
-/// `apply` gets each new snapshot whole, on a blocking thread, never two at once. It returns every resource of this
-/// snapshot that it cannot take, with the reason, and goes on with that resource's last good version. The first call may
-/// come from disk, before any controller was reached. `ready` is reported to the controllers.
-pub async fn run<F>(config: Config, ready: watch::Receiver<bool>, apply: F) -> Result<Infallible, SourceError>
+/// `apply` gets each new snapshot whole, on a blocking thread, never two at once. When it returns, `rejections` holds every
+/// resource of this snapshot that cannot be taken, whose last good version is used instead; that may change later. The first
+/// call may come from disk, before any controller was reached. `ready` and `rejections` are reported to the controllers.
+pub async fn run<F>(
+    config: Config,
+    ready: watch::Receiver<bool>,
+    rejections: watch::Receiver<Vec<Rejection>>,
+    apply: F,
+) -> Result<Infallible, SourceError>
 where
-    F: FnMut(Snapshot) -> Vec<(ResourceId, String)> + Send + 'static,
+    F: FnMut(Snapshot) + Send + 'static,
 {
     let keeper = config.state_dir.as_deref().map(Keeper::new);
     let mut addresses = discover::watch(&config.controllers)?;
@@ -75,6 +85,7 @@ where
         apply: Some(apply),
         acks: watch::Sender::new(Ack::default()),
         ready,
+        rejections,
         keeper,
         instance: String::from_utf8_lossy(&crate::random::hex()).into_owned(),
         open: BTreeMap::new(),
@@ -110,6 +121,7 @@ where
                 }
             }
             Ok(()) = source.ready.changed() => source.report(),
+            Ok(()) = source.rejections.changed() => source.applied(),
             Ok(()) = addresses.changed() => (),
         }
     }
@@ -121,6 +133,7 @@ struct Source<F> {
     apply: Option<F>,
     acks: watch::Sender<Ack>,
     ready: watch::Receiver<bool>,
+    rejections: watch::Receiver<Vec<Rejection>>,
     keeper: Option<Keeper>,
     instance: String,
     /// Sessions that a controller answered.
@@ -130,7 +143,7 @@ struct Source<F> {
 
 impl<F> Source<F>
 where
-    F: FnMut(Snapshot) -> Vec<(ResourceId, String)> + Send + 'static,
+    F: FnMut(Snapshot) + Send + 'static,
 {
     async fn handle(&mut self, event: Event) -> Result<(), SourceError> {
         match event {
@@ -165,22 +178,29 @@ where
         }
     }
 
-    /// Hands over what is held, then reports and keeps it.
+    /// Hands over what is held.
     async fn apply(&mut self) -> Result<(), SourceError> {
         let mut apply = self.apply.take().ok_or(SourceError::Apply)?;
         let snapshot = self.holding.snapshot().clone();
         let applied = tokio::task::spawn_blocking(move || {
-            let rejected = apply(snapshot);
-            (apply, rejected)
+            apply(snapshot);
+            apply
         });
-        let (apply, rejected) = applied.await.map_err(|_| SourceError::Apply)?;
-        self.apply = Some(apply);
-        self.holding.applied(rejected);
+        self.apply = Some(applied.await.map_err(|_| SourceError::Apply)?);
+        self.applied();
+        Ok(())
+    }
+
+    /// Notes what of that was taken, reports it and keeps it.
+    fn applied(&mut self) {
+        let rejections = self.rejections.borrow_and_update();
+        self.holding
+            .applied(rejections.iter().map(|rejected| (rejected.id.clone(), rejected.reason.clone())).collect());
+        drop(rejections);
         self.report();
         if let Some(keeper) = &self.keeper {
             keeper.keep(self.holding.good());
         }
-        Ok(())
     }
 
     /// Tells every controller what is run.
@@ -217,7 +237,7 @@ where
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
             capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
-            held: if feed { self.holding.held() } else { Vec::new() },
+            held: if feed { self.holding.held(MAX_MESSAGE - HELLO_HEAD) } else { Vec::new() },
             feed,
         }
     }

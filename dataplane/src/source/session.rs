@@ -14,6 +14,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::Config;
+use super::parts::{PartError, Parts};
 
 mod wire {
     #![allow(missing_docs, clippy::all)]
@@ -70,6 +71,8 @@ enum SessionError {
     Connect(String),
     #[error("{}: {}", .0.code(), .0.message())]
     Status(#[from] tonic::Status),
+    #[error(transparent)]
+    Parts(#[from] PartError),
 }
 
 impl Session {
@@ -106,6 +109,7 @@ impl Session {
         let ack = self.acks.borrow_and_update().clone();
         send(&outbound, client_message::Message::Ack(ack)).await;
         let (orders, mut order) = mpsc::channel(1);
+        let mut parts = Parts::default();
         *opened = true;
         if self.events.send(Event::Opened(self.address, orders)).await.is_err() {
             return Ok(());
@@ -115,7 +119,8 @@ impl Session {
                 message = inbound.message() => {
                     let Some(message) = message? else { return Ok(()) };
                     // Anything else is from a newer controller, which must do without an answer.
-                    if let Some(server_message::Message::Batch(batch)) = message.message
+                    if let Some(server_message::Message::Batch(part)) = message.message
+                        && let Some(batch) = parts.add(part)?
                         && self.events.send(Event::Batch(self.address, batch)).await.is_err()
                     {
                         return Ok(());

@@ -72,6 +72,28 @@ async fn ports_come_and_go_without_a_restart_and_one_that_is_taken_is_rejected()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_becomes_free_is_served_without_a_new_snapshot() {
+    let backend = Backend::echo("one").await;
+    let mut rig = Rig::plain(&[backend.address]);
+    let port = free_port();
+    let taken = std::net::TcpListener::bind((LOOPBACK, port)).unwrap();
+    let listener = |port| Resource::Listener(Listener { port, hostname: HostPattern::Any, protocol: Protocol::Http });
+    rig.snapshot.insert("late", listener(port));
+    rig.snapshot.insert("late", Resource::Route(route("late", vec![rule("late", "/", "app")])));
+    let mut rejections = rig.proxy.rejections();
+    let [rejected] = &rig.apply()[..] else { panic!("one is rejected") };
+    assert!(rejected.id.name == "late" && rejected.reason.contains("cannot be bound"), "{rejected:?}");
+    assert_eq!(rig.apply().len(), 1, "it is rejected again with the next snapshot");
+
+    drop(taken);
+    let served = tokio::time::timeout(Duration::from_secs(60), rejections.wait_for(Vec::is_empty));
+    served.await.expect("it is tried again").unwrap();
+    let answer = fetch(std::net::SocketAddr::new(LOOPBACK, port), "/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-backend")), (200, "one"));
+    assert_eq!(rig.apply(), [], "it is held, not bound again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_restarts_between_requests_costs_none() {
     let mut rig = Rig::plain(&[]);
     let mut client = http1(rig.address()).await;

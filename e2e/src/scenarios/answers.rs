@@ -1,17 +1,15 @@
 //! Installation, and the first answers.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use super::REPOSITORY;
 use crate::client::Target;
 use crate::cluster::until;
 use crate::manifests::{GATEWAY, NAMESPACE, echo, ingress, restricted_namespace, route};
 use crate::suite::{GATEWAY_DATAPLANES, SYSTEM, Suite};
-
-const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Gateway API, then the chart as a user installs it, then the backends of all scenarios.
 pub async fn helm_install(suite: &mut Suite) -> Result<String> {
@@ -48,20 +46,6 @@ pub async fn helm_install(suite: &mut Suite) -> Result<String> {
         cluster.rolled_out(NAMESPACE, name).await?;
     }
     Ok(format!("every pod Ready {ready:.1} s after helm install"))
-}
-
-/// Every documented manifest, and the chart rendered for kubectl, is accepted by the API server.
-pub async fn examples(suite: &mut Suite) -> Result<String> {
-    let mut files = Vec::new();
-    for file in std::fs::read_dir(Path::new(REPOSITORY).join("deploy/examples"))? {
-        let path = file?.path();
-        suite.cluster.kubectl(&format!("-n {NAMESPACE} apply --dry-run=server -f {}", path.display())).await?;
-        files.push(path);
-    }
-    ensure!(!files.is_empty(), "there are no examples");
-    let rendered = format!("{REPOSITORY}/deploy/sluice.yaml");
-    suite.cluster.kubectl(&format!("apply --server-side --force-conflicts --dry-run=server -f {rendered}")).await?;
-    Ok(format!("{} files", files.len()))
 }
 
 pub async fn ingress_answers(suite: &mut Suite) -> Result<String> {

@@ -1,8 +1,10 @@
 //! The scenarios, in the order in which they run on one cluster.
 
+mod addresses;
 mod answers;
 mod bad_input;
 mod churn;
+mod examples;
 mod failures;
 mod limits;
 mod sockets;
@@ -12,6 +14,8 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 use crate::suite::Suite;
+
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// A property of the product that holds or does not.
 pub struct Scenario {
@@ -23,10 +27,11 @@ pub struct Scenario {
 /// The WebSockets are opened early and looked at last; the shared data planes that they go through are rolled, never cut.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "helm_install_ready_within_60s", run: |suite| answers::helm_install(suite).boxed_local() },
-    Scenario { name: "examples_apply", run: |suite| answers::examples(suite).boxed_local() },
+    Scenario { name: "examples_answer", run: |suite| examples::apply(suite).boxed_local() },
     Scenario { name: "ingress_answers", run: |suite| answers::ingress_answers(suite).boxed_local() },
     Scenario { name: "httproute_answers", run: |suite| answers::httproute_answers(suite).boxed_local() },
     Scenario { name: "tls_certificate_per_sni", run: |suite| answers::certificate_per_name(suite).boxed_local() },
+    Scenario { name: "client_address_is_kept", run: |suite| addresses::kept(suite).boxed_local() },
     Scenario { name: "rate_limit", run: |suite| limits::rate_limit(suite).boxed_local() },
     Scenario { name: "stickiness_while_pods_come_and_go", run: |suite| limits::stickiness(suite).boxed_local() },
     Scenario { name: "100_websockets_open", run: |suite| sockets::open(suite).boxed_local() },

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use crds::gateway::{GatewayClassStatus, SupportedFeature};
 
 use super::condition;
-use crate::Kind;
+use super::parameters::{self, Reference};
 use crate::context::Context;
+use crate::{Kind, Parameters};
+
+const FIELD: &str = "spec.parametersRef";
 
 /// What works, by the names of the Gateway API; sorted. A feature is here when its conformance tests are expected to pass.
 const FEATURES: &[&str] = &[
@@ -36,29 +39,42 @@ const FEATURES: &[&str] = &[
     "ReferenceGrant",
 ];
 
-/// Judges the GatewayClasses with our controller name and returns them by name: whether each is accepted.
-pub(super) fn translate(context: &mut Context) -> BTreeMap<String, bool> {
+/// Judges the GatewayClasses with our controller name and returns them by name, each with its parameters, or none when it is not
+/// accepted.
+pub(super) fn translate(context: &mut Context) -> BTreeMap<String, Option<Parameters>> {
     let mut classes = BTreeMap::new();
     for (key, entry) in &context.resources.gateway_classes {
         let class = &entry.current;
         if class.spec.controller_name != context.settings.gateway_controller {
             continue;
         }
-        let accepted = class.spec.parameters_ref.is_none();
-        let (reason, message) = match accepted {
-            true => ("Accepted", "Gateways of this class are served."),
-            false => ("InvalidParameters", "spec.parametersRef is not supported: remove it."),
+        let parameters = match &class.spec.parameters_ref {
+            None => Ok(Parameters::default()),
+            Some(reference) => {
+                let reference = Reference {
+                    field: FIELD,
+                    group: &reference.group,
+                    kind: &reference.kind,
+                    namespace: reference.namespace.as_deref().unwrap_or_default(),
+                    name: &reference.name,
+                };
+                parameters::resolve(context.resources, Parameters::default(), &reference)
+            }
         };
-        if !accepted {
-            context.warn(Kind::GatewayClass, key, "spec.parametersRef", reason, message);
+        let (reason, message) = match &parameters {
+            Ok(_) => ("Accepted", "Gateways of this class are served."),
+            Err(message) => ("InvalidParameters", message.as_str()),
+        };
+        if parameters.is_err() {
+            context.warn(Kind::GatewayClass, key, FIELD, reason, message);
         }
         let features = FEATURES.iter().map(|name| SupportedFeature { name: (*name).into() });
         let status = GatewayClassStatus {
-            conditions: Some(vec![condition(&class.metadata, "Accepted", accepted, reason, message)]),
+            conditions: Some(vec![condition(&class.metadata, "Accepted", parameters.is_ok(), reason, message)]),
             supported_features: Some(features.collect()),
         };
         context.statuses.gateway_classes.insert(key.clone(), status);
-        classes.insert(key.name.clone(), accepted);
+        classes.insert(key.name.clone(), parameters.ok());
     }
     classes
 }

@@ -3,14 +3,15 @@
 use crds::gateway::{
     HTTPHeader, HTTPHeaderFilter, HTTPPathModifier, HTTPRequestRedirectFilter, HTTPRouteFilter, HTTPURLRewriteFilter,
 };
-use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
-use snapshot::{Filter, HeaderEdit, HostPattern, Match, PathMatch, PathRewrite, Redirect, Rewrite, Scheme};
+use snapshot::{
+    Filter, HeaderEdit, Match, PathMatch, PathRewrite, Redirect, Rewrite, Scheme, normal_host, normal_host_without_port,
+};
 
 use super::backends::Backends;
+use super::cors;
 use super::mirror::{self, Mirror};
 use super::rules::Unusable;
-use super::{cors, hostname};
 use crate::Kind;
 
 /// A filter, complete but for what depends on the Gateway.
@@ -127,8 +128,8 @@ fn header_edit(filter: &HTTPHeaderFilter, host: bool) -> Result<HeaderEdit, Unus
             let value = HeaderValue::from_str(&header.value)
                 .map_err(|_| Unusable::new("value", "a header's value holds no control characters such as line ends"));
             let pair = name.and_then(|name| value.map(|_| (name, header.value.clone())));
-            let pair = pair.and_then(|(name, value)| match name == "host" && value.parse::<Authority>().is_err() {
-                true => Err(Unusable::new("value", format!("{value:?} is not a host name"))),
+            let pair = pair.and_then(|(name, value)| match name == "host" && normal_host(&value).is_none() {
+                true => Err(Unusable::new("value", format!("{value:?} is not a host"))),
                 false => Ok((name, value)),
             });
             pair.map_err(|unusable| unusable.within(format_args!("{field}[{index}]")))
@@ -188,12 +189,14 @@ fn rewrite(filter: &HTTPURLRewriteFilter, matches: &[Match]) -> Result<Rewrite, 
 }
 
 fn host(hostname: Option<&str>) -> Result<Option<String>, Unusable> {
-    let precise = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    match hostname.map(|hostname| (hostname, hostname::pattern(Some(hostname)))) {
-        None => Ok(None),
-        Some((_, HostPattern::Exact(name))) if name.bytes().all(precise) => Ok(Some(name)),
-        Some((other, _)) => Err(Unusable::new("hostname", format!("{other:?} is not a host name without wildcard"))),
-    }
+    let host = |name: &str| match normal_host_without_port(name) {
+        Some(normal) => Ok(normal.into_owned()),
+        None => {
+            let message = format!("{name:?} is not a host name without wildcard and port");
+            Err(Unusable::new("hostname", message))
+        }
+    };
+    hostname.map(host).transpose()
 }
 
 fn path(modifier: Option<&HTTPPathModifier>, matches: &[Match]) -> Result<Option<PathRewrite>, Unusable> {

@@ -33,6 +33,8 @@ pub(super) fn serve(context: &mut Context, view: &View) {
         ports,
         labels: asked.and_then(|asked| asked.labels.clone()).unwrap_or_default(),
         annotations: asked.and_then(|asked| asked.annotations.clone()).unwrap_or_default(),
+        address: asked_addresses(view).find_map(|(type_, value)| value.parse().ok().filter(|_| type_ == "IPAddress")),
+        parameters: view.parameters.clone(),
     };
     context.infrastructure.insert(view.key.clone(), infrastructure);
     // Even where nothing can be served: without a snapshot new data planes are never ready, and old ones keep what they have.
@@ -96,8 +98,9 @@ fn programmed(view: &View, addresses: &Addresses) -> Condition {
         no("Invalid", "No listener can be served: see their conditions.")
     } else if let Some(address) = &addresses.unusable {
         let message = format!(
-            "spec.addresses asks for {address}, which the load balancer did not assign: remove it, or ask the \
-             load balancer for it by an annotation in spec.infrastructure.annotations."
+            "spec.addresses asks for {address}, which the load balancer has not assigned to the Gateway's Service. The \
+             Service asks for the first IPAddress alone: name one that the load balancer has to give, or ask for more by an \
+             annotation of the load balancer's in spec.infrastructure.annotations."
         );
         no("AddressNotUsable", &message)
     } else if addresses.pending {
@@ -145,11 +148,18 @@ impl Addresses {
             return Self { assigned: Vec::new(), unusable: None, pending: false };
         };
         let assigned = addresses(service);
-        let asked = view.object.spec.addresses.iter().flatten().filter_map(|address| address.value.as_ref());
-        let mut asked = asked.filter(|value| !value.is_empty());
-        let unusable = asked.find(|value| assigned.iter().all(|address| address.value != **value)).cloned();
-        Self { pending: assigned.is_empty(), unusable: unusable.filter(|_| !assigned.is_empty()), assigned }
+        let mut asked = asked_addresses(view).map(|(_, value)| value);
+        let unusable = asked.find(|value| assigned.iter().all(|address| address.value != *value));
+        Self { pending: assigned.is_empty(), unusable: unusable.map(Into::into), assigned }
     }
+}
+
+/// Types and values of the addresses that a Gateway asks for. One without a value is any of that type.
+fn asked_addresses<'a>(view: &'a View) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let addresses = view.object.spec.addresses.iter().flatten();
+    let addresses = addresses
+        .filter_map(|address| Some((address.type_.as_deref().unwrap_or("IPAddress"), address.value.as_deref()?)));
+    addresses.filter(|(_, value)| !value.is_empty())
 }
 
 fn addresses(service: &Service) -> Vec<GatewayStatusAddress> {

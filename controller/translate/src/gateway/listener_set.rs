@@ -79,6 +79,7 @@ pub(super) fn report(context: &mut Context, view: &View) {
             condition(metadata, "Programmed", verdict.accepted, programmed, &verdict.message),
         ];
         let status = ListenerSetStatus { conditions: Some(conditions), listeners: Some(listeners) };
+        context.statuses.listener_set_gateways.insert(set.key.clone(), view.key.clone());
         context.statuses.listener_sets.insert(set.key.clone(), status);
     }
 }

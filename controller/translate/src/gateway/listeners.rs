@@ -8,7 +8,7 @@ use snapshot::{HostPattern, Tls};
 use super::allowed::AllowedNamespaces;
 use super::hostname;
 use super::protocol::{Protocol, passes_through};
-use crate::{Kind, ObjectKey, PortMap};
+use crate::{Kind, ObjectKey, PortMap, Statuses};
 
 /// A listener as far as its Gateway and its siblings tell.
 pub(super) struct Listener<'a> {
@@ -104,12 +104,9 @@ impl Listener<'_> {
         self.usable() && self.protocol.is_some() && self.conflict.is_none() && !lacks_certificates
     }
 
-    /// The name in snapshots: `namespace/gateway/listener`, or `ListenerSet/namespace/set/listener`.
+    /// The name in snapshots.
     pub fn id(&self) -> String {
-        match &self.owner {
-            Owner::Gateway(gateway) => format!("{gateway}/{}", self.spec.name),
-            Owner::ListenerSet(set) => format!("ListenerSet/{set}/{}", self.spec.name),
-        }
+        Statuses::listener(self.owner.kind(), self.owner.key(), &self.spec.name)
     }
 
     /// Whether it can be used by itself.

@@ -24,6 +24,7 @@ mod listeners;
 mod matches;
 mod mirror;
 mod names;
+mod parameters;
 mod protocol;
 mod route;
 mod route_kind;
@@ -36,11 +37,12 @@ use std::sync::Arc;
 use crds::gateway::Gateway;
 
 use crate::context::Context;
-use crate::{DataPlane, Entry, Kind, ObjectKey};
+use crate::{DataPlane, Entry, Kind, ObjectKey, Parameters, Resources};
 use backends::Backends;
 use grants::Grants;
 use listener_set::Set;
 use listeners::{Listener, Owner, Unresolved};
+use parameters::Reference;
 use protocol::Protocol;
 
 pub(crate) use conditions::condition;
@@ -56,6 +58,8 @@ struct View<'a> {
     sets: Vec<Set<'a>>,
     /// Why the Gateway as a whole is not accepted.
     refusal: Option<Refusal>,
+    /// What its class and itself say of the looks of its data planes, where that can be used.
+    parameters: Option<Parameters>,
     /// Its data planes, where it has any.
     plane: Option<DataPlane>,
     /// The certificate that it shows to backends, by its name in the snapshot.
@@ -72,6 +76,7 @@ impl View<'_> {
 }
 
 /// Why a Gateway as a whole is not accepted.
+#[derive(Clone)]
 struct Refusal {
     field: &'static str,
     reason: &'static str,
@@ -90,9 +95,9 @@ pub(crate) fn translate(context: &mut Context) {
     let mut sets = listener_set::by_gateway(resources);
     let mut views = BTreeMap::new();
     for (key, entry) in &resources.gateways {
-        let Some(class_accepted) = classes.get(&entry.current.spec.gateway_class_name) else { continue };
+        let Some(class) = classes.get(&entry.current.spec.gateway_class_name) else { continue };
         let sets = listener_set::admit(resources, key, &entry.current, sets.remove(key).unwrap_or_default());
-        let view = view(context, &backends.grants, key, entry, *class_accepted, sets);
+        let view = view(context, &backends.grants, key, entry, class.as_ref(), sets);
         gateway_status::serve(context, &view);
         views.insert(key.clone(), view);
     }
@@ -112,10 +117,11 @@ fn view<'a>(
     grants: &Grants,
     key: &ObjectKey,
     entry: &'a Entry<Gateway>,
-    class_accepted: bool,
+    class: Option<&Parameters>,
     sets: Vec<Set<'a>>,
 ) -> View<'a> {
-    let refusal = refusal(&entry.current, class_accepted);
+    let parameters = parameters(context.resources, key, &entry.current, class);
+    let refusal = parameters.as_ref().err().cloned().or_else(|| unsupported_address(&entry.current));
     if let Some(Refusal { field, reason, message }) = &refusal {
         context.reject(Kind::Gateway, key);
         context.warn(Kind::Gateway, key, *field, reason, message);
@@ -139,23 +145,49 @@ fn view<'a>(
     }
     frontend::apply(context, grants, key, &entry.current, &mut listeners);
     let (client_certificate, unresolved) = tls::for_backends(context, grants, plane.as_ref(), key, &entry.current);
-    View { key: key.clone(), object: &entry.current, listeners, sets, refusal, plane, client_certificate, unresolved }
+    View {
+        key: key.clone(),
+        object: &entry.current,
+        listeners,
+        sets,
+        refusal,
+        parameters: parameters.ok(),
+        plane,
+        client_certificate,
+        unresolved,
+    }
 }
 
-/// Looks for what makes a Gateway unacceptable, whatever its listeners.
-fn refusal(gateway: &Gateway, class_accepted: bool) -> Option<Refusal> {
-    let spec = &gateway.spec;
-    let known = |kind: &str| matches!(kind, "IPAddress" | "Hostname");
-    let mut kinds = spec.addresses.iter().flatten().filter_map(|address| address.type_.as_deref());
-    if !class_accepted {
-        let message = format!("GatewayClass {} is not accepted: see its status.", spec.gateway_class_name);
-        Some(Refusal { field: "spec.gatewayClassName", reason: "Invalid", message })
-    } else if spec.infrastructure.as_ref().is_some_and(|infrastructure| infrastructure.parameters_ref.is_some()) {
-        let message = "spec.infrastructure.parametersRef is not supported: remove it.".into();
-        Some(Refusal { field: "spec.infrastructure.parametersRef", reason: "InvalidParameters", message })
-    } else {
-        let unknown = kinds.find(|kind| !known(kind))?;
-        let message = format!("spec.addresses: type {unknown:?} is not supported: use IPAddress or Hostname.");
-        Some(Refusal { field: "spec.addresses", reason: "UnsupportedAddress", message })
-    }
+/// What the class and the Gateway say of the looks of data planes.
+fn parameters(
+    resources: &Resources,
+    key: &ObjectKey,
+    gateway: &Gateway,
+    class: Option<&Parameters>,
+) -> Result<Parameters, Refusal> {
+    let Some(class) = class else {
+        let message = format!("GatewayClass {} is not accepted: see its status.", gateway.spec.gateway_class_name);
+        return Err(Refusal { field: "spec.gatewayClassName", reason: "Invalid", message });
+    };
+    let infrastructure = gateway.spec.infrastructure.as_ref();
+    let Some(reference) = infrastructure.and_then(|infrastructure| infrastructure.parameters_ref.as_ref()) else {
+        return Ok(class.clone());
+    };
+    let field = "spec.infrastructure.parametersRef";
+    let reference = Reference {
+        field,
+        group: &reference.group,
+        kind: &reference.kind,
+        namespace: &key.namespace,
+        name: &reference.name,
+    };
+    let refusal = |message| Refusal { field, reason: "InvalidParameters", message };
+    parameters::resolve(resources, class.clone(), &reference).map_err(refusal)
+}
+
+fn unsupported_address(gateway: &Gateway) -> Option<Refusal> {
+    let mut types = gateway.spec.addresses.iter().flatten().filter_map(|address| address.type_.as_deref());
+    let unknown = types.find(|type_| !matches!(*type_, "IPAddress" | "Hostname"))?;
+    let message = format!("spec.addresses: type {unknown:?} is not supported: use IPAddress or Hostname.");
+    Some(Refusal { field: "spec.addresses", reason: "UnsupportedAddress", message })
 }

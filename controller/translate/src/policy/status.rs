@@ -96,9 +96,7 @@ fn ancestors_of(
         (_, Verdict::NotFound(..), _) => vec![target.reference()],
         (.., Kind::Gateway) if statuses.gateways.contains_key(&target.object) => vec![target.reference()],
         (.., Kind::Ingress) if statuses.ingresses.contains_key(&target.object) => vec![target.reference()],
-        (.., Kind::HTTPRoute) => {
-            users::gateways_of(Kind::HTTPRoute, &target.object, resources, statuses).into_iter().collect()
-        }
+        (.., Kind::HTTPRoute) => users::gateways_of(Kind::HTTPRoute, &target.object, statuses).into_iter().collect(),
         (.., Kind::Service) => match users {
             Some(users) => users.iter().cloned().collect(),
             None => vec![target.reference()],

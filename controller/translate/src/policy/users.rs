@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::gateway::{
-    BackendObjectReference, GRPCRoute, HTTPRoute, ListenerSet, ParentReference, TCPRoute, TLSRoute, UDPRoute,
-};
+use crds::gateway::{BackendObjectReference, GRPCRoute, HTTPRoute, ParentReference, TCPRoute, TLSRoute, UDPRoute};
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend};
 
 use super::target::Target;
@@ -14,7 +12,7 @@ use crate::{Kind, ObjectKey, Resources, Statuses};
 pub(super) fn users(resources: &Resources, statuses: &Statuses) -> BTreeMap<ObjectKey, BTreeSet<ParentReference>> {
     let mut users: BTreeMap<ObjectKey, BTreeSet<ParentReference>> = BTreeMap::new();
     for (kind, route) in statuses.routes.keys() {
-        let gateways = gateways_of(*kind, route, resources, statuses);
+        let gateways = gateways_of(*kind, route, statuses);
         if gateways.is_empty() {
             continue;
         }
@@ -35,24 +33,10 @@ pub(super) fn users(resources: &Resources, statuses: &Statuses) -> BTreeMap<Obje
 }
 
 /// The Gateways of ours that a route names as parents, by themselves or by one of their ListenerSets.
-pub(super) fn gateways_of(
-    kind: Kind,
-    route: &ObjectKey,
-    resources: &Resources,
-    statuses: &Statuses,
-) -> BTreeSet<ParentReference> {
+pub(super) fn gateways_of(kind: Kind, route: &ObjectKey, statuses: &Statuses) -> BTreeSet<ParentReference> {
     let parents = statuses.routes.get(&(kind, route.clone())).into_iter().flatten();
-    let gateways = parents.filter_map(|parent| {
-        let reference = &parent.parent_ref;
-        let namespace = reference.namespace.as_deref().unwrap_or(&route.namespace);
-        if reference.kind.as_deref() != Some(Kind::ListenerSet.name()) {
-            return Some(whole(Kind::Gateway, &ObjectKey::new(namespace, reference.name.as_str())));
-        }
-        let gateway = &resources.get::<ListenerSet>(namespace, &reference.name)?.spec.parent_ref;
-        let namespace = gateway.namespace.as_deref().unwrap_or(namespace);
-        Some(whole(Kind::Gateway, &ObjectKey::new(namespace, gateway.name.as_str())))
-    });
-    gateways.collect()
+    let gateways = parents.filter_map(|parent| statuses.gateway_of(&parent.parent_ref, &route.namespace));
+    gateways.map(|gateway| whole(Kind::Gateway, &gateway)).collect()
 }
 
 /// The backends of a route, those of its mirrors included.

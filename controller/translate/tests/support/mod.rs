@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use snapshot::{Kind as ResourceKind, ResourceId, Secret};
-use translate::{Kind, ObjectKey, Resources, Settings, Stored, Translation, Transport};
+use translate::{Kind, ObjectKey, Parameters, Resources, Settings, Stored, Translation, Transport};
 
 /// One edit after the other; each is a list of manifests.
 pub struct Input {
@@ -148,7 +148,18 @@ pub fn render(translation: &Translation) -> String {
         let fields = [("class", value(&infrastructure.class)), ("ports", ports)];
         let labels = [("labels", &infrastructure.labels), ("annotations", &infrastructure.annotations)];
         let labels = labels.into_iter().filter(|(_, map)| !map.is_empty()).map(|(name, map)| (name, value(map)));
-        let fields = fields.into_iter().chain(labels).map(|(name, value)| (name.to_owned(), value)).collect();
+        let address = infrastructure.address.map(|address| ("address", value(&address)));
+        let parameters = match &infrastructure.parameters {
+            Some(parameters) if *parameters == Parameters::default() => None,
+            parameters => Some(("parameters", self::parameters(parameters.as_ref()))),
+        };
+        let fields = fields
+            .into_iter()
+            .chain(labels)
+            .chain(address)
+            .chain(parameters)
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
         view.insert(format!("infrastructure of Gateway {key}"), Value::Object(fields));
     }
     let problems: Vec<_> =
@@ -159,6 +170,15 @@ pub fn render(translation: &Translation) -> String {
     prune(&mut view);
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false, compact_list_indent: true };
     serde_saphyr::to_string_with_options(&view, options).expect("YAML")
+}
+
+fn parameters(parameters: Option<&Parameters>) -> Value {
+    let Some(parameters) = parameters else { return "not to be used".into() };
+    serde_json::json!({
+        "replicas": parameters.replicas,
+        "resources": parameters.resources,
+        "service": { "type": parameters.service_type.to_string(), "annotations": parameters.service_annotations },
+    })
 }
 
 fn names(objects: &BTreeSet<(Kind, ObjectKey)>) -> Vec<String> {

@@ -52,8 +52,14 @@ impl TryFrom<proto::Upsert> for (ResourceId, Hashed) {
     }
 }
 
+/// In one part.
 impl From<&Batch> for proto::Batch {
     fn from(batch: &Batch) -> Self {
-        Self { version: batch.version.into(), upserts: list(&batch.upserts), removals: list(&batch.removals) }
+        Self {
+            version: batch.version.into(),
+            upserts: list(&batch.upserts),
+            removals: list(&batch.removals),
+            more: false,
+        }
     }
 }
