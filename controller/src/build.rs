@@ -19,7 +19,7 @@ use translate::{
 
 use crate::class_guard::Classes;
 use crate::events::Report;
-use crate::kinds;
+use crate::kinds::{self, Watched};
 use crate::last_good::Unrecorded;
 use crate::metrics::Metrics;
 use crate::provision;

@@ -29,7 +29,7 @@ pub(crate) fn statuses(
     let entries = policies.judged.iter().map(|policy| {
         let mut ancestors: BTreeMap<ParentReference, Vec<&Verdict>> = BTreeMap::new();
         for (target, verdict) in &policy.targets {
-            for ancestor in ancestors_of(policy, target, verdict, resources, statuses, &users) {
+            for ancestor in ancestors_of(policy, target, verdict, statuses, &users) {
                 ancestors.entry(ancestor).or_default().push(verdict);
             }
         }
@@ -83,7 +83,6 @@ fn ancestors_of(
     policy: &Judged,
     target: &Target,
     verdict: &Verdict,
-    resources: &Resources,
     statuses: &Statuses,
     users: &BTreeMap<ObjectKey, BTreeSet<ParentReference>>,
 ) -> Vec<ParentReference> {
