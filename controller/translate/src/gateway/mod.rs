@@ -30,7 +30,7 @@ use grants::Grants;
 use listeners::Listener;
 
 pub(crate) use conditions::condition;
-pub use names::infrastructure_name;
+pub use names::{gateway_label, infrastructure_name};
 
 /// A Gateway of ours.
 struct View<'a> {
