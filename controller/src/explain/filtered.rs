@@ -3,12 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane::check::Target;
-use dataplane::filter::{self, Context, Filter, Outgoing};
+use dataplane::filter::{self, Context, Effects, Filter, Outgoing};
 use dataplane::forwarded::{Forwarded, Origin};
 use dataplane::reason::{Answer, Reason};
 use dataplane::route::PathMatched;
 use dataplane::tick::Tick;
-use http::{Request, Version, header};
+use http::{Method, Request, Version, header};
 use serde::Serialize;
 use snapshot::Scheme;
 
@@ -16,6 +16,7 @@ use super::Question;
 
 /// A request as the data plane reads it, from a stranger.
 pub(super) struct Asked {
+    method: Method,
     target: Target,
     forwarded: Forwarded,
     scheme: Scheme,
@@ -57,7 +58,7 @@ impl Asked {
         let forwarded = Forwarded::of(&origin, &head.headers, target.authority(), &[]);
         let outgoing =
             Outgoing { headers: head.headers, path: target.raw().clone(), host: target.authority().cloned() };
-        Ok(Self { target, forwarded, scheme, port, outgoing })
+        Ok(Self { method: question.method.clone(), target, forwarded, scheme, port, outgoing })
     }
 
     /// The request before any filter.
@@ -73,6 +74,7 @@ impl Asked {
         mut outgoing: Outgoing,
     ) -> Result<Outgoing, Answered> {
         let context = Context {
+            method: &self.method,
             target: &self.target,
             forwarded: &self.forwarded,
             listener_scheme: self.scheme,
@@ -80,7 +82,7 @@ impl Asked {
             matched,
             now: Tick::now(),
         };
-        filter::on_request(filters, &context, &mut outgoing, &mut Vec::new())?;
+        filter::on_request(filters, &context, &mut outgoing, &mut Effects::default())?;
         Ok(outgoing)
     }
 }
