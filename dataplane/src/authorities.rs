@@ -19,22 +19,24 @@ static WELL_KNOWN: LazyLock<Arc<RootCertStore>> =
     LazyLock::new(|| Arc::new(RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned())));
 
 impl Trust {
-    /// In these (DER), be they authorities or the peers' certificates themselves.
-    ///
-    /// # Errors
-    /// Says which of them cannot be used, by its place and its subject.
-    pub fn in_these(authorities: &[Vec<u8>]) -> Result<Self, String> {
+    /// In these (DER), be they authorities or the peers' certificates themselves, and in nobody where there are none. Also says
+    /// which of them cannot be used, by place and subject: the others are trusted all the same, because those of before may
+    /// be trusted no longer, and bundles hold odd certificates.
+    pub fn in_these(authorities: &[Vec<u8>]) -> (Self, Option<String>) {
         let mut roots = RootCertStore::empty();
         let mut given = Vec::with_capacity(authorities.len());
+        let mut refused = Vec::new();
         for (index, der) in authorities.iter().enumerate() {
             let der = CertificateDer::from(der.clone());
-            roots.add(der.clone()).map_err(|error| {
-                let place = format!("{} of {}", index + 1, authorities.len());
-                format!("the certificate authority {place}{} cannot be used: {error}", subject(&der))
-            })?;
-            given.push(der);
+            match roots.add(der.clone()) {
+                Ok(()) => given.push(der),
+                Err(error) => {
+                    let place = format!("{} of {}", index + 1, authorities.len());
+                    refused.push(format!("the certificate authority {place}{} cannot be used: {error}", subject(&der)));
+                }
+            }
         }
-        Ok(Self { roots: Arc::new(roots), given })
+        (Self { roots: Arc::new(roots), given }, (!refused.is_empty()).then(|| refused.join("; ")))
     }
 
     /// In the authorities that Mozilla's browsers trust.
@@ -79,11 +81,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_authority_is_named() {
+    fn a_broken_authority_is_named_and_the_others_are_trusted() {
         let good = rcgen::generate_simple_self_signed(vec!["a.example".into()]).unwrap().cert.der().to_vec();
-        assert!(Trust::in_these(std::slice::from_ref(&good)).is_ok());
-        let error = Trust::in_these(&[good, vec![1, 2, 3]]).unwrap_err();
-        assert!(error.starts_with("the certificate authority 2 of 2 cannot be used: "), "{error}");
+        assert_eq!(Trust::in_these(std::slice::from_ref(&good)).1, None);
+        let (trust, refused) = Trust::in_these(&[vec![1, 2, 3], good]);
+        let refused = refused.unwrap();
+        assert!(refused.starts_with("the certificate authority 1 of 2 cannot be used: "), "{refused}");
+        assert_eq!(trust.roots().len(), 1);
     }
 
     #[test]

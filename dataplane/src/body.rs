@@ -1,4 +1,4 @@
-//! Bodies in both directions: streamed frame by frame, counted, limited, never collected.
+//! Bodies in both directions: streamed frame by frame, counted and limited. What is kept of some is in [`crate::replay`].
 
 use std::cell::Cell;
 use std::error::Error;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::clock::Alarm;
 use crate::exchange::Exchange;
 use crate::hop_by_hop;
 use crate::reason::Reason;
+use crate::replay::{Copied, Recording, Replay};
 use crate::upstream::{BackendBody, BackendError};
 
 /// Why a body ended before its end.
@@ -34,6 +34,9 @@ pub enum BodyError {
     /// A timeout of the rule.
     #[error("the backend took too long")]
     TooSlow,
+    /// Another attempt sends this body now.
+    #[error("the request is sent again")]
+    SentAgain,
 }
 
 /// Who has to move for an upload to go on.
@@ -82,7 +85,8 @@ impl Upload {
         self.bytes.get()
     }
 
-    fn moves(&self, state: UploadState) {
+    /// It moved, and this is who has to move next.
+    pub(crate) fn moves(&self, state: UploadState) {
         self.state.set(state);
         self.moved.set(Instant::now());
     }
@@ -95,23 +99,42 @@ pub enum RequestBody {
     #[default]
     Empty,
     /// From the client.
-    Streamed {
-        /// Where it comes from.
-        incoming: Incoming,
-        /// How many bytes may still come.
-        left: u64,
-        /// What others see of it.
-        upload: Rc<Upload>,
-    },
+    Streamed(Incoming),
+    /// From the client, or from what was kept of it.
+    Kept(Replay),
+    /// A copy of another request's.
+    Copied(Copied),
 }
 
-impl Body for RequestBody {
+/// A body that a client is sending.
+#[derive(Debug)]
+pub struct Incoming {
+    body: hyper::body::Incoming,
+    /// How many bytes may still come.
+    left: u64,
+    /// What others see of it.
+    upload: Rc<Upload>,
+}
+
+impl Incoming {
+    /// A body of at most `left` bytes.
+    pub fn new(body: hyper::body::Incoming, left: u64, upload: Rc<Upload>) -> Self {
+        Self { body, left, upload }
+    }
+
+    /// What others see of it.
+    pub(crate) fn upload(&self) -> &Upload {
+        &self.upload
+    }
+}
+
+impl Body for Incoming {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let RequestBody::Streamed { incoming, left, upload } = self.get_mut() else { return Poll::Ready(None) };
-        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+        let Self { body, left, upload } = self.get_mut();
+        let frame = match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 if upload.state() != UploadState::AwaitsClient {
@@ -132,7 +155,7 @@ impl Body for RequestBody {
                     return Poll::Ready(Some(Err(BodyError::TooLarge)));
                 };
                 *left = rest;
-                let done = incoming.is_end_stream();
+                let done = body.is_end_stream();
                 upload.moves(if done { UploadState::Done } else { UploadState::AwaitsBackend });
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -148,16 +171,52 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl RequestBody {
+    /// What is kept of it.
+    pub fn recording(&self) -> Option<&Recording> {
+        match self {
+            RequestBody::Kept(body) => Some(body.recording()),
+            _ => None,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Streamed(body) => Pin::new(body).poll_frame(cx),
+            RequestBody::Kept(body) => Pin::new(body).poll_frame(cx),
+            RequestBody::Copied(body) => Poll::Ready(body.next().map(Ok)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
-            RequestBody::Streamed { incoming, .. } => incoming.is_end_stream(),
+            RequestBody::Streamed(body) => body.is_end_stream(),
+            RequestBody::Kept(body) => body.is_end_stream(),
+            RequestBody::Copied(body) => body.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
-            RequestBody::Streamed { incoming, .. } => incoming.size_hint(),
+            RequestBody::Streamed(body) => body.size_hint(),
+            RequestBody::Kept(body) => body.size_hint(),
+            RequestBody::Copied(body) => body.size_hint(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How the handshakes of each port are made.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -22,15 +22,22 @@ pub struct Certificates {
 struct Port {
     certificates: Arc<CurrentCertificates>,
     /// By what is asked of clients.
-    configs: BTreeMap<Scope, Arc<ServerConfig>>,
-    /// What each listener asks of clients, in its last good version.
-    scopes: HashMap<String, Scope>,
+    configs: BTreeMap<Scope, Config>,
     tls: Arc<PortTls>,
 }
 
+/// The configuration for one thing that is asked of clients.
+#[derive(Clone)]
+struct Config {
+    /// `None` where no client could pass.
+    server: Option<Arc<ServerConfig>>,
+    /// Which authorities cannot be used, and why.
+    refused: Option<String>,
+}
+
 impl Certificates {
-    /// Makes this snapshot's certificates those of the next handshake. A listener whose demands on clients cannot be used is
-    /// rejected and goes on with the last good ones; without such it refuses handshakes.
+    /// Makes this snapshot's certificates those of the next handshake. A listener of whose authorities for clients some cannot be
+    /// used is rejected and goes on with the others; without any it refuses handshakes.
     pub fn update(&mut self, snapshot: &Snapshot, keys: &Keys) -> Vec<Rejection> {
         if let Some(Resource::Settings(settings)) = resource(snapshot, Kind::Settings, "settings") {
             self.tickets.store(&settings.ticket_keys);
@@ -66,34 +73,24 @@ impl Port {
         let mut rejections = Vec::new();
         let mut certificates = PortCertificates::default();
         let mut tls = PortTls::default();
-        let mut scopes = HashMap::new();
         let mut configs = BTreeMap::new();
         for &(id, listener, settings) in listeners {
             let of_listener = ListenerCertificates::new(settings, |name| keys.get(name).cloned());
             certificates.add(listener.hostname.clone(), of_listener);
-            let wanted = Scope::of(settings.client_validation.as_ref());
-            let found = configs.get(&wanted).or_else(|| self.configs.get(&wanted)).cloned();
-            let made = found.map(Ok).unwrap_or_else(|| {
-                let clients = settings.client_validation.as_ref();
-                server_config(self.certificates.clone(), tickets.clone(), clients).map(Arc::new)
-            });
-            let chosen = match made {
-                Ok(config) => Some((wanted, config)),
-                Err(reason) => {
-                    rejections.push(Rejection { id: id.clone(), reason });
-                    let last_good = self.scopes.get(&id.name);
-                    last_good.and_then(|scope| Some((*scope, self.configs.get(scope)?.clone())))
+            let clients = settings.client_validation.as_ref();
+            let scope = Scope::of(clients);
+            let config: &Config = configs.entry(scope).or_insert_with(|| match self.configs.get(&scope) {
+                Some(same) => same.clone(),
+                None => {
+                    let (server, refused) = server_config(self.certificates.clone(), tickets.clone(), clients);
+                    Config { server: server.map(Arc::new), refused }
                 }
-            };
-            tls.add(listener, settings, chosen.as_ref().map(|(_, config)| config.clone()));
-            if let Some((scope, config)) = chosen {
-                scopes.insert(id.name.clone(), scope);
-                configs.insert(scope, config);
-            }
+            });
+            rejections.extend(config.refused.clone().map(|reason| Rejection { id: id.clone(), reason }));
+            tls.add(listener, settings, config.server.clone());
         }
         self.certificates.store(Arc::new(certificates));
         self.configs = configs;
-        self.scopes = scopes;
         self.tls = Arc::new(tls);
         rejections
     }

@@ -12,23 +12,21 @@ use snapshot::ClientValidation;
 
 use crate::authorities::Trust;
 
-/// What checks clients' certificates as asked for.
-///
-/// # Errors
-/// Says which authority cannot be used.
+/// What checks clients' certificates as asked for, `None` where nobody could pass; and which authorities cannot be used.
 pub fn verifier(
     validation: &ClientValidation,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
+) -> (Option<Arc<dyn ClientCertVerifier>>, Option<String>) {
     match validation {
         ClientValidation::Required(authorities) => {
-            let trust = Trust::in_these(authorities)?;
-            let webpki = WebPkiClientVerifier::builder_with_provider(trust.roots().clone(), provider.clone())
-                .build()
-                .map_err(|error| format!("the certificate authorities cannot be used: {error}"))?;
-            Ok(Arc::new(Required { trust, webpki }))
+            let (trust, refused) = Trust::in_these(authorities);
+            let built = WebPkiClientVerifier::builder_with_provider(trust.roots().clone(), provider.clone()).build();
+            match built {
+                Ok(webpki) => (Some(Arc::new(Required { trust, webpki })), refused),
+                Err(error) => (None, refused.or_else(|| Some(error.to_string()))),
+            }
         }
-        ClientValidation::Requested => Ok(Arc::new(Requested(provider.signature_verification_algorithms))),
+        ClientValidation::Requested => (Some(Arc::new(Requested(provider.signature_verification_algorithms))), None),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
+use rustls::sign::CertifiedKey;
 use snapshot::{Endpoints, Hash, Kind, Resource, ResourceId, Settings, Snapshot};
 
 use crate::balance::{self, Endpoint, Outcome, Picked};
@@ -45,6 +46,10 @@ pub struct ClusterConfig {
     pub cluster: snapshot::Cluster,
     /// Its TLS settings; `None` without TLS, and where they cannot be used: then there are no connections.
     pub(crate) tls: Option<Arc<ClientTls>>,
+    /// The certificate that is shown to endpoints that ask for one.
+    shown: Option<Arc<CertifiedKey>>,
+    /// What of the TLS settings cannot be used, and why.
+    refused: Option<String>,
 }
 
 /// What choosing an endpoint depends on.
@@ -72,6 +77,12 @@ impl Cluster {
     /// The current endpoints.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         self.state.load().endpoints.clone()
+    }
+
+    /// Whether these, once returned by [`Cluster::endpoints`], are still the current ones. Compares nothing but addresses in
+    /// memory: `false` may also mean that an equal set has taken their place.
+    pub fn has_endpoints(&self, endpoints: &Arc<[Arc<Endpoint>]>) -> bool {
+        Arc::ptr_eq(&self.state.load().endpoints, endpoints)
     }
 
     /// An endpoint for a request, or `None` when every one was tried or there is none.
@@ -131,39 +142,28 @@ impl Cluster {
 }
 
 impl ClusterConfig {
-    /// The configuration of this source, and why it cannot be used; `held` itself where nothing changes.
-    fn renew(
-        held: Option<&Arc<Self>>,
-        hash: Hash,
-        cluster: &snapshot::Cluster,
-        keys: &Keys,
-    ) -> (Arc<Self>, Option<String>) {
-        let new = |tls| Arc::new(Self { hash, cluster: cluster.clone(), tls });
-        let Some(tls) = cluster.protocol.tls() else {
-            let same = held.filter(|held| held.hash == hash);
-            return (same.cloned().unwrap_or_else(|| new(None)), None);
-        };
-        let certificate = match &tls.client_certificate {
-            Some(name) => match keys.get(name) {
-                Some(certificate) => Some(certificate),
-                // Whoever takes a certificate away wants it shown no more: its last good version would be.
-                None => {
-                    let reason = format!("the client certificate {name:?} does not exist or cannot be used");
-                    return (new(None), Some(reason));
-                }
-            },
-            None => None,
-        };
+    /// The configuration of this source; `held` itself where nothing changes. What cannot be used of it is of no effect, and
+    /// nothing of the past takes its place: who is no longer trusted, or shown a certificate, would be.
+    fn renew(held: Option<&Arc<Self>>, hash: Hash, cluster: &snapshot::Cluster, keys: &Keys) -> Arc<Self> {
+        let tls = cluster.protocol.tls();
+        let name = tls.and_then(|tls| tls.client_certificate.as_ref());
+        let shown = name.and_then(|name| keys.get(name));
         if let Some(held) = held
             && held.hash == hash
-            && held.tls.as_ref().is_some_and(|tls| tls.shows(certificate))
+            && held.shown.as_ref().map(Arc::as_ptr) == shown.map(Arc::as_ptr)
         {
-            return (held.clone(), None);
+            return held.clone();
         }
-        match ClientTls::new(&cluster.protocol, certificate.cloned()) {
-            Ok(tls) => (new(tls.map(Arc::new)), None),
-            Err(reason) => (held.cloned().unwrap_or_else(|| new(None)), Some(reason)),
-        }
+        let compiled = match (tls, name) {
+            (None, _) => Ok((None, None)),
+            (Some(_), Some(name)) if shown.is_none() => {
+                Err(format!("the client certificate {name:?} does not exist or cannot be used"))
+            }
+            (Some(tls), _) => ClientTls::new(tls, &cluster.protocol, shown.cloned())
+                .map(|(tls, refused)| (Some(Arc::new(tls)), refused)),
+        };
+        let (tls, refused) = compiled.unwrap_or_else(|reason| (None, Some(reason)));
+        Arc::new(Self { hash, cluster: cluster.clone(), shown: shown.cloned(), tls, refused })
     }
 }
 
@@ -211,8 +211,8 @@ impl ClusterRegistry {
     }
 
     /// Makes the clusters those of the snapshot. Changes take effect at once, on requests under way too. A cluster whose
-    /// endpoints resource is missing is rejected and keeps what it had; one whose TLS settings cannot be used, keeps its
-    /// configuration.
+    /// endpoints resource is missing is rejected and keeps what it had; of one whose TLS settings cannot be used as a whole
+    /// the rest holds.
     pub(crate) fn update(&mut self, snapshot: &Snapshot, keys: &Keys) -> Vec<Rejection> {
         let mut rejections = Vec::new();
         let key = self.current_key(snapshot);
@@ -227,8 +227,8 @@ impl ClusterRegistry {
                 continue;
             };
             let held = self.clusters.get(&id.name).map(|entry| entry.cluster.config());
-            let (config, rejected) = ClusterConfig::renew(held.as_ref(), hashed.hash(), source, keys);
-            rejections.extend(rejected.map(|reason| Rejection { id: id.clone(), reason }));
+            let config = ClusterConfig::renew(held.as_ref(), hashed.hash(), source, keys);
+            rejections.extend(config.refused.clone().map(|reason| Rejection { id: id.clone(), reason }));
             match self.clusters.get_mut(&id.name) {
                 Some(entry) => {
                     let state = entry.cluster.state.load();

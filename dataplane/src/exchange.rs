@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use crate::balance::Picked;
 use crate::body::Upload;
 use crate::connection::Client;
-use crate::limit::ConnectionGuard;
+use crate::filter::Effects;
 use crate::reason::Reason;
 use crate::route::Rule;
 
@@ -46,14 +47,16 @@ pub struct Record {
     pub upstream_took: Option<Duration>,
     /// The request's body.
     pub upload: Option<Rc<Upload>>,
+    /// Whether it is a gRPC call, which takes no other answers.
+    pub grpc: bool,
     /// The answer's status; none when the client left before.
     pub status: Option<StatusCode>,
     /// Why the data plane answered by itself, or ended the answer early.
     pub reason: Option<Reason>,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
-    /// Count against limits until the end.
-    pub guards: Vec<ConnectionGuard>,
+    /// What its filters left for later.
+    pub effects: Effects,
     /// Counts at the endpoint until the end.
     pub picked: Option<Picked>,
 }
@@ -76,10 +79,11 @@ impl Exchange {
             endpoint: None,
             upstream_took: None,
             upload: None,
+            grpc: is_grpc(request),
             status: None,
             reason: None,
             bytes_out: 0,
-            guards: Vec::new(),
+            effects: Effects::default(),
             picked: None,
         }))
     }
@@ -93,6 +97,14 @@ impl Exchange {
     pub fn failed(&mut self, reason: Reason) {
         self.0.reason.get_or_insert(reason);
     }
+}
+
+/// Whether a client of gRPC sent this. Not one of gRPC-Web, which understands answers of HTTP.
+fn is_grpc(request: &Parts) -> bool {
+    let type_of = || request.headers.get(CONTENT_TYPE)?.as_bytes().strip_prefix(b"application/grpc");
+    request.version == Version::HTTP_2
+        && request.method == Method::POST
+        && type_of().is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 impl std::ops::Deref for Exchange {

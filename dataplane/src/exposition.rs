@@ -37,19 +37,25 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let sum =
             |counter: fn(&WorkerStats) -> &Counter| self.stats.iter().map(|stats| counter(stats).get()).sum::<u64>();
-        let counters: [(&str, &str, u64); 6] = [
+        let counters: [(&str, &str, u64); 11] = [
             ("connections_accepted", "Client connections accepted", sum(|stats| &stats.accepted)),
             ("connections_overdue", "Client connections closed for a time limit", sum(|stats| &stats.overdue)),
             ("tls_handshake_failures", "TLS handshakes that failed", sum(|stats| &stats.handshake_failures)),
             ("upstream_retries", "Attempts at backends beyond the first", sum(|stats| &stats.retries)),
             ("upstream_retries_refused", "Retries that the budget refused", sum(|stats| &stats.retries_refused)),
+            ("udp_sessions_opened", "UDP sessions begun", sum(|stats| &stats.sessions_opened)),
+            ("udp_sessions_evicted", "UDP sessions ended to make room", sum(|stats| &stats.sessions_evicted)),
+            ("udp_datagrams_dropped", "Datagrams lost in either direction", sum(|stats| &stats.datagrams_dropped)),
+            ("mirrors", "Copies of requests that were answered", sum(|stats| &stats.mirrors)),
+            ("mirrors_dropped", "Copies of requests that got no answer", sum(|stats| &stats.mirrors_dropped)),
             ("access_log_dropped", "Access log lines that nobody took in time", sum(|stats| &stats.log_dropped)),
         ];
         for (name, help, value) in counters {
             ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
-        let gauges: [(&str, &str, u64); 2] = [
+        let gauges: [(&str, &str, u64); 3] = [
             ("connections_open", "Client connections open", sum(|stats| &stats.open)),
+            ("udp_sessions_open", "UDP sessions at present", sum(|stats| &stats.sessions_open)),
             ("requests_in_flight", "Requests being served", sum(|stats| &stats.in_flight)),
         ];
         for (name, help, value) in gauges {

@@ -10,15 +10,17 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use crate::attempt;
-use crate::body::{Download, RequestBody, ResponseBody, Upload};
+use crate::body::{self, Download, RequestBody, ResponseBody, Upload};
 use crate::check::Target;
 use crate::connection::Client;
 use crate::exchange::Exchange;
 use crate::filter::{self, Outgoing};
 use crate::forwarded::{self, Forwarded};
 use crate::hop_by_hop;
+use crate::mirror;
 use crate::normalise;
 use crate::reason::{Answer, Reason};
+use crate::replay::Recording;
 use crate::route::{self, PathMatched, RequestView};
 use crate::shared::State;
 use crate::tick::Tick;
@@ -104,6 +106,7 @@ async fn forward(
 
     let now = Tick::now();
     let context = filter::Context {
+        method: &parts.method,
         target: &target,
         forwarded: &forwarded,
         listener_scheme: origin.scheme(),
@@ -112,7 +115,7 @@ async fn forward(
         now,
     };
     let mut outgoing = Outgoing { headers, path: target.raw().clone(), host: target.authority().cloned() };
-    filter::on_request(&rule.filters, &context, &mut outgoing, &mut exchange.guards)?;
+    filter::on_request(&rule.filters, &context, &mut outgoing, &mut exchange.effects)?;
 
     let backend = match &rule.action {
         route::Action::Forward(backends) => backends.choose()?,
@@ -122,11 +125,16 @@ async fn forward(
         route::Target::Cluster(cluster) => cluster,
         route::Target::Refuse(reason) => return Err((*reason).into()),
     };
-    filter::on_request(&backend.filters, &context, &mut outgoing, &mut exchange.guards)?;
+    filter::on_request(&backend.filters, &context, &mut outgoing, &mut exchange.effects)?;
 
-    let body = request_body(exchange, body, rule.max_body)?;
+    let body = request_body(exchange, body, &rule)?;
+    // A copy of a request that leaves HTTP would be a request for something else.
+    if !exchange.effects.duplicates.is_empty() && !upgrade {
+        let duplicates = std::mem::take(&mut exchange.effects.duplicates);
+        mirror::send(&client.worker, duplicates, &parts.method, body.recording(), rule.timeouts.connect);
+    }
     let request = request(std::mem::take(&mut parts.method), outgoing, protocol, body);
-    let answered = attempt::send(exchange, cluster, &rule.timeouts, request, now).await?;
+    let answered = attempt::send(exchange, cluster, &rule, request, now).await?;
 
     let https = client.is_tls();
     let cookie = || {
@@ -134,10 +142,11 @@ async fn forward(
         cluster.set_cookie(&answered.picked, matched_path(&target, found.path), https, unix_now)
     };
     let cookie = answered.picked.cookie().and_then(|_| cookie());
+    let effects = &exchange.effects;
     let dress = |headers: &mut HeaderMap| {
         hop_by_hop::strip(headers);
-        filter::on_response(&backend.filters, https, headers);
-        filter::on_response(&rule.filters, https, headers);
+        filter::on_response(&backend.filters, https, effects, headers);
+        filter::on_response(&rule.filters, https, effects, headers);
         if let Some(cookie) = cookie {
             headers.append(http::header::SET_COOKIE, cookie);
         }
@@ -185,25 +194,25 @@ fn mark_upgrade(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
     }
 }
 
-fn request_body(exchange: &mut Exchange, body: Incoming, max: Option<u64>) -> Result<RequestBody, Reason> {
+fn request_body(exchange: &mut Exchange, body: Incoming, rule: &route::Rule) -> Result<RequestBody, Reason> {
     if body.is_end_stream() {
         return Ok(RequestBody::Empty);
     }
-    let left = max.unwrap_or(u64::MAX);
+    let left = rule.max_body.unwrap_or(u64::MAX);
     if body.size_hint().lower() > left {
         return Err(Reason::BodyTooLarge);
     }
     let upload = Rc::new(Upload::new(Instant::now()));
     exchange.upload = Some(upload.clone());
-    Ok(RequestBody::Streamed { incoming: body, left, upload })
+    let body = body::Incoming::new(body, left, upload);
+    if rule.retry.is_some() || !exchange.effects.duplicates.is_empty() {
+        return Ok(RequestBody::Kept(Recording::new(body).replay()));
+    }
+    Ok(RequestBody::Streamed(body))
 }
 
-fn request(
-    method: Method,
-    outgoing: Outgoing,
-    protocol: Option<HeaderValue>,
-    body: RequestBody,
-) -> Request<RequestBody> {
+/// The request that `outgoing` describes, as HTTP/1.1 has it. `protocol` is what it wants to switch to.
+pub fn request<B>(method: Method, outgoing: Outgoing, protocol: Option<HeaderValue>, body: B) -> Request<B> {
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = outgoing.path.into();
@@ -251,13 +260,18 @@ fn finish(
 /// The data plane's own answer.
 fn refuse(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     exchange.failed(answer.reason);
-    exchange.status = Some(answer.status);
+    let grpc = if exchange.grpc { answer.reason.grpc_status() } else { None };
+    exchange.status = Some(if grpc.is_some() { StatusCode::OK } else { answer.status });
     // 499 is for logs. A client that only stopped sending still reads, and sent a request that is not complete.
     let answer = if answer.reason == Reason::ClientGone { Answer::from(Reason::BadRequest) } else { answer };
-    let (head, mut body) = answer.into_response().into_parts();
+    let response = match grpc {
+        Some(status) => answer.into_grpc(status),
+        None => answer.into_response(),
+    };
+    let (head, mut body) = response.into_parts();
     let mut response = response_head(head.status, head.headers);
     if let Some(rule) = &exchange.rule {
-        filter::on_answer(&rule.filters, exchange.client.is_tls(), response.headers_mut());
+        filter::on_answer(&rule.filters, exchange.client.is_tls(), &exchange.effects, response.headers_mut());
     }
     if exchange.method == Method::HEAD {
         body.clear();

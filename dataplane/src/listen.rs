@@ -1,4 +1,5 @@
-//! Sockets that accept clients: one per worker and port, sharing the port through `SO_REUSEPORT`.
+//! Sockets that accept clients: one per worker and port, sharing the port through `SO_REUSEPORT`. TCP and UDP each have
+//! all the ports.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -6,6 +7,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+
+/// Datagrams that the kernel keeps while a worker is busy, in bytes; it may allow less (`net.core.rmem_max`).
+const DATAGRAMS: usize = 1024 * 1024;
 
 /// Connections that the kernel completes while a worker is busy.
 const BACKLOG: i32 = 4096;
@@ -16,26 +20,48 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Binds `port` once for each of `workers`. Either all sockets are bound or none.
 pub fn bind(address: IpAddr, port: u16, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
     let address = SocketAddr::new(address, port);
+    let new = || {
+        let socket = socket(address, Type::STREAM, Protocol::TCP)?;
+        // Connections of the past that linger do not keep the port.
+        socket.set_reuse_address(true)?;
+        Ok(socket)
+    };
+    let listening = |socket: Socket| {
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bind_shared(address, workers, new)?.into_iter().map(listening).collect()
+}
+
+/// As [`bind`], for datagrams. The kernel gives all datagrams of one client to the same socket.
+pub fn bind_udp(address: IpAddr, port: u16, workers: usize) -> io::Result<Vec<std::net::UdpSocket>> {
+    let address = SocketAddr::new(address, port);
+    let new = || {
+        let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
+        socket.set_recv_buffer_size(DATAGRAMS)?;
+        Ok(socket)
+    };
+    Ok(bind_shared(address, workers, new)?.into_iter().map(Socket::into).collect())
+}
+
+fn bind_shared(address: SocketAddr, count: usize, new: impl Fn() -> io::Result<Socket>) -> io::Result<Vec<Socket>> {
     // A port that another process shares with everybody would be shared with us too, and half of the clients lost to it.
-    socket(address)?.bind(&address.into())?;
-    (0..workers).map(|_| bind_shared(address)).collect()
+    new()?.bind(&address.into())?;
+    let shared = |_| {
+        let socket = new()?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    (0..count).map(shared).collect()
 }
 
-fn bind_shared(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = socket(address)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.ip() == IpAddr::from([0u16; 8]) {
         // The unspecified IPv6 address serves IPv4 as well.
         socket.set_only_v6(false)?;
     }
-    socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -83,5 +109,20 @@ mod tests {
         let ours = bind(loopback, port, 3).unwrap();
         assert_eq!(ours.len(), 3);
         assert!(bind(loopback, port, 1).is_err());
+    }
+
+    #[test]
+    fn datagrams_have_ports_of_their_own() {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let stranger = std::net::UdpSocket::bind((loopback, 0)).unwrap();
+        let port = stranger.local_addr().unwrap().port();
+        assert!(bind_udp(loopback, port, 2).is_err());
+        drop(stranger);
+        let ours = bind_udp(loopback, port, 3).unwrap();
+        assert_eq!(ours.len(), 3);
+        assert!(bind_udp(loopback, port, 1).is_err());
+        drop(ours);
+        let _tcp = std::net::TcpListener::bind((loopback, port)).unwrap();
+        assert!(bind_udp(loopback, port, 1).is_ok());
     }
 }

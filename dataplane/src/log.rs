@@ -1,4 +1,4 @@
-//! The access log: one JSON line per request, written in batches by a thread of its own.
+//! The access log: one JSON line per request or UDP session, written in batches by a thread of its own.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -9,6 +9,8 @@ use http::Version;
 
 use crate::exchange::Record;
 use crate::metrics::WorkerStats;
+use crate::reason::Reason;
+use crate::udp::Session;
 
 /// A batch leaves its worker when it has grown to this, or at the next tick.
 const BATCH: usize = 32 * 1024;
@@ -59,13 +61,27 @@ impl AccessLog {
         Self { lines: RefCell::default(), clock: RefCell::default(), sender }
     }
 
-    /// Adds a line.
+    /// Adds the line of a request.
     pub fn line(&self, record: &Record, took: Duration, stats: &WorkerStats) {
+        self.add(stats, |fields| write_request(fields, record, took));
+    }
+
+    /// Adds the line of a UDP session.
+    pub fn session(&self, session: &Session, reason: Option<Reason>, stats: &WorkerStats) {
+        self.add(stats, |fields| write_session(fields, session, reason));
+    }
+
+    fn add(&self, stats: &WorkerStats, write: impl FnOnce(&mut Fields<'_>)) {
         let mut lines = self.lines.borrow_mut();
         if lines.capacity() == 0 {
             lines.reserve(BATCH + 1024);
         }
-        write_line(&mut lines, &mut self.clock.borrow_mut(), record, took);
+        lines.extend_from_slice(b"{\"time\":\"");
+        self.clock.borrow_mut().write(&mut lines);
+        let mut fields = Fields(&mut lines);
+        fields.raw(b"\"");
+        write(&mut fields);
+        fields.raw(b"}\n");
         if lines.len() >= BATCH {
             self.send(&mut lines, stats);
         }
@@ -88,11 +104,23 @@ impl AccessLog {
     }
 }
 
-fn write_line(out: &mut Vec<u8>, clock: &mut Clock, record: &Record, took: Duration) {
-    out.extend_from_slice(b"{\"time\":\"");
-    clock.write(out);
-    let mut fields = Fields(out);
-    fields.raw(b"\"");
+fn write_session(fields: &mut Fields<'_>, session: &Session, reason: Option<Reason>) {
+    fields.display("client", session.key.client.ip().to_canonical());
+    fields.text("protocol", b"UDP");
+    fields.number("port", session.key.port.into());
+    if let Some(reason) = reason {
+        fields.text("reason", reason.as_str().as_bytes());
+    }
+    fields.text("route", session.route().as_bytes());
+    fields.display("endpoint", session.endpoint());
+    fields.number("datagrams_in", session.up.datagrams.get());
+    fields.number("datagrams_out", session.down.datagrams.get());
+    fields.number("bytes_in", session.up.bytes.get());
+    fields.number("bytes_out", session.down.bytes.get());
+    fields.seconds("duration", session.start.elapsed());
+}
+
+fn write_request(fields: &mut Fields<'_>, record: &Record, took: Duration) {
     fields.display("client", record.address);
     fields.text("method", record.method.as_str().as_bytes());
     fields.text("host", record.host.as_ref().map_or(b"", |host| host.as_bytes()));
@@ -117,7 +145,6 @@ fn write_line(out: &mut Vec<u8>, clock: &mut Clock, record: &Record, took: Durat
     if let Some(id) = &record.request_id {
         fields.text("request_id", id.as_bytes());
     }
-    fields.raw(b"}\n");
 }
 
 fn protocol(version: Version) -> &'static [u8] {

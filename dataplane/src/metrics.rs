@@ -55,6 +55,18 @@ pub struct WorkerStats {
     pub retries: Counter,
     /// Retries that the budget refused.
     pub retries_refused: Counter,
+    /// UDP sessions begun.
+    pub sessions_opened: Counter,
+    /// UDP sessions at present.
+    pub sessions_open: Counter,
+    /// UDP sessions that ended before their time, to make room for others.
+    pub sessions_evicted: Counter,
+    /// Datagrams that were lost here, in both directions.
+    pub datagrams_dropped: Counter,
+    /// Copies of requests that were answered.
+    pub mirrors: Counter,
+    /// Copies of requests that were not: the target cannot be reached, the body is too large, or too many are under way.
+    pub mirrors_dropped: Counter,
     /// Lines of the access log that were dropped because nobody took them in time.
     pub log_dropped: Counter,
     /// Requests that match no rule, or were refused before routing.

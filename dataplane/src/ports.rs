@@ -1,14 +1,15 @@
 //! The ports that are listened on. One that cannot be bound is tried again without a new snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::io;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
-use snapshot::ResourceId;
+use snapshot::{Protocol, ResourceId};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
@@ -23,6 +24,28 @@ use crate::worker::{Command, Handle};
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Workers close a port's sockets within microseconds, or when they get to it.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// TCP and UDP have ports of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Transport {
+    /// What carries a protocol.
+    pub(crate) fn of(protocol: &Protocol) -> Self {
+        if *protocol == Protocol::Udp { Self::Udp } else { Self::Tcp }
+    }
+}
+
+/// A port that is open or should be.
+type Id = (Transport, u16);
+
 /// All ports, and what of the applied snapshot is rejected: part of that ends when a port can be bound at last.
 pub(crate) struct Ports {
     shared: Arc<Shared>,
@@ -34,6 +57,8 @@ pub(crate) struct Ports {
 
 /// A port that there should be.
 pub(crate) struct Wanted {
+    /// Whose.
+    pub transport: Transport,
     /// The port.
     pub number: u16,
     /// How handshakes are made; `None` on plain ports.
@@ -46,23 +71,52 @@ pub(crate) struct Wanted {
 #[must_use]
 pub(crate) struct Change<'p> {
     ports: &'p Ports,
-    opened: Vec<(Arc<Port>, Vec<TcpListener>)>,
-    closed: Vec<u16>,
+    opened: Vec<Sockets>,
+    closed: Vec<Id>,
     _state: MutexGuard<'p, State>,
 }
 
 #[derive(Default)]
 struct State {
-    open: BTreeMap<u16, Arc<Port>>,
-    missing: BTreeMap<u16, Missing>,
+    open: BTreeMap<Id, Open>,
+    /// When ports were closed whose sockets workers may still hold.
+    closed: BTreeMap<Id, Instant>,
+    missing: BTreeMap<Id, Missing>,
     /// What of the snapshot is rejected for other reasons.
     others: Vec<Rejection>,
+}
+
+/// A port that is listened on.
+enum Open {
+    Tcp(Arc<Port>),
+    Udp,
+}
+
+/// A port with a socket for each worker.
+enum Sockets {
+    Tcp(Arc<Port>, Vec<TcpListener>),
+    Udp(u16, Vec<UdpSocket>),
 }
 
 /// A port that cannot be bound.
 struct Missing {
     wanted: Wanted,
     reason: String,
+}
+
+impl Wanted {
+    fn id(&self) -> Id {
+        (self.transport, self.number)
+    }
+}
+
+impl Sockets {
+    fn open(&self) -> Open {
+        match self {
+            Self::Tcp(port, _) => Open::Tcp(port.clone()),
+            Self::Udp(..) => Open::Udp,
+        }
+    }
 }
 
 impl Ports {
@@ -83,35 +137,45 @@ impl Ports {
     /// be bound is rejected with each of its listeners.
     pub(crate) fn prepare(&self, wanted: Vec<Wanted>, others: Vec<Rejection>) -> Change<'_> {
         let mut state = self.state();
-        let numbers: BTreeSet<u16> = wanted.iter().map(|wanted| wanted.number).collect();
-        let closed: Vec<u16> = state.open.keys().filter(|number| !numbers.contains(number)).copied().collect();
-        state.open.retain(|number, _| numbers.contains(number));
+        let ids: BTreeSet<Id> = wanted.iter().map(Wanted::id).collect();
+        let closed: Vec<Id> = state.open.keys().filter(|id| !ids.contains(id)).copied().collect();
+        state.open.retain(|id, _| ids.contains(id));
+        state.closed.retain(|_, at| at.elapsed() < CLOSING);
         state.others = others;
         let before = std::mem::take(&mut state.missing);
         let mut opened = Vec::new();
         for wanted in wanted {
-            if let Some(port) = state.open.get(&wanted.number) {
-                let before = port.tls.swap(wanted.tls.clone());
-                if let (Some(before), Some(now)) = (before, wanted.tls)
-                    && now.asks_more_than(&before)
-                {
-                    self.tell(|| Command::Renew(wanted.number));
+            match state.open.get(&wanted.id()) {
+                Some(Open::Tcp(port)) => {
+                    let before = port.tls.swap(wanted.tls.clone());
+                    if let (Some(before), Some(now)) = (before, wanted.tls)
+                        && now.asks_more_than(&before)
+                    {
+                        self.tell(|| Command::Renew(wanted.number));
+                    }
+                    continue;
                 }
-                continue;
+                Some(Open::Udp) => continue,
+                None => {}
             }
             // Who is leaving opens nothing new.
             if self.is_draining() {
                 continue;
             }
-            match self.bind(&wanted) {
-                Ok((port, sockets)) => {
-                    state.open.insert(port.number, port.clone());
-                    opened.push((port, sockets));
+            let closed_at = state.closed.get(&wanted.id()).copied();
+            match self.bind_patiently(&wanted, closed_at) {
+                Ok(sockets) => {
+                    state.open.insert(wanted.id(), sockets.open());
+                    opened.push(sockets);
                 }
-                Err(reason) => _ = state.missing.insert(wanted.number, Missing { wanted, reason }),
+                Err(error) => {
+                    let reason = not_bound(&wanted, &error);
+                    state.missing.insert(wanted.id(), Missing { wanted, reason });
+                }
             }
         }
-        if state.missing.keys().any(|number| !before.contains_key(number)) {
+        state.closed.extend(closed.iter().map(|id| (*id, Instant::now())));
+        if state.missing.keys().any(|id| !before.contains_key(id)) {
             self.newly_missing.notify_one();
         }
         self.publish(&state);
@@ -144,31 +208,60 @@ impl Ports {
             return;
         }
         let State { open, missing, .. } = &mut *state;
-        missing.retain(|number, missing| match self.bind(&missing.wanted) {
-            Ok((port, sockets)) => {
-                tracing::info!(port = number, "the port could be bound at last");
-                open.insert(*number, port.clone());
-                self.listen(&port, sockets);
+        missing.retain(|id, missing| match self.bind(&missing.wanted) {
+            Ok(sockets) => {
+                tracing::info!(port = id.1, "the port could be bound at last");
+                open.insert(*id, sockets.open());
+                self.listen(sockets);
                 false
             }
-            Err(reason) => {
-                missing.reason = reason;
+            Err(error) => {
+                missing.reason = not_bound(&missing.wanted, &error);
                 true
             }
         });
         self.publish(&state);
     }
 
-    fn bind(&self, wanted: &Wanted) -> Result<(Arc<Port>, Vec<TcpListener>), String> {
-        let number = wanted.number;
-        let sockets = listen::bind(self.shared.address, number, self.workers.len())
-            .map_err(|error| format!("port {number} cannot be bound: {error}"))?;
-        Ok((Arc::new(Port { number, tls: ArcSwapOption::from(wanted.tls.clone()) }), sockets))
+    /// One that was closed a moment ago may still be open: it is tried again until all workers have heard of it.
+    fn bind_patiently(&self, wanted: &Wanted, closed_at: Option<Instant>) -> io::Result<Sockets> {
+        loop {
+            match self.bind(wanted) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && closed_at.is_some_and(|at| at.elapsed() < CLOSING) =>
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                bound => return bound,
+            }
+        }
     }
 
-    fn listen(&self, port: &Arc<Port>, sockets: Vec<TcpListener>) {
-        for (worker, socket) in self.workers.iter().zip(sockets) {
-            let _ = worker.send(Command::Listen(port.clone(), socket)); // a worker that has ended listens on nothing
+    fn bind(&self, wanted: &Wanted) -> io::Result<Sockets> {
+        let (address, number, workers) = (self.shared.address, wanted.number, self.workers.len());
+        Ok(match wanted.transport {
+            Transport::Tcp => {
+                let sockets = listen::bind(address, number, workers)?;
+                Sockets::Tcp(Arc::new(Port { number, tls: ArcSwapOption::from(wanted.tls.clone()) }), sockets)
+            }
+            Transport::Udp => Sockets::Udp(number, listen::bind_udp(address, number, workers)?),
+        })
+    }
+
+    fn listen(&self, sockets: Sockets) {
+        // A worker that has ended listens on nothing.
+        match sockets {
+            Sockets::Tcp(port, sockets) => {
+                for (worker, socket) in self.workers.iter().zip(sockets) {
+                    let _ = worker.send(Command::Listen(port.clone(), socket));
+                }
+            }
+            Sockets::Udp(port, sockets) => {
+                for (worker, socket) in self.workers.iter().zip(sockets) {
+                    let _ = worker.send(Command::Receive(port, socket));
+                }
+            }
         }
     }
 
@@ -203,11 +296,18 @@ impl Ports {
 impl Change<'_> {
     /// Accepts on the new ports, and stops accepting on those that are gone.
     pub(crate) fn carry_out(self) {
-        for (port, sockets) in self.opened {
-            self.ports.listen(&port, sockets);
+        for sockets in self.opened {
+            self.ports.listen(sockets);
         }
-        for number in self.closed {
-            self.ports.tell(|| Command::Unlisten(number));
+        for (transport, number) in self.closed {
+            self.ports.tell(|| match transport {
+                Transport::Tcp => Command::Unlisten(number),
+                Transport::Udp => Command::Unreceive(number),
+            });
         }
     }
+}
+
+fn not_bound(wanted: &Wanted, error: &io::Error) -> String {
+    format!("port {} cannot be bound: {error}", wanted.number)
 }

@@ -17,7 +17,7 @@ use crate::certificates::Certificates;
 use crate::compile::{Compiler, Rejection};
 use crate::dns::{LocalEndpoints, Resolution};
 use crate::metrics::WorkerStats;
-use crate::ports::{Ports, Wanted};
+use crate::ports::{Ports, Transport, Wanted};
 use crate::shared::{Limits, Phase, Shared, State};
 use crate::watch::ConnectionTimeouts;
 use crate::worker::{Command, Handle};
@@ -41,6 +41,11 @@ pub struct Options {
     pub header_timeout: Duration,
     /// How long a client may take nothing of an answer, or send nothing of a body (default 60 s, as nginx).
     pub transfer_timeout: Duration,
+    /// How long a UDP session may see no datagram in either direction before it ends (default 60 s, as Envoy).
+    pub udp_idle_timeout: Duration,
+    /// UDP sessions at once, over all workers; beyond, new ones take the place of old ones (default 16,384: each has a port
+    /// of its own towards its endpoint, of the 28,000 that Linux gives out).
+    pub max_udp_sessions: usize,
     /// Whether the names of backends may lead to this machine (default: no).
     pub local_endpoints: LocalEndpoints,
     /// The DNS server that is asked for the names of backends, over UDP and TCP; `None` asks those of the system.
@@ -58,6 +63,8 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(75),
             header_timeout: Duration::from_secs(60),
             transfer_timeout: Duration::from_secs(60),
+            udp_idle_timeout: Duration::from_secs(60),
+            max_udp_sessions: 16_384,
             local_endpoints: LocalEndpoints::default(),
             dns_server: None,
         }
@@ -78,7 +85,7 @@ pub enum StartError {
 /// What [`Proxy::drain`] left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were still busy at the deadline and were cut.
+    /// Connections, and UDP sessions, that were still busy at the deadline and were cut.
     pub cut: u64,
 }
 
@@ -132,7 +139,13 @@ impl Proxy {
             state: ArcSwap::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             address: options.address,
-            limits: Limits { connections_per_worker, timeouts, body: options.transfer_timeout },
+            limits: Limits {
+                connections_per_worker,
+                timeouts,
+                body: options.transfer_timeout,
+                sessions_per_worker: options.max_udp_sessions.div_ceil(count),
+                udp_idle: options.udp_idle_timeout,
+            },
         });
         let stats: Arc<[_]> = (0..count).map(|_| Arc::new(WorkerStats::default())).collect();
         let (log, writer) = crate::log::channel();
@@ -182,10 +195,13 @@ impl Proxy {
             version: Some(snapshot.version()),
             applied: SystemTime::now(),
         });
-        let wanted = state.table.ports().map(|(number, _)| Wanted {
+        let tcp = state.table.ports().map(|(number, _)| (Transport::Tcp, number));
+        let udp = state.table.udp_ports().map(|number| (Transport::Udp, number));
+        let wanted = tcp.chain(udp).map(|(transport, number)| Wanted {
+            transport,
             number,
-            tls: control.certificates.of_port(number),
-            listeners: listeners_of(&snapshot, number).cloned().collect(),
+            tls: control.certificates.of_port(number).filter(|_| transport == Transport::Tcp),
+            listeners: listeners_of(&snapshot, number, transport).cloned().collect(),
         });
         let change = self.ports.prepare(wanted.collect(), rejections);
         let before = self.shared.state.swap(state);
@@ -232,10 +248,10 @@ impl Proxy {
         // Even a short deadline leaves most of its time to requests under way.
         tokio::time::sleep(self.drain_delay.min(deadline / 3)).await;
         self.tell(|| Command::Finish);
-        while self.open_connections() > 0 && tokio::time::Instant::now() < end {
+        while self.open_connections() + self.open_sessions() > 0 && tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let cut = self.open_connections();
+        let cut = self.open_connections() + self.open_sessions();
         self.tell(|| Command::Cut);
         Drained { cut }
     }
@@ -243,6 +259,11 @@ impl Proxy {
     /// Client connections at present.
     pub fn open_connections(&self) -> u64 {
         self.stats.iter().map(|stats| stats.open.get()).sum()
+    }
+
+    /// UDP sessions at present.
+    pub fn open_sessions(&self) -> u64 {
+        self.stats.iter().map(|stats| stats.sessions_open.get()).sum()
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -266,9 +287,12 @@ impl Proxy {
     }
 }
 
-fn listeners_of(snapshot: &Snapshot, port: u16) -> impl Iterator<Item = &ResourceId> {
+/// The listeners on a port.
+fn listeners_of(snapshot: &Snapshot, port: u16, transport: Transport) -> impl Iterator<Item = &ResourceId> {
+    let of_port =
+        move |listener: &snapshot::Listener| listener.port == port && Transport::of(&listener.protocol) == transport;
     snapshot.iter().filter_map(move |(id, hashed)| match hashed.resource().as_ref() {
-        Resource::Listener(listener) if listener.port == port => Some(id),
+        Resource::Listener(listener) if of_port(listener) => Some(id),
         _ => None,
     })
 }

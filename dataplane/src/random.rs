@@ -19,8 +19,13 @@ pub fn bits() -> u64 {
 
 /// A number below `bound`, or 0 when `bound` is 0.
 pub fn below(bound: u64) -> u64 {
+    scale(bits(), bound)
+}
+
+/// What 64 random bits become as a number below `bound`, or 0 when `bound` is 0.
+pub(crate) fn scale(bits: u64, bound: u64) -> u64 {
     // The high half of the product is uniform up to bound / 2^64, far below what a balancer can notice.
-    ((u128::from(bits()) * u128::from(bound)) >> 64) as u64
+    ((u128::from(bits) * u128::from(bound)) >> 64) as u64
 }
 
 /// 32 hexadecimal digits.

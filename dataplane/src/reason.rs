@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 /// The header that carries the [`Reason`] of an answer of our own.
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-sluice-reason");
@@ -66,13 +66,17 @@ pub enum Reason {
     ClientGone,
     /// A rule redirects; nothing is wrong.
     Redirect,
+    /// A preflight request is answered for the backend; nothing is wrong.
+    Preflight,
+    /// A preflight request comes from an origin that the rule does not allow.
+    OriginRefused,
     /// A defect of ours.
     Internal,
 }
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Reason; 29] = [
+    pub const ALL: [Reason; 31] = [
         Reason::NoRoute,
         Reason::InvalidBackend,
         Reason::Unsupported,
@@ -101,6 +105,8 @@ impl Reason {
         Reason::Overloaded,
         Reason::ClientGone,
         Reason::Redirect,
+        Reason::Preflight,
+        Reason::OriginRefused,
         Reason::Internal,
     ];
 
@@ -132,7 +138,40 @@ impl Reason {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Reason::Redirect => StatusCode::FOUND,
+            Reason::Preflight => StatusCode::NO_CONTENT,
+            Reason::OriginRefused => StatusCode::FORBIDDEN,
         }
+    }
+
+    /// The status with which a gRPC call is answered, where HTTP's own would say too little: a client of gRPC takes most of them for
+    /// "unknown" (gRPC's `doc/statuscodes.md`). `None` for what is no error.
+    pub const fn grpc_status(self) -> Option<GrpcStatus> {
+        Some(match self {
+            Reason::NoRoute | Reason::BadMethod => GrpcStatus::Unimplemented,
+            Reason::InvalidBackend
+            | Reason::Unavailable
+            | Reason::NoEndpoints
+            | Reason::ConnectFailed
+            | Reason::ConnectTimeout
+            | Reason::UpstreamTls
+            | Reason::UpstreamReset
+            | Reason::BadResponse
+            | Reason::Overloaded
+            | Reason::Misdirected => GrpcStatus::Unavailable,
+            Reason::ReadTimeout | Reason::SendTimeout | Reason::RequestTimeout | Reason::ClientTimeout => {
+                GrpcStatus::DeadlineExceeded
+            }
+            Reason::RateLimited | Reason::ConnectionLimited | Reason::BodyTooLarge | Reason::HeadersTooLarge => {
+                GrpcStatus::ResourceExhausted
+            }
+            Reason::BadRequest | Reason::PlainHttp | Reason::BadFraming | Reason::BadHost | Reason::BadPath => {
+                GrpcStatus::InvalidArgument
+            }
+            Reason::OriginRefused => GrpcStatus::PermissionDenied,
+            Reason::ClientGone => GrpcStatus::Cancelled,
+            Reason::Unsupported | Reason::Internal => GrpcStatus::Internal,
+            Reason::Redirect | Reason::Preflight => return None,
+        })
     }
 
     /// Whether the connection must end because what follows on it cannot be trusted.
@@ -183,9 +222,25 @@ impl Reason {
             Reason::Overloaded => ("overloaded", "Too busy, try again later.\n"),
             Reason::ClientGone => ("client_gone", ""),
             Reason::Redirect => ("redirect", ""),
+            Reason::Preflight => ("preflight", ""),
+            Reason::OriginRefused => ("origin_refused", "Scripts of this origin may not do this.\n"),
             Reason::Internal => ("internal", "Something went wrong.\n"),
         }
     }
+}
+
+/// Statuses of gRPC, by their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "gRPC's own names")]
+pub enum GrpcStatus {
+    Cancelled = 1,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
 }
 
 /// nginx's 499, which logs and dashboards know.
@@ -205,24 +260,28 @@ pub struct Answer {
     pub retry_after: Option<u32>,
     /// `Location` of a redirect.
     pub location: Option<HeaderValue>,
+    /// Further headers.
+    pub headers: Option<Box<HeaderMap>>,
 }
 
 impl Answer {
     /// A redirect with this status.
     pub fn redirect(status: StatusCode, location: HeaderValue) -> Self {
-        Self { reason: Reason::Redirect, status, retry_after: None, location: Some(location) }
+        Self { reason: Reason::Redirect, status, retry_after: None, location: Some(location), headers: None }
     }
 
     /// The response: a short plain body, and for errors the reason in a header.
     pub fn into_response(self) -> Response<Bytes> {
         let (label, text) = self.reason.text();
+        let further = self.headers.map(|headers| *headers).unwrap_or_default();
         let mut response = Response::new(Bytes::from_static(text.as_bytes()));
         *response.status_mut() = self.status;
+        *response.headers_mut() = further;
         let headers = response.headers_mut();
         if !text.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         }
-        if self.reason != Reason::Redirect {
+        if !matches!(self.reason, Reason::Redirect | Reason::Preflight) {
             headers.insert(REASON_HEADER, HeaderValue::from_static(label));
         }
         if let Some(seconds) = self.retry_after {
@@ -233,11 +292,23 @@ impl Answer {
         }
         response
     }
+
+    /// The same for a client of gRPC: the status as headers, which are trailers where there is no body.
+    pub fn into_grpc(self, status: GrpcStatus) -> Response<Bytes> {
+        let (label, text) = self.reason.text();
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(status as u16));
+        headers.insert("grpc-message", HeaderValue::from_static(text.trim_ascii_end()));
+        headers.insert(REASON_HEADER, HeaderValue::from_static(label));
+        response
+    }
 }
 
 impl From<Reason> for Answer {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), retry_after: None, location: None }
+        Self { reason, status: reason.status(), retry_after: None, location: None, headers: None }
     }
 }
 

@@ -70,6 +70,10 @@ pub struct Limits {
     pub timeouts: ConnectionTimeouts,
     /// Without a byte of a request's body (nginx `client_body_timeout`).
     pub body: std::time::Duration,
+    /// UDP sessions that a worker keeps at once.
+    pub sessions_per_worker: usize,
+    /// Without a datagram in either direction.
+    pub udp_idle: std::time::Duration,
 }
 
 /// What all workers see.

@@ -176,22 +176,23 @@ impl fmt::Debug for PortTls {
     }
 }
 
-/// The configuration of handshakes: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
-///
-/// # Errors
-/// Says which authority of clients cannot be used.
+/// The configuration of handshakes: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. `None` where no client could pass. Also says which
+/// authorities of clients cannot be used.
 pub fn server_config(
     certificates: Arc<CurrentCertificates>,
     tickets: Arc<TicketKeys>,
     clients: Option<&ClientValidation>,
-) -> Result<ServerConfig, String> {
+) -> (Option<ServerConfig>, Option<String>) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let builder = match clients {
-        None => builder.with_no_client_auth(),
-        Some(validation) => builder.with_client_cert_verifier(verifier(validation, &provider)?),
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = match builder {
+        Ok(builder) => builder,
+        Err(error) => return (None, Some(error.to_string())),
+    };
+    let (builder, refused) = match clients.map(|validation| verifier(validation, &provider)) {
+        None => (builder.with_no_client_auth(), None),
+        Some((Some(verifier), refused)) => (builder.with_client_cert_verifier(verifier), refused),
+        Some((None, refused)) => return (None, refused),
     };
     let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -199,7 +200,7 @@ pub fn server_config(
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.ticketer = Arc::new(Tickets::new(tickets, Scope::of(clients)));
     config.send_tls13_tickets = 1;
-    Ok(config)
+    (Some(config), refused)
 }
 
 #[cfg(test)]

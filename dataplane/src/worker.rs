@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use hyper_util::rt::TokioTimer;
 use snapshot::BackendProtocol;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -26,6 +26,7 @@ use crate::metrics::{RuleStats, WorkerStats};
 use crate::reason::Reason;
 use crate::route::Rule;
 use crate::shared::{Phase, Port, Shared, State};
+use crate::udp;
 use crate::upstream::{ByAddress, Connector, Pool, RetryBudget};
 use crate::watch::{Signal, Watch};
 
@@ -58,6 +59,10 @@ pub enum Command {
     Unlisten(u16),
     /// Let this port's connections finish: more is asked of clients now than was of theirs.
     Renew(u16),
+    /// Receive datagrams of this port on this socket.
+    Receive(u16, std::net::UdpSocket),
+    /// Close this port for datagrams.
+    Unreceive(u16),
     /// Let connections of HTTP/2 finish; those of HTTP/1.1 are told with their next answer.
     Announce,
     /// Stop accepting on all ports and let all connections finish.
@@ -77,6 +82,10 @@ pub struct Worker {
     pub pool: Pool,
     /// Its retries.
     pub retries: RetryBudget,
+    /// Its clients' datagrams.
+    pub udp: udp::Sessions,
+    /// Copies of requests that are under way.
+    pub mirrors: Cell<usize>,
     /// How it serves HTTP/1.1.
     pub http1: hyper::server::conn::http1::Builder,
     /// How it serves HTTP/2.
@@ -156,6 +165,7 @@ impl Drop for Handle {
 async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
     // A port is closed by dropping its end.
     let mut listeners: HashMap<u16, oneshot::Sender<()>> = HashMap::new();
+    let mut receivers: HashMap<u16, oneshot::Sender<()>> = HashMap::new();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -174,13 +184,25 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
                     worker.signal(Signal::Finish, |watch| watch.port == port);
                 }
                 Some(Command::Renew(port)) => _ = worker.signal(Signal::Finish, |watch| watch.port == port),
+                Some(Command::Receive(port, socket)) => match UdpSocket::from_std(socket) {
+                    Ok(listener) => {
+                        let (open, closed) = oneshot::channel();
+                        receivers.insert(port, open);
+                        tokio::task::spawn_local(udp::receive(worker.clone(), port, listener, closed));
+                    }
+                    Err(error) => tracing::error!(port, %error, "cannot receive on a bound port"),
+                },
+                Some(Command::Unreceive(port)) => _ = receivers.remove(&port),
                 Some(Command::Announce) => _ = worker.signal(Signal::Finish, Watch::is_multiplexed),
                 Some(Command::Finish) => {
                     listeners.clear();
                     worker.finishing.set(true);
                     worker.signal(Signal::Finish, |_| true);
                 }
-                Some(Command::Cut) => _ = worker.signal(Signal::Cut, |_| true),
+                Some(Command::Cut) => {
+                    worker.signal(Signal::Cut, |_| true);
+                    worker.udp.cut(&worker);
+                }
                 Some(Command::Stop) | None => break,
             },
             _ = ticks.tick() => worker.tick(),
@@ -236,10 +258,12 @@ impl Worker {
             .keep_alive_timeout(PING_WITHIN);
         Self {
             state: RefCell::new(Rc::new(shared.state.load_full())),
+            udp: udp::Sessions::new(shared.limits.sessions_per_worker, shared.limits.udp_idle),
             shared,
             stats,
             pool: Pool::default(),
             retries: RetryBudget::default(),
+            mirrors: Cell::new(0),
             http1,
             http2,
             plain: (Arc::new(Connector::new(false, None)), Arc::new(Connector::new(true, None))),
@@ -266,6 +290,11 @@ impl Worker {
     /// Whether answers ask the client to leave.
     pub fn is_draining(&self) -> bool {
         self.shared.phase.load(Ordering::Relaxed) >= Phase::Draining as u8
+    }
+
+    /// Whether what is not under way yet has to go elsewhere.
+    pub fn is_finishing(&self) -> bool {
+        self.finishing.get()
     }
 
     /// How long a client may send nothing of a body.
@@ -326,6 +355,13 @@ impl Worker {
         }
     }
 
+    /// Logs a UDP session that is over.
+    pub fn session_over(&self, session: &udp::Session, reason: Option<Reason>) {
+        if self.state.borrow().access_log {
+            self.log.session(session, reason, &self.stats);
+        }
+    }
+
     fn with_rule_stats(&self, rule: &Arc<Rule>, count: impl FnOnce(&RuleStats)) {
         // The address identifies the rule because `state` keeps it alive; a rule of an older state is looked up by name.
         let mut rules = self.rules.borrow_mut();
@@ -345,6 +381,7 @@ impl Worker {
         self.state();
         self.retries.tick();
         self.pool.sweep();
+        self.udp.sweep(self);
         self.log.flush(&self.stats);
         let overdue = |watch: &Watch| watch.is_overdue(&self.shared.limits.timeouts);
         let count = self.signal(Signal::Cut, overdue);

@@ -263,6 +263,40 @@ async fn a_secret_that_comes_into_use_is_served_and_rotated() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_config_map_that_comes_into_use_is_fetched() {
+    let namespace = "config-maps";
+    let cluster = prepare(namespace).await;
+    let authority = rcgen::generate_simple_self_signed(vec!["authority.example".to_owned()]).unwrap();
+    let config_map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "authority", "namespace": namespace},
+        "data": {"ca.crt": authority.cert.pem()},
+    });
+    cluster.apply(&config_map.to_string()).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    eventually("the first build is published", || async { (replica.get("/readyz").await.0 == 200).then_some(()) })
+        .await;
+    let stored = || replica.metric("sluice_controller_objects{kind=\"ConfigMap\"}");
+    assert_eq!(stored().await, 0.0);
+
+    let policy = json!({
+        "apiVersion": GATEWAY_API, "kind": "BackendTLSPolicy", "metadata": {"name": "echo", "namespace": namespace},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "echo"}],
+            "validation": {
+                "hostname": "echo.example",
+                "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "authority"}],
+            },
+        },
+    });
+    cluster.apply(&policy.to_string()).await;
+    cluster.apply(&gateway(namespace)).await;
+    cluster.apply(&route(namespace)).await;
+    eventually("the ConfigMap is kept", || async { (stored().await == 1.0).then_some(()) }).await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
 async fn another_controllers_entries_in_a_route_status_keep_every_byte() {
     let namespace = "foreign";
     let cluster = prepare(namespace).await;

@@ -44,8 +44,7 @@ impl<'a> Context<'a> {
     pub(crate) fn new(resources: &'a Resources, settings: &'a Settings) -> Self {
         let mut problems = Vec::new();
         let mut rejected = BTreeSet::new();
-        let mut wanted = BTreeSet::new();
-        let policies = Policies::new(resources, &mut problems, &mut rejected, &mut wanted);
+        let policies = Policies::new(resources, &mut problems, &mut rejected);
         let mut context = Self {
             resources,
             settings,
@@ -56,7 +55,7 @@ impl<'a> Context<'a> {
             snapshots: BTreeMap::new(),
             problems: problems.into_iter().collect(),
             rejected,
-            wanted,
+            wanted: BTreeSet::new(),
             certificates: BTreeMap::new(),
             memo: Memo::resume(),
         };
@@ -76,6 +75,9 @@ impl<'a> Context<'a> {
         };
         let problems = self.problems.into_iter().filter(|problem| ours(problem.kind, &problem.object)).collect();
         self.rejected.retain(|(kind, object)| ours(*kind, object));
+        let policies = self.resources.backend_tls_policies.iter();
+        let policies = policies.filter(|(policy, _)| ours(Kind::BackendTLSPolicy, policy));
+        self.wanted.extend(policies.flat_map(|(policy, entry)| policy::wanted(policy, entry)));
         Translation {
             snapshots: self.snapshots,
             statuses: self.statuses,

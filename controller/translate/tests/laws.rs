@@ -13,7 +13,7 @@ use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 use snapshot::{Kind as ResourceKind, Snapshot};
 use support::{Input, apply, render};
-use translate::{DataPlane, ObjectKey, Resources, Translation, endpoints, translate};
+use translate::{DataPlane, Kind, ObjectKey, Resources, Translation, endpoints, translate};
 
 /// The input of a golden case.
 fn golden(name: &str) -> Input {
@@ -57,6 +57,7 @@ const CASES: &[&str] = &[
     "ingress-services.yaml",
     "gateway-attachment.yaml",
     "gateway-client-validation.yaml",
+    "gateway-backend-certificate.yaml",
     "policy-traffic-defects.yaml",
     "policy-backend-tls.yaml",
 ];
@@ -120,6 +121,27 @@ proptest! {
             }
             same(&fast, &translate(&resources, &input.settings))?;
         }
+    }
+}
+
+/// Translation learns at once of every Secret and ConfigMap that it needs: with those that it wants it says what it says with all.
+#[test]
+fn what_is_wanted_suffices() {
+    for case in CASES {
+        let input = golden(case);
+        let all = resources(&input.edits[0]);
+        let mut some = all.clone();
+        some.secrets.clear();
+        some.config_maps.clear();
+        let wanted = translate(&some, &input.settings).wanted;
+        let is_wanted = |kind, key: &ObjectKey| wanted.contains(&(kind, key.clone()));
+        let secrets = all.secrets.iter().filter(|(key, _)| is_wanted(Kind::Secret, key));
+        some.secrets = secrets.map(|(key, entry)| (key.clone(), entry.clone())).collect();
+        let config_maps = all.config_maps.iter().filter(|(key, _)| is_wanted(Kind::ConfigMap, key));
+        some.config_maps = config_maps.map(|(key, entry)| (key.clone(), entry.clone())).collect();
+        let (with_some, with_all) = (translate(&some, &input.settings), translate(&all, &input.settings));
+        assert_eq!(render(&with_some), render(&with_all), "{case}");
+        assert_eq!(versions(&with_some), versions(&with_all), "{case}");
     }
 }
 

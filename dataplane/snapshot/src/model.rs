@@ -397,13 +397,16 @@ pub struct Timeouts {
     pub backend_request: Option<Duration>,
 }
 
-/// When a request is tried again on another endpoint (GEP-1731), within the budget of its cluster.
+/// When a request is tried again (GEP-1731), on endpoints that it was not tried on as long as there are any. The budget that
+/// bounds retries without this does not: who writes this gets the attempts that it says. All of them end with
+/// [`Timeouts::request`]. A body of more than 64 KiB is not kept, so its request is sent once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Retry {
     /// How many times after the first. At least 1.
     pub attempts: u32,
-    /// The statuses, 400 to 599, that count as failed; connections that fail before an answer always do. When all attempts
-    /// are used up, the last answer is the client's.
+    /// The statuses, 400 to 599, that count as failed, whatever the method. So do connections that fail and attempts that take
+    /// too long, where nothing was sent or the method is idempotent. When all attempts are used up, the last answer is the
+    /// client's.
     pub statuses: Vec<u16>,
     /// How long to wait before the first retry; twice as long before each further one. Zero does not wait.
     #[serde(serialize_with = "one_duration")]

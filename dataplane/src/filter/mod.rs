@@ -1,25 +1,32 @@
 //! The steps that a request and its answer go through: an enum and a `match`.
 
+mod cors;
 mod edit;
 mod limits;
+mod mirror;
 mod nginx;
 mod redirect;
 mod rewrite;
 
-use http::header::STRICT_TRANSPORT_SECURITY;
+use std::sync::Arc;
+
+use http::header::{ORIGIN, STRICT_TRANSPORT_SECURITY};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use snapshot::Scheme;
 
 use crate::check::Target;
+use crate::cluster::{Cluster, ClusterRegistry};
 use crate::forwarded::Forwarded;
 use crate::limit::{ConnectionGuard, LimiterRegistry};
 use crate::reason::Answer;
 use crate::route::PathMatched;
 use crate::tick::Tick;
 
+pub use cors::Cors;
 pub use edit::{HeaderEdit, RequestEdit};
 pub use limits::{ConnectionLimit, RateLimit};
+pub use mirror::{Duplicate, Mirror};
 pub use redirect::Redirect;
 pub use rewrite::Rewrite;
 
@@ -46,11 +53,17 @@ pub enum Filter {
     RateLimit(RateLimit),
     /// At most so many requests at once.
     ConnectionLimit(ConnectionLimit),
+    /// Sends a copy elsewhere.
+    Mirror(Mirror),
+    /// Answers preflight requests, and says who may read answers.
+    Cors(Box<Cors>),
 }
 
 /// What filters may know of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
+    /// The request's method.
+    pub method: &'a Method,
     /// What was asked for.
     pub target: &'a Target,
     /// By whom.
@@ -76,7 +89,18 @@ pub struct Outgoing {
     pub host: Option<HeaderValue>,
 }
 
-/// Takes a request through filters. What the answer must outlive is put into `guards`.
+/// What a request's filters leave for later.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Count against limits until the end of the exchange.
+    pub guards: Vec<ConnectionGuard>,
+    /// Copies of the request that are to be sent.
+    pub duplicates: Vec<Duplicate>,
+    /// Where the request comes from, if some filter wants to know with the answer.
+    pub origin: Option<HeaderValue>,
+}
+
+/// Takes a request through filters.
 ///
 /// # Errors
 /// The answer, when a filter answers by itself.
@@ -84,7 +108,7 @@ pub fn on_request(
     filters: &[Filter],
     context: &Context<'_>,
     request: &mut Outgoing,
-    guards: &mut Vec<ConnectionGuard>,
+    effects: &mut Effects,
 ) -> Result<(), Answer> {
     for filter in filters {
         match filter {
@@ -95,15 +119,20 @@ pub fn on_request(
             Filter::TrailingSlashRedirect => nginx::trailing_slash_redirect(context)?,
             Filter::NginxHeaders => nginx::request_headers(context, request),
             Filter::RateLimit(limit) => limit.check(context, &request.headers)?,
-            Filter::ConnectionLimit(limit) => guards.extend(limit.check(context)?),
+            Filter::ConnectionLimit(limit) => effects.guards.extend(limit.check(context)?),
+            Filter::Mirror(mirror) => effects.duplicates.extend(mirror.copy(request)),
+            Filter::Cors(cors) => {
+                effects.origin = request.headers.get(ORIGIN).cloned();
+                cors.preflight(context.method, &request.headers)?;
+            }
             Filter::ResponseHeaders(_) | Filter::StrictTransportSecurity(_) => {}
         }
     }
     Ok(())
 }
 
-/// Takes a backend's answer through filters. `https` is whether the client used HTTPS.
-pub fn on_response(filters: &[Filter], https: bool, headers: &mut HeaderMap) {
+/// Takes a backend's answer through filters. `https` is whether the client used HTTPS, `effects` what they left with the request.
+pub fn on_response(filters: &[Filter], https: bool, effects: &Effects, headers: &mut HeaderMap) {
     for filter in filters {
         match filter {
             Filter::ResponseHeaders(edit) => edit.apply(headers),
@@ -111,27 +140,41 @@ pub fn on_response(filters: &[Filter], https: bool, headers: &mut HeaderMap) {
             Filter::StrictTransportSecurity(value) if https => {
                 headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
             }
+            Filter::Cors(cors) => cors.dress(effects.origin.as_ref(), headers),
             _ => {}
         }
     }
 }
 
-/// Takes an answer of our own through filters: only what protects the client later applies to it.
-pub fn on_answer(filters: &[Filter], https: bool, headers: &mut HeaderMap) {
+/// Takes an answer of our own through filters: what protects the client later applies to it, and who may read it.
+pub fn on_answer(filters: &[Filter], https: bool, effects: &Effects, headers: &mut HeaderMap) {
     for filter in filters {
-        if let (Filter::StrictTransportSecurity(value), true) = (filter, https) {
-            headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+        match filter {
+            Filter::StrictTransportSecurity(value) if https => {
+                headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+            }
+            Filter::Cors(cors) => cors.dress(effects.origin.as_ref(), headers),
+            _ => {}
         }
     }
 }
 
 impl Filter {
+    /// The cluster that this filter sends to.
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        match self {
+            Filter::Mirror(mirror) => Some(mirror.cluster()),
+            _ => None,
+        }
+    }
+
     /// Compiles filters; `None` when there is one that this data plane does not know.
     ///
     /// # Errors
     /// Says which value is invalid.
     pub(crate) fn compile_all(
         sources: &[snapshot::Filter],
+        clusters: &ClusterRegistry,
         limiters: &mut LimiterRegistry,
     ) -> Result<Option<Box<[Filter]>>, String> {
         if sources.contains(&snapshot::Filter::Unknown) {
@@ -139,12 +182,16 @@ impl Filter {
         }
         sources
             .iter()
-            .filter_map(|source| Self::compile(source, limiters).transpose())
+            .filter_map(|source| Self::compile(source, clusters, limiters).transpose())
             .collect::<Result<_, _>>()
             .map(Some)
     }
 
-    fn compile(source: &snapshot::Filter, limiters: &mut LimiterRegistry) -> Result<Option<Self>, String> {
+    fn compile(
+        source: &snapshot::Filter,
+        clusters: &ClusterRegistry,
+        limiters: &mut LimiterRegistry,
+    ) -> Result<Option<Self>, String> {
         Ok(Some(match source {
             snapshot::Filter::RequestHeaders(edit) => Filter::RequestHeaders(RequestEdit::compile(edit)?),
             snapshot::Filter::ResponseHeaders(edit) => Filter::ResponseHeaders(HeaderEdit::compile(edit)?),
@@ -164,7 +211,8 @@ impl Filter {
             snapshot::Filter::ConnectionLimit(limit) => {
                 Filter::ConnectionLimit(ConnectionLimit::compile(limit, limiters)?)
             }
-            snapshot::Filter::Mirror(_) | snapshot::Filter::Cors(_) => return Err("is not supported yet".into()),
+            snapshot::Filter::Mirror(mirror) => Filter::Mirror(Mirror::compile(mirror, clusters)?),
+            snapshot::Filter::Cors(cors) => Filter::Cors(Box::new(Cors::compile(cors)?)),
             snapshot::Filter::Unknown => return Ok(None),
         }))
     }

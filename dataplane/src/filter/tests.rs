@@ -28,7 +28,7 @@ fn request(scheme: Scheme, port: u16, path: &str) -> Fixture {
 impl Fixture {
     fn run(&self, filter: snapshot::Filter, matched: PathMatched) -> Result<Outgoing, Answer> {
         let filters = compiled(filter);
-        self.through(&filters, matched, Tick::at(Duration::from_secs(1000)), &mut Vec::new())
+        self.through(&filters, matched, Tick::at(Duration::from_secs(1000)), &mut Effects::default())
     }
 
     fn through(
@@ -36,14 +36,15 @@ impl Fixture {
         filters: &[Filter],
         matched: PathMatched,
         now: Tick,
-        guards: &mut Vec<ConnectionGuard>,
+        effects: &mut Effects,
     ) -> Result<Outgoing, Answer> {
         let (target, forwarded) = (&self.target, &self.forwarded);
         let (listener_scheme, listener_port) = (self.scheme, self.port);
-        let context = Context { target, forwarded, listener_scheme, listener_port, matched, now };
+        let method = &Method::GET;
+        let context = Context { method, target, forwarded, listener_scheme, listener_port, matched, now };
         let host = self.target.authority().cloned();
         let mut outgoing = Outgoing { headers: self.headers.clone(), path: self.target.raw().clone(), host };
-        on_request(filters, &context, &mut outgoing, guards).map(|()| outgoing)
+        on_request(filters, &context, &mut outgoing, effects).map(|()| outgoing)
     }
 
     fn location(&self, filter: snapshot::Filter, matched: PathMatched) -> Option<String> {
@@ -53,7 +54,7 @@ impl Fixture {
 }
 
 fn compiled(filter: snapshot::Filter) -> Box<[Filter]> {
-    Filter::compile_all(&[filter], &mut LimiterRegistry::default()).unwrap().unwrap()
+    Filter::compile_all(&[filter], &ClusterRegistry::default(), &mut LimiterRegistry::default()).unwrap().unwrap()
 }
 
 fn redirect() -> snapshot::Redirect {
@@ -194,7 +195,7 @@ fn header_edits_set_then_add_then_remove() {
     assert_eq!(values(&outgoing.headers, "x-b"), ["before", "added"]);
     assert!(values(&outgoing.headers, "x-c").is_empty());
     let mut response = HeaderMap::new();
-    on_response(&compiled(snapshot::Filter::ResponseHeaders(edit)), false, &mut response);
+    on_response(&compiled(snapshot::Filter::ResponseHeaders(edit)), false, &Effects::default(), &mut response);
     assert_eq!(values(&response, "x-b"), ["added"]);
 }
 
@@ -208,7 +209,7 @@ fn nginx_headers_are_added_and_underscores_dropped() {
     assert_eq!(outgoing.headers["x-forwarded-scheme"], "http");
     assert_eq!(outgoing.headers.len(), 2);
     let mut response: HeaderMap = [(http::header::SERVER, HeaderValue::from_static("backend"))].into_iter().collect();
-    on_response(&compiled(snapshot::Filter::NginxHeaders), false, &mut response);
+    on_response(&compiled(snapshot::Filter::NginxHeaders), false, &Effects::default(), &mut response);
     assert!(response.is_empty());
 }
 
@@ -218,10 +219,10 @@ fn strict_transport_security_is_for_https_only_and_for_our_answers_too() {
     for run in [on_response, on_answer] {
         let mut headers: HeaderMap =
             [(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("theirs"))].into_iter().collect();
-        run(&filters, true, &mut headers);
+        run(&filters, true, &Effects::default(), &mut headers);
         assert_eq!(headers[STRICT_TRANSPORT_SECURITY], "max-age=1");
         let mut plain = HeaderMap::new();
-        run(&filters, false, &mut plain);
+        run(&filters, false, &Effects::default(), &mut plain);
         assert!(plain.is_empty());
     }
 }
@@ -241,8 +242,9 @@ fn a_rate_limit_refuses_with_its_status_and_says_when_to_come_back() {
     };
     let fixture = request(Scheme::Http, 80, "/");
     let filters = limit("10.0.0.0/8");
-    let at =
-        |millis| fixture.through(&filters, PathMatched::Exact, Tick::at(Duration::from_millis(millis)), &mut vec![]);
+    let at = |millis| {
+        fixture.through(&filters, PathMatched::Exact, Tick::at(Duration::from_millis(millis)), &mut Effects::default())
+    };
     assert!(at(50_000).is_ok() && at(50_000).is_ok());
     let refused = at(50_500).unwrap_err();
     assert_eq!((refused.reason, refused.status.as_u16(), refused.retry_after), (Reason::RateLimited, 503, Some(10)));
@@ -250,7 +252,7 @@ fn a_rate_limit_refuses_with_its_status_and_says_when_to_come_back() {
     let exempt = limit("192.0.2.0/24");
     for _ in 0..10 {
         let now = Tick::at(Duration::from_secs(50));
-        assert!(fixture.through(&exempt, PathMatched::Exact, now, &mut vec![]).is_ok());
+        assert!(fixture.through(&exempt, PathMatched::Exact, now, &mut Effects::default()).is_ok());
     }
 }
 
@@ -264,27 +266,27 @@ fn a_connection_limit_counts_while_the_guard_lives() {
     }));
     let fixture = request(Scheme::Http, 80, "/");
     let now = Tick::at(Duration::from_secs(1));
-    let mut guards = Vec::new();
-    assert!(fixture.through(&filters, PathMatched::Exact, now, &mut guards).is_ok());
-    let refused = fixture.through(&filters, PathMatched::Exact, now, &mut Vec::new()).unwrap_err();
+    let mut effects = Effects::default();
+    assert!(fixture.through(&filters, PathMatched::Exact, now, &mut effects).is_ok());
+    let refused = fixture.through(&filters, PathMatched::Exact, now, &mut Effects::default()).unwrap_err();
     assert_eq!((refused.reason, refused.status.as_u16()), (Reason::ConnectionLimited, 429));
-    guards.clear();
-    assert!(fixture.through(&filters, PathMatched::Exact, now, &mut guards).is_ok());
+    effects.guards.clear();
+    assert!(fixture.through(&filters, PathMatched::Exact, now, &mut effects).is_ok());
 }
 
 #[test]
 fn unknown_filters_and_invalid_values_do_not_compile() {
-    let mut limiters = LimiterRegistry::default();
-    assert!(Filter::compile_all(&[snapshot::Filter::Unknown], &mut limiters).unwrap().is_none());
+    let (clusters, mut limiters) = (ClusterRegistry::default(), LimiterRegistry::default());
+    assert!(Filter::compile_all(&[snapshot::Filter::Unknown], &clusters, &mut limiters).unwrap().is_none());
     for path in ["", "x", "/a b", "/a?b"] {
         let path = Some(PathRewrite::Full(path.into()));
         let rewrite = snapshot::Filter::Rewrite(snapshot::Rewrite { hostname: None, path });
-        assert!(Filter::compile_all(&[rewrite], &mut limiters).is_err());
+        assert!(Filter::compile_all(&[rewrite], &clusters, &mut limiters).is_err());
     }
     let wrong = snapshot::Filter::Redirect(snapshot::Redirect { status: 200, ..redirect() });
-    assert!(Filter::compile_all(&[wrong], &mut limiters).is_err());
+    assert!(Filter::compile_all(&[wrong], &clusters, &mut limiters).is_err());
     let header = snapshot::HeaderEdit { set: vec![("a b".into(), "x".into())], ..Default::default() };
-    assert!(Filter::compile_all(&[snapshot::Filter::RequestHeaders(header)], &mut limiters).is_err());
+    assert!(Filter::compile_all(&[snapshot::Filter::RequestHeaders(header)], &clusters, &mut limiters).is_err());
     for name in snapshot::HeaderEdit::FIXED {
         let pair = || vec![(name.to_owned(), "1".to_owned())];
         let set = snapshot::HeaderEdit { set: pair(), ..Default::default() };
@@ -292,19 +294,19 @@ fn unknown_filters_and_invalid_values_do_not_compile() {
         let remove = snapshot::HeaderEdit { remove: vec![name.to_owned()], ..Default::default() };
         for edit in [&set, &add, &remove] {
             let response = snapshot::Filter::ResponseHeaders(edit.clone());
-            assert!(Filter::compile_all(&[response], &mut limiters).is_err(), "{edit:?}");
+            assert!(Filter::compile_all(&[response], &clusters, &mut limiters).is_err(), "{edit:?}");
             let request = snapshot::Filter::RequestHeaders(edit.clone());
             let sets_host = name == "host" && !edit.set.is_empty();
-            assert_eq!(Filter::compile_all(&[request], &mut limiters).is_ok(), sets_host, "{edit:?}");
+            assert_eq!(Filter::compile_all(&[request], &clusters, &mut limiters).is_ok(), sets_host, "{edit:?}");
         }
     }
     let host = snapshot::HeaderEdit { set: vec![("host".into(), "a/b".into())], ..Default::default() };
-    assert!(Filter::compile_all(&[snapshot::Filter::RequestHeaders(host)], &mut limiters).is_err());
+    assert!(Filter::compile_all(&[snapshot::Filter::RequestHeaders(host)], &clusters, &mut limiters).is_err());
     for host in ["a..b", "a:80"] {
         let redirect = snapshot::Filter::Redirect(snapshot::Redirect { hostname: Some(host.into()), ..redirect() });
-        assert!(Filter::compile_all(&[redirect], &mut limiters).is_err());
+        assert!(Filter::compile_all(&[redirect], &clusters, &mut limiters).is_err());
         let rewrite = snapshot::Filter::Rewrite(snapshot::Rewrite { hostname: Some(host.into()), path: None });
-        assert!(Filter::compile_all(&[rewrite], &mut limiters).is_err());
+        assert!(Filter::compile_all(&[rewrite], &clusters, &mut limiters).is_err());
     }
 }
 

@@ -33,10 +33,20 @@ impl L4Route {
     /// # Errors
     /// Why it goes nowhere: there is no backend, or its reference is broken.
     pub fn choose(&self) -> Result<&Arc<Cluster>, Reason> {
-        match self.backends.choose()? {
-            Target::Cluster(cluster) => Ok(cluster),
-            Target::Refuse(reason) => Err(*reason),
-        }
+        self.backends.choose()?.reach()
+    }
+
+    /// As [`L4Route::choose`] for who drew `draw`, any number: the same for the same number.
+    ///
+    /// # Errors
+    /// As [`L4Route::choose`].
+    pub fn choose_for(&self, draw: u64) -> Result<&Arc<Cluster>, Reason> {
+        self.backends.drawn(draw)?.reach()
+    }
+
+    /// Whether some share goes to this cluster.
+    pub fn leads_to(&self, cluster: &Arc<Cluster>) -> bool {
+        self.backends.with_share().filter_map(Target::cluster).any(|held| Arc::ptr_eq(held, cluster))
     }
 
     fn compile(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use snapshot::{Refusal, Timeouts};
+use snapshot::{Refusal, Retry, Timeouts};
 
 use super::weighted::Weighted;
 use crate::cluster::{Cluster, ClusterRegistry};
@@ -21,6 +21,8 @@ pub struct Rule {
     pub action: Action,
     /// How long it may take.
     pub timeouts: Timeouts,
+    /// When it is tried again, besides what is always safe.
+    pub retry: Option<Retry>,
     /// Largest request body in bytes; `None` is unlimited.
     pub max_body: Option<u64>,
 }
@@ -71,6 +73,17 @@ impl Target {
     }
 
     /// The cluster to which it refers.
+    ///
+    /// # Errors
+    /// Why it leads nowhere.
+    pub fn reach(&self) -> Result<&Arc<Cluster>, Reason> {
+        match self {
+            Target::Cluster(cluster) => Ok(cluster),
+            Target::Refuse(reason) => Err(*reason),
+        }
+    }
+
+    /// The cluster to which it refers, if it refers to one.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         match self {
             Target::Cluster(cluster) => Some(cluster),
@@ -89,12 +102,12 @@ impl Rule {
         clusters: &ClusterRegistry,
         limiters: &mut LimiterRegistry,
     ) -> Result<Self, String> {
-        let (filters, action) = match Filter::compile_all(&source.filters, limiters)? {
+        let (filters, action) = match Filter::compile_all(&source.filters, clusters, limiters)? {
             Some(filters) => (filters, compile_action(&source.action, clusters, limiters)?),
             None => (Box::default(), Action::Refuse(Reason::Unsupported)),
         };
-        let timeouts = source.timeouts.clone();
-        Ok(Self { name: source.name.as_str().into(), filters, action, timeouts, max_body: source.max_body })
+        let (timeouts, retry) = (source.timeouts.clone(), source.retry.clone());
+        Ok(Self { name: source.name.as_str().into(), filters, action, timeouts, retry, max_body: source.max_body })
     }
 
     /// The clusters to which the rule refers.
@@ -103,7 +116,9 @@ impl Rule {
             Action::Forward(backends) => Some(backends),
             Action::Refuse(_) => None,
         };
-        backends.into_iter().flat_map(Weighted::iter).filter_map(|backend| backend.target.cluster())
+        let backends = || backends.into_iter().flat_map(Weighted::iter);
+        let filters = self.filters.iter().chain(backends().flat_map(|backend| &backend.filters));
+        backends().filter_map(|backend| backend.target.cluster()).chain(filters.filter_map(Filter::cluster))
     }
 }
 
@@ -118,7 +133,7 @@ fn compile_action(
     };
     let mut choices = Vec::with_capacity(backends.len());
     for backend in backends {
-        let choice = match Filter::compile_all(&backend.filters, limiters)? {
+        let choice = match Filter::compile_all(&backend.filters, clusters, limiters)? {
             Some(filters) => Backend { target: Target::compile(&backend.target, clusters)?, filters },
             None => Backend { target: Target::Refuse(Reason::Unsupported), filters: Box::default() },
         };

@@ -33,7 +33,15 @@ impl<T> Weighted<T> {
         {
             return Ok(only);
         }
-        let point = random::below(self.cumulative.last().copied().unwrap_or_default());
+        self.drawn(random::bits())
+    }
+
+    /// The one that belongs to `draw`, any number: the same for the same number.
+    ///
+    /// # Errors
+    /// As [`Weighted::choose`].
+    pub fn drawn(&self, draw: u64) -> Result<&T, Reason> {
+        let point = random::scale(draw, self.cumulative.last().copied().unwrap_or_default());
         let position = self.cumulative.partition_point(|&sum| sum <= point);
         self.choices.get(position).ok_or(Reason::InvalidBackend)
     }
@@ -41,6 +49,13 @@ impl<T> Weighted<T> {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.choices.iter()
+    }
+
+    /// Those that have a share.
+    pub fn with_share(&self) -> impl Iterator<Item = &T> {
+        let before = [0].into_iter().chain(self.cumulative.iter().copied());
+        let shares = self.cumulative.iter().zip(before).map(|(sum, before)| sum - before);
+        self.choices.iter().zip(shares).filter(|(_, share)| *share > 0).map(|(choice, _)| choice)
     }
 }
 
@@ -61,6 +76,16 @@ mod tests {
         }
         assert_eq!(counts[1], 0);
         assert!((2_200..2_800).contains(&counts[0]), "{counts:?}");
+    }
+
+    #[test]
+    fn draws_are_shared_by_weight_and_the_same_has_the_same_choice() {
+        let weighted = weighted(&[0, 1, 0, 3]);
+        assert_eq!(weighted.with_share().collect::<Vec<_>>(), [&1, &3]);
+        assert_eq!(weighted.drawn(0).unwrap(), &1);
+        assert_eq!(weighted.drawn(u64::MAX).unwrap(), &3);
+        let chosen = (0..1 << 10).filter(|draw| *weighted.drawn(draw << 54).unwrap() == 1).count();
+        assert_eq!(chosen, 1 << 8);
     }
 
     #[test]

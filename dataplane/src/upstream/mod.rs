@@ -14,7 +14,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +40,9 @@ const MAX_IDLE: usize = 128;
 
 /// How long an endpoint that refused a connection is tried last.
 const COOL_DOWN: Duration = Duration::from_secs(2);
+
+/// Frames of an answer that are read to keep its connection; a longer one costs more than a new connection.
+const DISCARDED: usize = 8;
 
 /// The connections of one worker.
 #[derive(Default)]
@@ -222,6 +225,20 @@ impl Sent {
     pub fn status(&self) -> http::StatusCode {
         match self {
             Sent::Answered(response, _) | Sent::Switched(response, _) => response.status(),
+        }
+    }
+
+    /// Nobody wants the rest. The connection is kept where that has arrived already.
+    pub fn discard(self) {
+        let Sent::Answered(_, mut body) = self else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..DISCARDED {
+            if body.is_end_stream() {
+                return body.finish();
+            }
+            if !matches!(body.poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))) {
+                return;
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::ServerName;
-use snapshot::BackendProtocol;
+use snapshot::{BackendProtocol, BackendTls};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,16 +19,19 @@ use super::verify::BackendVerifier;
 pub struct ClientTls {
     config: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
-    certificate: Option<Arc<CertifiedKey>>,
 }
 
 impl ClientTls {
-    /// Compiles what is spoken with the endpoints; `None` without TLS. `certificate` is shown to those that ask for one.
+    /// Compiles TLS as it is spoken with the endpoints, and says which authorities cannot be used. `certificate` is shown to
+    /// those that ask for one, `protocol` is what is spoken inside.
     ///
     /// # Errors
-    /// Says which authority or name cannot be used.
-    pub fn new(protocol: &BackendProtocol, certificate: Option<Arc<CertifiedKey>>) -> Result<Option<Self>, String> {
-        let Some(tls) = protocol.tls() else { return Ok(None) };
+    /// The server name is none.
+    pub fn new(
+        tls: &BackendTls,
+        protocol: &BackendProtocol,
+        certificate: Option<Arc<CertifiedKey>>,
+    ) -> Result<(Self, Option<String>), String> {
         let server_name = match &tls.server_name {
             Some(name) => {
                 let parsed = ServerName::try_from(name.clone());
@@ -37,16 +40,14 @@ impl ClientTls {
             None => None,
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = BackendVerifier::new(&tls.verification, &provider)?;
+        let (verifier, refused) = BackendVerifier::new(&tls.verification, &provider);
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match &certificate {
-            Some(certificate) => {
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.clone())))
-            }
+        let mut config = match certificate {
+            Some(certificate) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate))),
             None => builder.with_no_client_auth(),
         };
         config.enable_sni = server_name.is_some();
@@ -56,15 +57,7 @@ impl ClientTls {
             // What is inside is between the client and the backend.
             _ => Vec::new(),
         };
-        Ok(Some(Self { config: Arc::new(config), server_name, certificate }))
-    }
-
-    /// Whether this is the certificate that it shows.
-    pub fn shows(&self, certificate: Option<&Arc<CertifiedKey>>) -> bool {
-        match (&self.certificate, certificate) {
-            (Some(shown), Some(certificate)) => Arc::ptr_eq(shown, certificate),
-            (shown, certificate) => shown.is_none() && certificate.is_none(),
-        }
+        Ok((Self { config: Arc::new(config), server_name }, refused))
     }
 
     /// The handshake with the endpoint at `address`.

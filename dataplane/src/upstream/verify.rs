@@ -28,22 +28,19 @@ struct Required {
 }
 
 impl BackendVerifier {
-    /// Compiles what is asked for.
-    ///
-    /// # Errors
-    /// Says which authority cannot be used.
-    pub fn new(verification: &Verification, provider: &CryptoProvider) -> Result<Self, String> {
-        let required = match verification {
-            Verification::None => None,
+    /// Compiles what is asked for, and says which authorities cannot be used.
+    pub fn new(verification: &Verification, provider: &CryptoProvider) -> (Self, Option<String>) {
+        let (required, refused) = match verification {
+            Verification::None => (None, None),
             Verification::Required { authorities, names } => {
-                let trust = match authorities {
-                    Authorities::WellKnown => Trust::in_well_known(),
-                    Authorities::These(authorities) => Trust::in_these(authorities)?,
+                let (trust, refused) = match authorities {
+                    Authorities::WellKnown => (Trust::in_well_known(), None),
+                    Authorities::These(authorities) => Trust::in_these(authorities),
                 };
-                Some(Required { trust, names: names.clone() })
+                (Some(Required { trust, names: names.clone() }), refused)
             }
         };
-        Ok(Self { required, algorithms: provider.signature_verification_algorithms })
+        (Self { required, algorithms: provider.signature_verification_algorithms }, refused)
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dataplane::Proxy;
+use dataplane::{Options, Proxy};
 use snapshot::{CookieSecure, Persistence, PersistenceMode, Resource};
 
 use crate::backend::Backend;
@@ -83,7 +83,7 @@ async fn a_client_stays_on_its_endpoint_on_every_replica() {
 
 /// Collects what is written.
 #[derive(Clone, Default)]
-struct Collected(Arc<Mutex<Vec<u8>>>);
+pub struct Collected(pub Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Collected {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -96,16 +96,20 @@ impl std::io::Write for Collected {
     }
 }
 
+/// The rig with a data plane that logs there, on another port; nothing is applied to it yet.
+pub fn logging(mut rig: Rig, options: Options, log: &Collected) -> Rig {
+    let settings = snapshot::Settings { access_log: snapshot::AccessLog::Json, ..crate::rig::settings() };
+    rig.snapshot.insert("settings", Resource::Settings(settings));
+    rig.proxy = Proxy::start_logging_to(options, log.clone()).unwrap();
+    rig.port = crate::rig::free_port();
+    rig
+}
+
 #[tokio::test]
 async fn the_access_log_has_one_json_line_for_each_request() {
     let backend = Backend::echo("one").await;
-    let mut rig = Rig::with(options(), &[backend.address], |snapshot| {
-        let settings = snapshot::Settings { access_log: snapshot::AccessLog::Json, ..crate::rig::settings() };
-        snapshot.insert("settings", Resource::Settings(settings));
-    });
     let log = Collected::default();
-    rig.proxy = Proxy::start_logging_to(options(), log.clone()).unwrap();
-    rig.port = crate::rig::free_port();
+    let mut rig = logging(Rig::plain(&[backend.address]), options(), &log);
     let listener =
         snapshot::Listener { port: rig.port, hostname: snapshot::HostPattern::Any, protocol: snapshot::Protocol::Http };
     rig.set("web", Resource::Listener(listener));

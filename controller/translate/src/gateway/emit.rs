@@ -30,7 +30,7 @@ pub(super) fn route<R: RouteKind>(
 ) {
     let key = ObjectKey::of(route.metadata());
     let served = listeners.into_iter().filter_map(|(index, hostnames)| {
-        let listener = view.listeners.get(index).filter(|listener| listener.serves().is_some())?;
+        let listener = view.listeners.get(index).filter(|listener| listener.is_served())?;
         Some((listener, Attachment { listener: listener.id(), hostnames }))
     });
     match R::KIND {

@@ -74,7 +74,7 @@ pub(super) fn report(context: &mut Context, view: &View) {
 fn accepted(view: &View) -> Condition {
     let metadata = &view.object.metadata;
     let own = || view.own_listeners();
-    let broken: Vec<_> = own().filter(|listener| listener.serves().is_none()).collect();
+    let broken: Vec<_> = own().filter(|listener| !listener.is_served()).collect();
     let names: Vec<_> = broken.iter().map(|listener| listener.spec.name.as_str()).collect();
     match &view.refusal {
         Some(refusal) => condition(metadata, "Accepted", false, refusal.reason, &refusal.message),
@@ -94,7 +94,7 @@ fn programmed(view: &View, addresses: &Addresses) -> Condition {
     let no = |reason, message: &str| condition(metadata, "Programmed", false, reason, message);
     if view.plane.is_none() {
         no("Invalid", "The Gateway is not accepted.")
-    } else if view.own_listeners().all(|listener| listener.serves().is_none()) {
+    } else if view.own_listeners().all(|listener| !listener.is_served()) {
         no("Invalid", "No listener can be served: see their conditions.")
     } else if let Some(address) = &addresses.unusable {
         let message = format!(

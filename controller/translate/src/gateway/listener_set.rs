@@ -105,7 +105,7 @@ fn verdict(view: &View, set: &Set) -> Verdict {
     let owner = Owner::ListenerSet(set.key.clone());
     let own = || view.listeners.iter().filter(|listener| listener.owner == owner);
     let broken: Vec<_> =
-        own().filter(|listener| listener.serves().is_none()).map(|listener| listener.spec.name.as_str()).collect();
+        own().filter(|listener| !listener.is_served()).map(|listener| listener.spec.name.as_str()).collect();
     if broken.is_empty() {
         return Verdict {
             accepted: true,

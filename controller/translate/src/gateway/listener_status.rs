@@ -27,15 +27,15 @@ fn status(view: &View, listener: &Listener, metadata: &ObjectMeta) -> ListenerSt
         (Some(message), None) => condition("ResolvedRefs", false, "InvalidRouteKinds", message),
         (None, None) => condition("ResolvedRefs", true, "ResolvedRefs", "All references are resolved."),
     };
-    let programmed = match (&listener.conflict, listener.serves(), &view.plane) {
+    let programmed = match (&listener.conflict, listener.is_served(), &view.plane) {
         (Some((reason, message)), ..) => condition("Programmed", false, reason, message),
-        (None, None, _) => {
+        (None, false, _) => {
             condition("Programmed", false, "Invalid", "The listener cannot be served: see its other conditions.")
         }
-        (None, Some(_), None) => {
+        (None, true, None) => {
             condition("Programmed", false, "Invalid", "The Gateway is not accepted: see its conditions.")
         }
-        (None, Some(_), Some(_)) => {
+        (None, true, Some(_)) => {
             condition("Programmed", true, "Programmed", "Every data plane serves the listener as it is.")
         }
     };

@@ -88,10 +88,7 @@ pub(super) struct Unresolved {
 impl Listener<'_> {
     /// What data planes are told to speak; `None` when they do not hear of this listener.
     pub fn serves(&self) -> Option<snapshot::Protocol> {
-        if !self.usable() || self.conflict.is_some() {
-            return None;
-        }
-        match self.protocol? {
+        match self.protocol.filter(|_| self.is_served())? {
             Protocol::Http => Some(snapshot::Protocol::Http),
             Protocol::Https => self.tls.clone().map(snapshot::Protocol::Https),
             Protocol::TlsPassthrough => Some(snapshot::Protocol::TlsPassthrough),
@@ -99,6 +96,12 @@ impl Listener<'_> {
             Protocol::Tcp => Some(snapshot::Protocol::Tcp),
             Protocol::Udp => Some(snapshot::Protocol::Udp),
         }
+    }
+
+    /// Whether data planes hear of this listener.
+    pub fn is_served(&self) -> bool {
+        let lacks_certificates = self.terminates_tls() && self.tls.is_none();
+        self.usable() && self.protocol.is_some() && self.conflict.is_none() && !lacks_certificates
     }
 
     /// The name in snapshots.

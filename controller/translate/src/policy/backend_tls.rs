@@ -1,12 +1,12 @@
 //! `BackendTLSPolicy` as the client's side of TLS towards a Service (GEP-1897).
 
-use crds::gateway::{BackendTLSPolicySpec, BackendTLSPolicyValidation, LocalObjectReference};
+use crds::gateway::{BackendTLSPolicy, BackendTLSPolicySpec, BackendTLSPolicyValidation, LocalObjectReference};
 use rustls_pki_types::DnsName;
 use snapshot::{Authorities, BackendTls, SubjectAltName, Verification};
 
 use super::{BrokenReference, Invalid, Parsed, References};
 use crate::authorities::{self, AuthoritiesError};
-use crate::{Kind, ObjectKey, Resources};
+use crate::{Entry, Kind, ObjectKey, Resources};
 
 /// What a BackendTLSPolicy means for connections to its targets. Plain text is not among it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,12 +65,13 @@ pub(super) fn parse(
     }
 }
 
-/// The objects that a policy refers to for certificate authorities, where they are of a kind that can hold some.
-pub(super) fn wanted<'s>(
-    policy: &'s ObjectKey,
-    spec: &'s BackendTLSPolicySpec,
-) -> impl Iterator<Item = (Kind, ObjectKey)> + 's {
-    let references = spec.validation.ca_certificate_refs.iter().flatten();
+/// The objects to which a policy, as it is or was, refers for certificate authorities.
+pub(crate) fn wanted<'e>(
+    policy: &'e ObjectKey,
+    entry: &'e Entry<BackendTLSPolicy>,
+) -> impl Iterator<Item = (Kind, ObjectKey)> + 'e {
+    let versions = std::iter::once(&entry.current).chain(&entry.last_good);
+    let references = versions.flat_map(|version| version.spec.validation.ca_certificate_refs.iter().flatten());
     references.filter_map(|reference| {
         let kind = authorities::kind_of(&reference.group, &reference.kind).ok()?;
         Some((kind, ObjectKey::new(policy.namespace.as_str(), reference.name.as_str())))

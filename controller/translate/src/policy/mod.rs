@@ -22,7 +22,7 @@ use crate::{Entry, Kind, ObjectKey, Problem, Resources, Severity, Stored};
 use target::{Claims, Target};
 
 pub(crate) use backend::BackendSettings;
-pub(crate) use backend_tls::TlsToBackend;
+pub(crate) use backend_tls::{TlsToBackend, wanted};
 pub(crate) use status::statuses;
 pub(crate) use traffic::Traffic;
 
@@ -103,12 +103,7 @@ impl Policies {
     /// stays in force as it last was. A TrafficPolicy that never was valid refuses its targets' requests, for nothing is
     /// served without its protection, and neither does a BackendTLSPolicy fall back to plain text; a BackendPolicy that never
     /// was protects nothing, so its targets have the defaults.
-    pub fn new(
-        resources: &Resources,
-        problems: &mut Vec<Problem>,
-        rejected: &mut BTreeSet<(Kind, ObjectKey)>,
-        wanted: &mut BTreeSet<(Kind, ObjectKey)>,
-    ) -> Self {
+    pub fn new(resources: &Resources, problems: &mut Vec<Problem>, rejected: &mut BTreeSet<(Kind, ObjectKey)>) -> Self {
         let mut report = Report { problems, rejected };
         let (traffic, mut judged) = judge::<TrafficPolicy, _>(
             resources,
@@ -139,10 +134,6 @@ impl Policies {
             },
             &mut report,
         );
-        for (key, entry) in &resources.backend_tls_policies {
-            let versions = std::iter::once(&entry.current).chain(&entry.last_good);
-            wanted.extend(versions.flat_map(|policy| backend_tls::wanted(key, &policy.spec)));
-        }
         judged.extend(of_backends);
         judged.extend(of_tls);
         Self { traffic, backend, backend_tls, judged }

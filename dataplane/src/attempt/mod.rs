@@ -1,0 +1,277 @@
+//! Getting an answer for a request: an endpoint, a connection, a try, and where it is safe or asked for another one.
+
+mod again;
+mod limits;
+pub mod message;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::Request;
+use snapshot::Timeouts;
+use tokio::time::Instant;
+
+use crate::balance::{Outcome, Picked};
+use crate::body::RequestBody;
+use crate::clock::within;
+use crate::cluster::{Cluster, Selection};
+use crate::exchange::Exchange;
+use crate::reason::Reason;
+use crate::route::Rule;
+use crate::tick::Tick;
+use crate::upstream::{self, BackendError, Connection, Connector, SendError, Sent};
+use crate::worker::Worker;
+use again::Again;
+use limits::{Limits, earliest, of_client};
+
+/// Most retries that no rule asked for (ingress-nginx `proxy-next-upstream-tries`, which counts the first attempt too).
+const RETRIES: usize = 2;
+/// Endpoints that failed a moment ago are passed over so often.
+const PASSED_OVER: usize = 4;
+
+/// An endpoint's answer.
+pub struct Answered {
+    /// What it sent, and what carries the rest.
+    pub sent: Sent,
+    /// The choice that led to it.
+    pub picked: Picked,
+    /// When the rest must be there, and the reason when it is not.
+    pub until: Option<(Instant, Reason)>,
+}
+
+/// Sends a request to an endpoint of `cluster` and waits for the head of its answer. `now` is when the exchange started:
+/// reading the clock is a noticeable part of a request's cost, so the first attempt counts from there.
+///
+/// # Errors
+/// Why there is none.
+pub async fn send(
+    exchange: &mut Exchange,
+    cluster: &Cluster,
+    rule: &Rule,
+    mut request: Request<RequestBody>,
+    now: Tick,
+) -> Result<Answered, Reason> {
+    let worker = exchange.client.worker.clone();
+    let connector = worker.connector(cluster)?;
+    let whole = rule.timeouts.request.map(|limit| exchange.start + limit);
+    let mut asked = rule.retry.as_ref().map(|retry| Again::new(retry, &request));
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut failure = Reason::NoEndpoints;
+    let mut budget = Budget { worker: &worker, left: RETRIES };
+    let mut first = true;
+    worker.retries.earn();
+    loop {
+        let Some((picked, entry)) = choose(exchange, cluster, &connector, &request, &tried, now) else {
+            if asked.is_none() || tried.is_empty() {
+                return Err(failure);
+            }
+            // Who asks for more attempts than there are endpoints wants some of them to be asked twice.
+            tried.clear();
+            continue;
+        };
+        let address = picked.endpoint().address();
+        exchange.endpoint = Some(address);
+        worker.stats.retries.add(u64::from(!first));
+        let (began, tick) = if first { (exchange.start, Some(now)) } else { (Instant::now(), None) };
+        first = false;
+        let timeouts = &rule.timeouts;
+        let attempt = Attempt { cluster, connector: &connector, timeouts, whole, began, tick, again: asked.as_ref() };
+        let failed = match attempt.run(exchange, &mut request, picked, &entry).await {
+            Ok(answered) => match &mut asked {
+                Some(again) if again.wants(answered.sent.status(), whole) => {
+                    tried.push(address);
+                    answered.sent.discard();
+                    request = again.next().await;
+                    continue;
+                }
+                _ => return Ok(answered),
+            },
+            Err(failed) => failed,
+        };
+        failure = failed.reason;
+        if failed.retry != Retry::Blameless {
+            tried.push(address);
+        }
+        match asked.as_mut().filter(|again| again.is_replayable()) {
+            Some(again) if failed.retry == Retry::Blameless && budget.spend() => request = again.request(),
+            Some(again) if failed.retry != Retry::Never && again.permits(whole) => request = again.next().await,
+            None if matches!(failed.retry, Retry::Safe | Retry::Blameless) && budget.spend() => {}
+            _ => return Err(failure),
+        }
+    }
+}
+
+/// The retries that no rule asked for.
+struct Budget<'w> {
+    worker: &'w Worker,
+    left: usize,
+}
+
+impl Budget<'_> {
+    fn spend(&mut self) -> bool {
+        let Some(left) = self.left.checked_sub(1) else { return false };
+        self.left = left;
+        let granted = self.worker.retries.spend();
+        self.worker.stats.retries_refused.add(u64::from(!granted));
+        granted
+    }
+}
+
+/// Why an attempt got no answer.
+struct Failed {
+    reason: Reason,
+    retry: Retry,
+}
+
+/// Whether there may be another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    /// Nothing was sent, or it may be sent twice.
+    Safe,
+    /// The same, and the endpoint only closed a connection that was idle, or refused a stream.
+    Blameless,
+    /// Only if the rule asks for it.
+    Asked,
+    /// Not at all.
+    Never,
+}
+
+/// One try at one endpoint.
+struct Attempt<'a> {
+    cluster: &'a Cluster,
+    connector: &'a Connector,
+    timeouts: &'a Timeouts,
+    /// When the exchange must be over.
+    whole: Option<Instant>,
+    began: Instant,
+    /// The same, where it was read already.
+    tick: Option<Tick>,
+    /// Where the rule asks for retries: keeps the request.
+    again: Option<&'a Again<'a>>,
+}
+
+impl Attempt<'_> {
+    async fn run(
+        &self,
+        exchange: &mut Exchange,
+        request: &mut Request<RequestBody>,
+        picked: Picked,
+        entry: &Rc<upstream::Entry>,
+    ) -> Result<Answered, Failed> {
+        let own = self.timeouts.backend_request.map(|limit| self.began + limit);
+        let late = |at| (at, Reason::RequestTimeout);
+        let until = earliest(self.whole.map(late), own.map(late));
+        let endpoint = picked.endpoint();
+        let connection = match within(until.map(|(at, _)| at), entry.checkout(self.timeouts.connect)).await {
+            Some(Ok(connection)) => connection,
+            Some(Err(error)) => {
+                tracing::debug!(endpoint = %endpoint.address(), %error, "no connection to an endpoint");
+                self.cluster.report(endpoint, Outcome::Failed, Tick::now());
+                return Err(Failed { reason: error.reason(), retry: Retry::Safe });
+            }
+            None => return Err(self.timed_out(Reason::RequestTimeout, true)),
+        };
+        let reused = connection.is_reused();
+        let idle_race = reused && matches!(connection, Connection::Http1(_));
+        let limits = Limits::new(exchange, self.timeouts, until, self.began);
+        message::address(request, self.connector, endpoint.address(), exchange.host.is_some());
+        let idempotent = message::is_idempotent(request.method());
+        let bodiless = matches!(request.body(), RequestBody::Empty);
+        let (error, unsent) = match deliver(connection, request, limits, bodiless && self.again.is_none()).await {
+            Ok(Ok(sent)) => {
+                let took = self.began.elapsed();
+                exchange.upstream_took = Some(took);
+                let began = self.tick.unwrap_or_else(Tick::now);
+                self.cluster.report(endpoint, Outcome::Answered(sent.status(), took), began + took);
+                return Ok(Answered { sent, picked, until });
+            }
+            Ok(Err(SendError { error, unsent })) => (error, unsent),
+            Err(reason) => {
+                if matches!(reason, Reason::ReadTimeout | Reason::SendTimeout) {
+                    self.cluster.report(endpoint, Outcome::Failed, Tick::now());
+                }
+                return Err(self.timed_out(reason, idempotent));
+            }
+        };
+        if let Some(reason) = exchange.upload.as_deref().and_then(of_client) {
+            return Err(Failed { reason, retry: Retry::Never });
+        }
+        tracing::debug!(endpoint = %endpoint.address(), %error, reused, "an attempt failed");
+        let refused = matches!(error, BackendError::Refused);
+        let blameless = idle_race || (reused && unsent);
+        if blameless {
+            // The endpoint closes its idle connections, perhaps because it is restarting: the others will be no better.
+            entry.forget_idle();
+        } else if !refused {
+            self.cluster.report(endpoint, Outcome::Failed, Tick::now());
+        }
+        let kept = self.again.is_some_and(Again::is_replayable);
+        let retry = match unsent || (refused && kept) || (idempotent && (bodiless || kept)) {
+            true if blameless || refused => Retry::Blameless,
+            true => Retry::Safe,
+            false => Retry::Never,
+        };
+        Err(Failed { reason: error.reason(), retry })
+    }
+
+    /// A limit in time was reached.
+    fn timed_out(&self, reason: Reason, repeatable: bool) -> Failed {
+        let over = self.whole.is_some_and(|end| end <= Instant::now());
+        let of_endpoint = reason != Reason::ClientTimeout;
+        let retry = if repeatable && of_endpoint && !over { Retry::Asked } else { Retry::Never };
+        Failed { reason, retry }
+    }
+}
+
+/// An endpoint that was not tried, and rather one that did not fail a moment ago.
+fn choose(
+    exchange: &Exchange,
+    cluster: &Cluster,
+    connector: &Arc<Connector>,
+    request: &Request<RequestBody>,
+    tried: &[SocketAddr],
+    now: Tick,
+) -> Option<(Picked, Rc<upstream::Entry>)> {
+    let pool = &exchange.client.worker.pool;
+    let pick = |tried: &[SocketAddr]| {
+        let picked = cluster.pick(&Selection { headers: request.headers(), tried, now })?;
+        let entry = pool.entry(picked.endpoint(), connector);
+        Some((picked, entry))
+    };
+    let first = pick(tried)?;
+    if !first.1.is_cooling_down() {
+        return Some(first);
+    }
+    let mut skipped = tried.to_vec();
+    skipped.push(first.0.endpoint().address());
+    for _ in 0..PASSED_OVER {
+        match pick(&skipped) {
+            Some(other) if !other.1.is_cooling_down() => return Some(other),
+            Some(other) => skipped.push(other.0.endpoint().address()),
+            None => break,
+        }
+    }
+    Some(first)
+}
+
+/// Sends the request on this connection. With `restore` a request without a body is still there when that fails.
+async fn deliver(
+    connection: Connection,
+    request: &mut Request<RequestBody>,
+    mut limits: Limits,
+    restore: bool,
+) -> Result<Result<Sent, SendError>, Reason> {
+    let connection = match connection {
+        Connection::Http1(connection) => return connection.send(request, move |cx| limits.poll(cx)).await,
+        Connection::Http2(connection) => connection,
+    };
+    // hyper keeps what it has begun to send.
+    let copy = restore.then(|| message::with_body(request, RequestBody::Empty));
+    let mut sent = connection.send(request, |cx| limits.poll(cx)).await;
+    if let (Ok(Err(SendError { error, unsent: unsent @ false })), Some(copy)) = (&mut sent, copy) {
+        *request = copy;
+        *unsent = matches!(error, BackendError::Refused);
+    }
+    sent
+}
