@@ -106,7 +106,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty store that is ready once each of `kinds` was listed and the record of last good versions read. Status entries of `controllers` are its own.
+    /// An empty store that is ready once each of `kinds` was listed and the record of last good versions read. Status entries
+    /// of `controllers` are its own.
     pub fn new(kinds: impl IntoIterator<Item = Kind>, controllers: Vec<String>) -> Self {
         Self {
             resources: Resources::default(),

@@ -60,7 +60,7 @@ impl Resolution {
 /// A cluster, by the address of its handle, and what it is to be resolved from.
 type Followed = (usize, (String, u16));
 
-/// Follows each name in a task of its own, so that no name waits for another.
+/// Follows each name in a task of its own: a name waits for others only while [`AT_ONCE`] of them are asked for.
 async fn run(mut changed: watch::Receiver<Vec<Arc<Cluster>>>, local: LocalEndpoints, server: Option<SocketAddr>) {
     // Nothing is set up, and no resolver configuration read, until there is a name.
     if changed.wait_for(|clusters| !clusters.is_empty()).await.is_err() {

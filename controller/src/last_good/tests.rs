@@ -167,7 +167,7 @@ fn replicas_with_different_histories_converge() {
 
 #[test]
 fn what_is_rejected_first_has_its_place_and_what_has_none_is_named() {
-    let good = [b'x'; 150_000]; // half as much again in base64
+    let good = [b'x'; 150_000]; // a third more in base64
     let mut resources = Resources::default();
     let names = ["d", "c", "b", "a", "e"].map(|name| (Kind::Secret, name));
     let next = |record: &Record, resources: &Resources, names: &[(Kind, &str)]| {

@@ -56,7 +56,7 @@ impl Gate {
         acks.programmed(plane, waiting.publication, self.ready.get(plane).unwrap_or(&none))
     }
 
-    /// As [`Self::check`], where nobody can be told to wait: not waiting ends after a while.
+    /// As [`Self::check`], where nobody can be told to wait: waiting ends after a while.
     pub(super) fn check_patiently(
         &mut self,
         target: &Target,

@@ -19,7 +19,7 @@ mod settings;
 mod status;
 mod translation;
 
-pub use gateway::infrastructure_name;
+pub use gateway::{gateway_label, infrastructure_name};
 pub use problem::{Problem, Severity};
 pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored, objects};
 pub use settings::{PortMap, Settings};

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
 
 use super::listeners::{Listener, Owner};
-use super::{View, condition, frontend, infrastructure_name, listener_set, listener_status, tls};
+use super::{View, condition, frontend, gateway_label, infrastructure_name, listener_set, listener_status, tls};
 use crate::context::Context;
 use crate::{Infrastructure, Kind, Resources};
 
@@ -139,10 +139,11 @@ struct Addresses {
 
 impl Addresses {
     fn find(resources: &Resources, view: &View) -> Self {
-        let name = infrastructure_name(&view.key.name, &view.object.spec.gateway_class_name);
+        let class = &view.object.spec.gateway_class_name;
+        let (name, label) = (infrastructure_name(&view.key.name, class), gateway_label(&view.key.name, class));
         let ours = |service: &&std::sync::Arc<Service>| {
             let labels = service.metadata.labels.as_ref();
-            labels.and_then(|labels| labels.get(GATEWAY_NAME)) == Some(&view.key.name)
+            labels.and_then(|labels| labels.get(GATEWAY_NAME)) == Some(&label)
         };
         let Some(service) = resources.get::<Service>(&view.key.namespace, &name).filter(ours) else {
             return Self { assigned: Vec::new(), unusable: None, pending: false };

@@ -46,7 +46,7 @@ use parameters::Reference;
 use protocol::Protocol;
 
 pub(crate) use conditions::condition;
-pub use names::infrastructure_name;
+pub use names::{gateway_label, infrastructure_name};
 
 /// A Gateway of ours.
 struct View<'a> {

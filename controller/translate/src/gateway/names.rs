@@ -2,7 +2,7 @@
 
 use snapshot::Hash;
 
-/// The longest name of a Service.
+/// The longest name of a Service, and the longest value of a label.
 const LONGEST: usize = 63;
 
 /// The name of the Deployment, Service and ServiceAccount of a Gateway (GEP-1762): `<gateway>-<class>`.
@@ -22,6 +22,15 @@ pub fn infrastructure_name(gateway_name: &str, class_name: &str) -> String {
         whole.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' });
     let cut: String = prefix.chars().chain(cleaned).take(LONGEST - hash.len() - 1).collect();
     format!("{}-{hash}", cut.trim_end_matches('-'))
+}
+
+/// The value of the label that names the Gateway on what is made for it (GEP-1762): the Gateway's name, or its
+/// [`infrastructure_name`] where that is too long for a label.
+pub fn gateway_label(gateway_name: &str, class_name: &str) -> String {
+    match gateway_name.len() <= LONGEST {
+        true => gateway_name.to_owned(),
+        false => infrastructure_name(gateway_name, class_name),
+    }
 }
 
 #[cfg(test)]
@@ -51,5 +60,12 @@ mod tests {
             );
             assert!(!names[..index].contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_label_is_the_gateways_name_where_it_fits() {
+        assert_eq!(gateway_label(&"a".repeat(63), "sluice"), "a".repeat(63));
+        let long = "a".repeat(64);
+        assert_eq!(gateway_label(&long, "sluice"), infrastructure_name(&long, "sluice"));
     }
 }
