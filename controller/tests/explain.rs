@@ -119,6 +119,7 @@ spec:
     - path: {type: PathPrefix, value: /only}
       method: POST
     backendRefs: [{name: missing, port: 80}]
+    retry: {attempts: 4, codes: [500, 503], backoff: 50ms}
   - matches:
     - path: {type: PathPrefix, value: /moved}
     filters:
@@ -135,6 +136,8 @@ fn what_came_close_and_what_is_broken() {
     assert_tells(&ask(&["http://a.example:8000/other"]), 1, &["404", "path prefix /only", "path prefix /moved"]);
     assert_tells(&ask(&["http://b.example:8000/"]), 1, &["404", "a.example"]);
     assert_tells(&ask(&["http://a.example:8000/only", "-X", "POST"]), 1, &["500", "g.yaml:19:", "missing"]);
+    let retries = "up to 4 retries after failed connections and statuses 500, 503, the first after 50ms";
+    assert_tells(&ask(&["http://a.example:8000/only", "-X", "POST"]), 1, &[retries]);
     assert_tells(&ask(&["http://a.example:8000/moved/x"]), 0, &["301: redirect to http://b.example:8000/moved/x"]);
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use snapshot::{
     BackendProtocol, Balancer, Cluster, Filter, HeaderEdit, LimitKey, Match, Mirror, OriginPattern, PathMatch,
-    PathRewrite, PersistenceMode, Refusal, Rule, Scheme, ValueMatch, ValuePattern, Verification,
+    PathRewrite, PersistenceMode, Refusal, Retry, Rule, Scheme, ValueMatch, ValuePattern, Verification,
 };
 
 /// A match: `path prefix /cart, method GET, header x-a = b`.
@@ -40,7 +40,15 @@ pub(super) fn limits(rule: &Rule) -> Vec<String> {
         ("backend request", timeouts.backend_request),
     ];
     let times = times.into_iter().filter_map(|(name, time)| Some(format!("{name} timeout {:?}", time?)));
-    times.chain(rule.max_body.map(|bytes| format!("bodies up to {bytes} bytes"))).collect()
+    let size = rule.max_body.map(|bytes| format!("bodies up to {bytes} bytes"));
+    times.chain(size).chain(rule.retry.as_ref().map(retry)).collect()
+}
+
+fn retry(retry: &Retry) -> String {
+    let Retry { attempts, statuses, backoff } = retry;
+    let statuses: Vec<_> = statuses.iter().map(u16::to_string).collect();
+    let on = if statuses.is_empty() { "" } else { " and statuses " };
+    format!("up to {attempts} retries after failed connections{on}{}, the first after {backoff:?}", statuses.join(", "))
 }
 
 /// What a filter does.
