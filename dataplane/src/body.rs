@@ -339,7 +339,7 @@ impl ResponseBody {
 
     fn sent(&mut self, bytes: usize) {
         if let Some(exchange) = &mut self.exchange {
-            exchange.sent(bytes);
+            exchange.sent(bytes as u64);
         }
     }
 

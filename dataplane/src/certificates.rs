@@ -1,15 +1,16 @@
 //! How the handshakes of each port are made.
 
 use std::collections::BTreeMap;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use snapshot::{Kind, Listener, Protocol, Resource, ResourceId, Snapshot, Tls};
+use snapshot::{Kind, Listener, Protocol, Resource, ResourceId, Snapshot};
 
 use crate::compile::Rejection;
 use crate::keys::Keys;
 use crate::tickets::{Scope, TicketKeys};
-use crate::tls::{CurrentCertificates, ListenerCertificates, PortCertificates, PortTls, server_config};
+use crate::tls::{CurrentCertificates, Inside, ListenerCertificates, PortCertificates, PortTls, server_config};
 
 /// The handshakes' configurations, kept from one snapshot to the next.
 #[derive(Default)]
@@ -21,8 +22,8 @@ pub struct Certificates {
 #[derive(Default)]
 struct Port {
     certificates: Arc<CurrentCertificates>,
-    /// By what is asked of clients.
-    configs: BTreeMap<Scope, Config>,
+    /// By what is inside, and what is asked of clients.
+    configs: BTreeMap<(Inside, Scope), Config>,
     tls: Arc<PortTls>,
 }
 
@@ -42,11 +43,17 @@ impl Certificates {
         if let Some(Resource::Settings(settings)) = resource(snapshot, Kind::Settings, "settings") {
             self.tickets.store(&settings.ticket_keys);
         }
-        let mut ports: BTreeMap<u16, Vec<(&ResourceId, &Listener, &Tls)>> = BTreeMap::new();
+        let mut ports: BTreeMap<u16, Vec<(&ResourceId, &Listener)>> = BTreeMap::new();
+        let mut protocols = BTreeMap::new();
         for (id, hashed) in snapshot.iter() {
             let Resource::Listener(listener) = hashed.resource().as_ref() else { continue };
-            let Protocol::Https(tls) = &listener.protocol else { continue };
-            ports.entry(listener.port).or_default().push((id, listener, tls));
+            if let Protocol::Https(_) | Protocol::TlsTerminate(_) | Protocol::TlsPassthrough = listener.protocol {
+                // Another protocol for the same name was rejected by the routing table.
+                let protocol = discriminant(&listener.protocol);
+                if *protocols.entry((listener.port, &listener.hostname)).or_insert(protocol) == protocol {
+                    ports.entry(listener.port).or_default().push((id, listener));
+                }
+            }
         }
         self.ports.retain(|port, _| ports.contains_key(port));
         let mut rejections = Vec::new();
@@ -57,7 +64,7 @@ impl Certificates {
         rejections
     }
 
-    /// How handshakes on this port are made; `None` where no listener of it speaks TLS.
+    /// What becomes of connections to this port; `None` where no listener of it speaks TLS.
     pub fn of_port(&self, port: u16) -> Option<Arc<PortTls>> {
         self.ports.get(&port).map(|port| port.tls.clone())
     }
@@ -66,7 +73,7 @@ impl Certificates {
 impl Port {
     fn update(
         &mut self,
-        listeners: &[(&ResourceId, &Listener, &Tls)],
+        listeners: &[(&ResourceId, &Listener)],
         keys: &Keys,
         tickets: &Arc<TicketKeys>,
     ) -> Vec<Rejection> {
@@ -74,20 +81,28 @@ impl Port {
         let mut certificates = PortCertificates::default();
         let mut tls = PortTls::default();
         let mut configs = BTreeMap::new();
-        for &(id, listener, settings) in listeners {
+        for &(id, listener) in listeners {
+            let (settings, inside) = match &listener.protocol {
+                Protocol::Https(tls) => (tls, Inside::Http),
+                Protocol::TlsTerminate(tls) => (tls, Inside::Bytes),
+                _ => {
+                    tls.pass(listener);
+                    continue;
+                }
+            };
             let of_listener = ListenerCertificates::new(settings, |name| keys.get(name).cloned());
             certificates.add(listener.hostname.clone(), of_listener);
             let clients = settings.client_validation.as_ref();
-            let scope = Scope::of(clients);
-            let config: &Config = configs.entry(scope).or_insert_with(|| match self.configs.get(&scope) {
+            let key = (inside, Scope::of(clients));
+            let config: &Config = configs.entry(key).or_insert_with(|| match self.configs.get(&key) {
                 Some(same) => same.clone(),
                 None => {
-                    let (server, refused) = server_config(self.certificates.clone(), tickets.clone(), clients);
+                    let (server, refused) = server_config(self.certificates.clone(), tickets.clone(), inside, clients);
                     Config { server: server.map(Arc::new), refused }
                 }
             });
             rejections.extend(config.refused.clone().map(|reason| Rejection { id: id.clone(), reason }));
-            tls.add(listener, settings, config.server.clone());
+            tls.open(listener, settings, inside, config.server.clone());
         }
         self.certificates.store(Arc::new(certificates));
         self.configs = configs;

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,30 +10,25 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustls::server::{Accepted, Acceptor};
 use snapshot::Scheme;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::{StartHandshake, TlsStream};
+use tokio_rustls::TlsStream;
 
-use crate::clock::{Alarm, within};
+use crate::clock::Alarm;
 use crate::forwarded::Origin;
+use crate::handshake::{self, Begun};
+use crate::l4;
 use crate::reason::Reason;
-use crate::shared::Port;
-use crate::tls::PortTls;
+use crate::shared::{Greeting, Port};
+use crate::tls::{Opening, PortTls};
 use crate::transport::{ClientStream, Transport};
 use crate::watch::{Signal, Watch};
 use crate::worker::Worker;
 
 /// What every HTTP/2 connection begins with (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// A TLS handshake takes a few milliseconds; this is for slow links.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// What is read of a client's first flight before it is known to speak TLS. A ClientHello is smaller.
-const FIRST_READ: usize = 4096;
 
 /// Who connected before a drain has so long for a first request: it may be on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -63,13 +57,67 @@ impl Client {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: &Port) {
-    let opened = match port.tls.load_full() {
-        Some(tls) => handshake(&worker, stream, port, tls).await,
-        None => peek(&worker, stream, port.number).await,
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: Arc<Port>) {
+    let number = port.number;
+    let opened = match &*port.greeting.load_full() {
+        Greeting::Http => peek(&worker, stream, number).await,
+        // In boxes, so that connections of HTTP keep no room for what comes before or goes elsewhere.
+        Greeting::Tls(tls) => Box::pin(open(&worker, stream, peer, &port, tls)).await,
+        Greeting::Tcp => {
+            let session = l4::Session::begin(worker.clone(), peer, number, l4::Protocol::Tcp, "".into());
+            Box::pin(l4::serve(session, stream)).await;
+            None
+        }
+        Greeting::None => None,
     };
-    let Some(opened) = opened else { return };
-    let port = port.number;
+    if let Some(opened) = opened {
+        serve_http(worker, opened, peer, number).await;
+    }
+}
+
+/// Begins with TLS; what is not HTTP inside is served to its end.
+async fn open(
+    worker: &Rc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    port: &Port,
+    tls: &PortTls,
+) -> Option<Opened> {
+    let hello = match handshake::begin(worker, &mut stream).await? {
+        Begun::Tls(hello) => hello,
+        // Methods begin with a letter, records of TLS with a small number.
+        Begun::Other(first_bytes) if tls.is_http() && first_bytes.first().is_some_and(u8::is_ascii_alphabetic) => {
+            let transport = Transport::Plain(stream);
+            return Some(Opened { transport, first_bytes, server_name: None, http2: false, lost: true, watch: None });
+        }
+        Begun::Other(bytes) => {
+            handshake::refuse(worker, stream, &bytes, tls.is_http()).await;
+            return None;
+        }
+    };
+    let session = |protocol| l4::Session::begin(worker.clone(), peer, port.number, protocol, hello.server_name.clone());
+    match tls.find(&hello.server_name) {
+        Some(Opening::Http(config)) => {
+            let server_name = Some(hello.server_name.clone());
+            let stream = handshake::finish(worker, stream, hello, config, port).await?;
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let transport = Transport::Tls(Box::new(TlsStream::Server(stream)));
+            let first_bytes = Vec::new();
+            return Some(Opened { transport, first_bytes, server_name, http2, lost: false, watch: None });
+        }
+        Some(Opening::Passed) => l4::serve_passed(session(l4::Protocol::TlsPassthrough), stream, hello).await,
+        Some(Opening::Terminated(config)) => {
+            l4::serve_terminated(session(l4::Protocol::TlsTerminate), stream, hello, config, port).await;
+        }
+        Some(Opening::Refused) => worker.stats.handshake_failures.add(1),
+        // The specification wants the end of the connection and no alert.
+        None if tls.is_http() => worker.stats.handshake_failures.add(1),
+        None => session(l4::Protocol::Tls).refuse(Reason::NoRoute),
+    }
+    None
+}
+
+async fn serve_http(worker: Rc<Worker>, opened: Opened, peer: SocketAddr, port: u16) {
     let watch = opened.watch.unwrap_or_else(|| Arc::new(Watch::new(port, opened.http2)));
     let _registered = worker.register(&watch);
     let stream = TokioIo::new(ClientStream::new(opened.transport, opened.first_bytes, watch.clone()));
@@ -172,94 +220,6 @@ struct Opened {
     http2: bool,
     lost: bool,
     watch: Option<Arc<Watch>>,
-}
-
-async fn handshake(worker: &Worker, stream: TcpStream, port: &Port, tls: Arc<PortTls>) -> Option<Opened> {
-    let deadline = Some(Instant::now() + HANDSHAKE);
-    let shaken = async {
-        let (hello, stream) = match greet(stream).await? {
-            Greeted::Tls(hello, stream) => (hello, stream),
-            Greeted::Plain(first_bytes, stream) => return Ok(Err((first_bytes, stream))),
-        };
-        let name = hello.client_hello().server_name().map(str::to_owned);
-        let config = tls.config(name.as_deref()).ok_or_else(|| io::Error::other("no listener takes it"))?.clone();
-        // In a box, so that connections do not keep room for their handshakes.
-        let stream = Box::new(StartHandshake::from_parts(*hello, stream).into_stream(config.clone())).await?;
-        // Who was let in on terms of the past is not among the connections that had to leave when they changed.
-        let now = port.tls.load();
-        match now.as_ref().and_then(|now| now.config(name.as_deref())) {
-            Some(now) if Arc::ptr_eq(now, &config) => Ok(Ok(stream)),
-            _ => Err(io::Error::other("what is asked of clients has just changed")),
-        }
-    };
-    let stream = match within(deadline, shaken).await {
-        Some(Ok(Ok(stream))) => stream,
-        Some(Ok(Err((first_bytes, stream)))) => {
-            let transport = Transport::Plain(stream);
-            return Some(Opened { transport, first_bytes, server_name: None, http2: false, lost: true, watch: None });
-        }
-        Some(Err(error)) => {
-            tracing::debug!(%error, "a TLS handshake failed");
-            worker.stats.handshake_failures.add(1);
-            return None;
-        }
-        None => {
-            worker.stats.handshake_failures.add(1);
-            return None;
-        }
-    };
-    let session = stream.get_ref().1;
-    let http2 = session.alpn_protocol() == Some(b"h2");
-    let server_name = session.server_name().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase().into();
-    Some(Opened {
-        transport: Transport::Tls(Box::new(TlsStream::Server(stream))),
-        first_bytes: Vec::new(),
-        server_name: Some(server_name),
-        http2,
-        lost: false,
-        watch: None,
-    })
-}
-
-/// What a client on a port for TLS begins with.
-enum Greeted {
-    /// The first message of a handshake.
-    Tls(Box<Accepted>, TcpStream),
-    /// Plain HTTP, as far as it was read.
-    Plain(Vec<u8>, TcpStream),
-}
-
-/// Reads what the client sends first: the message that names the server it wants, unless it is plain HTTP.
-async fn greet(mut stream: TcpStream) -> io::Result<Greeted> {
-    // Nothing is set up for a client that sends nothing.
-    stream.readable().await?;
-    let mut bytes = Vec::with_capacity(FIRST_READ);
-    let mut acceptor: Option<Acceptor> = None;
-    loop {
-        bytes.clear();
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        // Methods begin with a letter, records of TLS with a small number.
-        if acceptor.is_none() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
-            return Ok(Greeted::Plain(bytes, stream));
-        }
-        let acceptor = acceptor.get_or_insert_default();
-        let mut unread = bytes.as_slice();
-        while !unread.is_empty() {
-            acceptor.read_tls(&mut unread)?;
-        }
-        match acceptor.accept() {
-            Ok(Some(hello)) => return Ok(Greeted::Tls(Box::new(hello), stream)),
-            Ok(None) => {}
-            Err((error, mut alert)) => {
-                let mut sent = Vec::new();
-                alert.write_all(&mut sent)?;
-                stream.write_all(&sent).await?;
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-            }
-        }
-    }
 }
 
 /// Reads until it is clear whether the client begins with the preface of HTTP/2. Nothing else of a connection exists

@@ -89,8 +89,8 @@ impl Exchange {
     }
 
     /// Bytes of the answer's body were passed on.
-    pub fn sent(&mut self, bytes: usize) {
-        self.0.bytes_out += bytes as u64;
+    pub fn sent(&mut self, bytes: u64) {
+        self.0.bytes_out += bytes;
     }
 
     /// The answer ends early; the first reason stays.

@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::metrics::{BUCKETS, Counter, RuleTotals, WorkerStats, rule_totals};
+use crate::metrics::{BUCKETS, Counter, L4Totals, RuleTotals, WorkerStats, l4_totals, rule_totals};
 use crate::reason::Reason;
 use crate::shared::{Shared, State};
 
@@ -53,16 +53,18 @@ impl Collector for Scrape {
         for (name, help, value) in counters {
             ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
-        let gauges: [(&str, &str, u64); 3] = [
+        let gauges: [(&str, &str, u64); 4] = [
             ("connections_open", "Client connections open", sum(|stats| &stats.open)),
             ("udp_sessions_open", "UDP sessions at present", sum(|stats| &stats.sessions_open)),
+            ("tunnels_open", "Upgrades and connections without HTTP", sum(|stats| &stats.tunnels)),
             ("requests_in_flight", "Requests being served", sum(|stats| &stats.in_flight)),
         ];
         for (name, help, value) in gauges {
             ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         self.encode_snapshot(&mut encoder)?;
-        self.encode_rules(&mut encoder)
+        self.encode_rules(&mut encoder)?;
+        self.encode_l4_routes(&mut encoder)
     }
 }
 
@@ -108,6 +110,32 @@ impl Scrape {
         }
         self.encode_bytes(encoder, "request_bytes", "Bytes of request bodies by rule", |totals| totals.bytes_in)?;
         self.encode_bytes(encoder, "response_bytes", "Bytes of response bodies by rule", |totals| totals.bytes_out)
+    }
+
+    fn encode_l4_routes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let totals = l4_totals(&self.stats);
+        type Sum = fn(&L4Totals) -> u64;
+        let sums: [(&str, &str, Sum); 3] = [
+            ("l4_connections", "Connections without HTTP that are over, by route", |totals| totals.connections),
+            ("l4_received_bytes", "Bytes from clients by route", |totals| totals.bytes_in),
+            ("l4_sent_bytes", "Bytes to clients by route", |totals| totals.bytes_out),
+        ];
+        for (name, help, sum) in sums {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (route, totals) in &totals {
+                let labels = [("route", route.as_ref())];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&sum(totals), None)?;
+            }
+        }
+        let help = "Connections without HTTP that were refused or ended early, by route and reason";
+        let mut family = encoder.encode_descriptor("l4_failures", help, None, MetricType::Counter)?;
+        for (route, totals) in &totals {
+            for (reason, count) in Reason::ALL.iter().zip(&totals.reasons).filter(|(_, count)| **count > 0) {
+                let labels = [("route", route.as_ref()), ("reason", reason.as_str())];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(count, None)?;
+            }
+        }
+        Ok(())
     }
 
     fn encode_bytes(

@@ -1,4 +1,5 @@
-//! The access log: one JSON line per request or UDP session, written in batches by a thread of its own.
+//! The access log: one JSON line per request, UDP session or other connection without HTTP, written in batches by a
+//! thread of its own.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use http::Version;
 
 use crate::exchange::Record;
+use crate::l4;
 use crate::metrics::WorkerStats;
 use crate::reason::Reason;
 use crate::udp::Session;
@@ -64,6 +66,11 @@ impl AccessLog {
     /// Adds the line of a request.
     pub fn line(&self, record: &Record, took: Duration, stats: &WorkerStats) {
         self.add(stats, |fields| write_request(fields, record, took));
+    }
+
+    /// Adds the line of a connection without HTTP.
+    pub fn connection(&self, record: &l4::Record, took: Duration, stats: &WorkerStats) {
+        self.add(stats, |fields| write_connection(fields, record, took));
     }
 
     /// Adds the line of a UDP session.
@@ -145,6 +152,27 @@ fn write_request(fields: &mut Fields<'_>, record: &Record, took: Duration) {
     if let Some(id) = &record.request_id {
         fields.text("request_id", id.as_bytes());
     }
+}
+
+fn write_connection(fields: &mut Fields<'_>, record: &l4::Record, took: Duration) {
+    fields.display("client", record.peer.ip());
+    fields.text("protocol", record.protocol.as_str().as_bytes());
+    fields.number("port", record.port.into());
+    if !record.server_name.is_empty() {
+        fields.text("server_name", record.server_name.as_bytes());
+    }
+    if let Some(reason) = record.reason {
+        fields.text("reason", reason.as_str().as_bytes());
+    }
+    if let Some(route) = &record.route {
+        fields.text("route", route.name.as_bytes());
+    }
+    if let Some(endpoint) = record.endpoint {
+        fields.display("endpoint", endpoint);
+    }
+    fields.number("bytes_in", record.bytes_in);
+    fields.number("bytes_out", record.bytes_out);
+    fields.seconds("duration", took);
 }
 
 fn protocol(version: Version) -> &'static [u8] {

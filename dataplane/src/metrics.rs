@@ -49,6 +49,8 @@ pub struct WorkerStats {
     pub overdue: Counter,
     /// TLS handshakes that failed.
     pub handshake_failures: Counter,
+    /// Connections that carry bytes: upgrades, and connections without HTTP.
+    pub tunnels: Counter,
     /// Requests that are being served.
     pub in_flight: Counter,
     /// Attempts beyond the first.
@@ -72,13 +74,24 @@ pub struct WorkerStats {
     /// Requests that match no rule, or were refused before routing.
     pub unrouted: RuleStats,
     rules: Mutex<BTreeMap<Arc<str>, Arc<RuleStats>>>,
+    l4_routes: Mutex<BTreeMap<Arc<str>, Arc<L4Stats>>>,
+}
+
+/// A counter for each of [`Reason::ALL`].
+#[derive(Debug)]
+struct ByReason([Counter; REASONS]);
+
+impl Default for ByReason {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 /// What one worker counts of one rule.
 #[derive(Debug, Default)]
 pub struct RuleStats {
     classes: [Counter; 5],
-    reasons: [Counter; REASONS],
+    reasons: ByReason,
     buckets: [Counter; BUCKETS.len() + 1],
     micros: Counter,
     bytes_in: Counter,
@@ -96,10 +109,72 @@ impl WorkerStats {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone()
     }
 
-    /// Forgets rules that are no longer configured.
-    pub fn retain(&self, configured: &BTreeSet<&str>) {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| configured.contains(name.as_ref()));
+    /// The counters of the route of connections of this name; those of no route have the empty name.
+    pub fn l4_route(&self, name: &Arc<str>) -> Arc<L4Stats> {
+        self.l4_routes.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone()
     }
+
+    /// Forgets rules and routes that are no longer configured.
+    pub fn retain(&self, rules: &BTreeSet<&str>, l4_routes: &BTreeSet<&str>) {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| rules.contains(name.as_ref()));
+        let mut held = self.l4_routes.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|name, _| name.is_empty() || l4_routes.contains(name.as_ref()));
+    }
+}
+
+/// What one worker counts of one route of connections.
+#[derive(Debug, Default)]
+pub struct L4Stats {
+    connections: Counter,
+    reasons: ByReason,
+    bytes_in: Counter,
+    bytes_out: Counter,
+}
+
+impl L4Stats {
+    /// A connection is over.
+    pub fn count(&self, reason: Option<Reason>, bytes_in: u64, bytes_out: u64) {
+        self.connections.add(1);
+        if let Some(reason) = reason {
+            self.reasons.0[reason as usize].add(1);
+        }
+        self.bytes_in.add(bytes_in);
+        self.bytes_out.add(bytes_out);
+    }
+}
+
+/// The sum over workers.
+#[derive(Debug, Default)]
+pub struct L4Totals {
+    /// Connections that are over.
+    pub connections: u64,
+    /// Those that were refused or ended early, by reason, in the order of [`Reason::ALL`].
+    pub reasons: Vec<u64>,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+}
+
+impl L4Totals {
+    fn add(&mut self, stats: &L4Stats) {
+        self.reasons.resize(REASONS, 0);
+        self.reasons.iter_mut().zip(&stats.reasons.0).for_each(|(sum, counter)| *sum += counter.get());
+        self.connections += stats.connections.get();
+        self.bytes_in += stats.bytes_in.get();
+        self.bytes_out += stats.bytes_out.get();
+    }
+}
+
+/// All routes' sums by name; connections without a route under the empty name.
+pub fn l4_totals(workers: &[Arc<WorkerStats>]) -> BTreeMap<Arc<str>, L4Totals> {
+    let mut totals: BTreeMap<Arc<str>, L4Totals> = BTreeMap::new();
+    for worker in workers {
+        for (name, stats) in &*worker.l4_routes.lock().unwrap_or_else(PoisonError::into_inner) {
+            totals.entry(name.clone()).or_default().add(stats);
+        }
+    }
+    totals
 }
 
 impl RuleStats {
@@ -108,7 +183,7 @@ impl RuleStats {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.classes[class].add(1);
         if let Some(reason) = reason {
-            self.reasons[reason as usize].add(1);
+            self.reasons.0[reason as usize].add(1);
         }
         let seconds = took.as_secs_f64();
         self.buckets[BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len())].add(1);
@@ -139,7 +214,7 @@ impl RuleTotals {
     fn add(&mut self, stats: &RuleStats) {
         self.reasons.resize(REASONS, 0);
         let pairs = self.classes.iter_mut().zip(&stats.classes);
-        let pairs = pairs.chain(self.reasons.iter_mut().zip(&stats.reasons));
+        let pairs = pairs.chain(self.reasons.iter_mut().zip(&stats.reasons.0));
         pairs.chain(self.buckets.iter_mut().zip(&stats.buckets)).for_each(|(sum, counter)| *sum += counter.get());
         self.seconds += stats.micros.get() as f64 / 1e6;
         self.bytes_in += stats.bytes_in.get();
@@ -177,8 +252,21 @@ mod tests {
         assert_eq!(rule.reasons[Reason::ConnectFailed as usize], 2);
         assert_eq!((rule.buckets[2], rule.buckets[BUCKETS.len()]), (2, 2));
         assert_eq!((rule.bytes_in, rule.bytes_out), (2, 4));
-        workers[0].retain(&BTreeSet::new());
-        workers[1].retain(&BTreeSet::new());
+        workers.iter().for_each(|worker| worker.retain(&BTreeSet::new(), &BTreeSet::new()));
         assert!(!rule_totals(&workers).contains_key("r"));
+    }
+
+    #[test]
+    fn connections_are_added_up_and_gone_routes_forgotten() {
+        let workers = [Arc::new(WorkerStats::default()), Arc::new(WorkerStats::default())];
+        for worker in &workers {
+            worker.l4_route(&"r".into()).count(None, 1, 2);
+            worker.l4_route(&"".into()).count(Some(Reason::NoRoute), 0, 0);
+        }
+        let totals = l4_totals(&workers);
+        assert_eq!((totals["r"].connections, totals["r"].bytes_in, totals["r"].bytes_out), (2, 2, 4));
+        assert_eq!(totals[""].reasons[Reason::NoRoute as usize], 2);
+        workers.iter().for_each(|worker| worker.retain(&BTreeSet::new(), &BTreeSet::new()));
+        assert_eq!(l4_totals(&workers).keys().map(|name| &**name).collect::<Vec<_>>(), [""]);
     }
 }

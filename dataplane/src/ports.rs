@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 
 use snapshot::{Listener, Protocol, ResourceId};
 use tokio::sync::mpsc::UnboundedSender;
@@ -16,8 +16,7 @@ use tokio::sync::{Notify, watch};
 use crate::background::Background;
 use crate::compile::Rejection;
 use crate::listen;
-use crate::shared::{Phase, Port, Shared};
-use crate::tls::PortTls;
+use crate::shared::{Greeting, Phase, Port, Shared};
 use crate::worker::{Command, Handle};
 
 /// A port that cannot be bound is mostly still held by a predecessor that is about to end.
@@ -63,8 +62,8 @@ impl fmt::Display for PortId {
 pub(crate) struct Wanted {
     /// The port.
     pub id: PortId,
-    /// How handshakes are made; `None` on plain ports.
-    pub tls: Option<Arc<PortTls>>,
+    /// How its connections begin.
+    pub greeting: Arc<Greeting>,
     /// The listeners that are rejected while it cannot be bound.
     pub listeners: Vec<ResourceId>,
 }
@@ -135,9 +134,9 @@ impl Ports {
         for wanted in wanted {
             if let Some(open) = state.open.get(&wanted.id) {
                 let Some(port) = open else { continue };
-                let before = port.tls.swap(wanted.tls.clone());
-                if let (Some(before), Some(now)) = (before, wanted.tls)
-                    && now.asks_more_than(&before)
+                let before = port.greeting.swap(wanted.greeting.clone());
+                if let (Greeting::Tls(before), Greeting::Tls(now)) = (&*before, &*wanted.greeting)
+                    && now.asks_more_than(before)
                 {
                     self.tell(|| Command::Renew(port.number));
                 }
@@ -207,7 +206,7 @@ impl Ports {
         let (address, workers) = (self.shared.address, self.workers.len());
         let bound = match wanted.id {
             PortId::Tcp(number) => listen::bind(address, number, workers).map(|sockets| {
-                Opened::Tcp(Arc::new(Port { number, tls: ArcSwapOption::from(wanted.tls.clone()) }), sockets)
+                Opened::Tcp(Arc::new(Port { number, greeting: ArcSwap::from(wanted.greeting.clone()) }), sockets)
             }),
             PortId::Udp(number) => {
                 listen::bind_udp(address, number, workers).map(|sockets| Opened::Udp(number, sockets))

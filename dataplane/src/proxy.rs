@@ -18,7 +18,8 @@ use crate::compile::{Compiler, Rejection};
 use crate::dns::{LocalEndpoints, Resolution};
 use crate::metrics::WorkerStats;
 use crate::ports::{PortId, Ports, Wanted};
-use crate::shared::{Limits, Phase, Shared, State};
+use crate::route::PortKind;
+use crate::shared::{Greeting, Limits, Phase, Shared, State};
 use crate::watch::ConnectionTimeouts;
 use crate::worker::{Command, Handle};
 
@@ -46,6 +47,8 @@ pub struct Options {
     /// UDP sessions at once, over all workers; beyond, new ones take the place of old ones (default 16,384: each has a port
     /// of its own towards its endpoint, of the 28,000 that Linux gives out).
     pub max_udp_sessions: usize,
+    /// How long a connection of a TCPRoute or TLSRoute may carry nothing in either direction (default 1 h).
+    pub tunnel_timeout: Duration,
     /// Whether the names of backends may lead to this machine (default: no).
     pub local_endpoints: LocalEndpoints,
     /// The DNS server that is asked for the names of backends, over UDP and TCP; `None` asks those of the system.
@@ -65,6 +68,7 @@ impl Default for Options {
             transfer_timeout: Duration::from_secs(60),
             udp_idle_timeout: Duration::from_secs(60),
             max_udp_sessions: 16_384,
+            tunnel_timeout: Duration::from_secs(3600),
             local_endpoints: LocalEndpoints::default(),
             dns_server: None,
         }
@@ -145,6 +149,7 @@ impl Proxy {
                 body: options.transfer_timeout,
                 sessions_per_worker: options.max_udp_sessions.div_ceil(count),
                 udp_idle: options.udp_idle_timeout,
+                tunnel: options.tunnel_timeout,
             },
         });
         let stats: Arc<[_]> = (0..count).map(|_| Arc::new(WorkerStats::default())).collect();
@@ -196,9 +201,15 @@ impl Proxy {
             applied: SystemTime::now(),
         });
         let listeners = |id| listeners_of(&snapshot, id).cloned().collect();
-        let tcp = state.table.ports().map(|(number, _)| (PortId::Tcp(number), control.certificates.of_port(number)));
-        let udp = state.table.udp_ports().map(|number| (PortId::Udp(number), None));
-        let wanted = tcp.chain(udp).map(|(id, tls)| Wanted { id, tls, listeners: listeners(id) });
+        let greeting = |number, kind| match kind {
+            PortKind::Http => Greeting::Http,
+            PortKind::Tls => Greeting::Tls(control.certificates.of_port(number).unwrap_or_default()),
+            PortKind::Tcp => Greeting::Tcp,
+        };
+        let tcp = state.table.ports().map(|(number, kind)| (PortId::Tcp(number), greeting(number, kind)));
+        let udp = state.table.udp_ports().map(|number| (PortId::Udp(number), Greeting::None));
+        let wanted =
+            tcp.chain(udp).map(|(id, greeting)| Wanted { id, greeting: Arc::new(greeting), listeners: listeners(id) });
         let change = self.ports.prepare(wanted.collect(), rejections);
         let before = self.shared.state.swap(state);
         change.carry_out();
@@ -279,7 +290,12 @@ impl Proxy {
             })
             .flatten()
             .collect();
-        self.stats.iter().for_each(|stats| stats.retain(&rules));
+        let l4_routes = snapshot.iter().filter_map(|(_, hashed)| match hashed.resource().as_ref() {
+            Resource::L4Route(route) => Some(route.name.as_str()),
+            _ => None,
+        });
+        let l4_routes = l4_routes.collect();
+        self.stats.iter().for_each(|stats| stats.retain(&rules, &l4_routes));
     }
 }
 

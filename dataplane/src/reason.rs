@@ -64,6 +64,12 @@ pub enum Reason {
     Overloaded,
     /// The client left before its answer; only logged.
     ClientGone,
+    /// The client's TLS handshake failed, on a connection that carries no HTTP.
+    Handshake,
+    /// A tunnel carried nothing for too long.
+    IdleTimeout,
+    /// The data plane ends, and a tunnel with it.
+    Cut,
     /// A rule redirects; nothing is wrong.
     Redirect,
     /// A preflight request is answered for the backend; nothing is wrong.
@@ -76,7 +82,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Reason; 31] = [
+    pub const ALL: [Reason; 34] = [
         Reason::NoRoute,
         Reason::InvalidBackend,
         Reason::Unsupported,
@@ -104,6 +110,9 @@ impl Reason {
         Reason::Misdirected,
         Reason::Overloaded,
         Reason::ClientGone,
+        Reason::Handshake,
+        Reason::IdleTimeout,
+        Reason::Cut,
         Reason::Redirect,
         Reason::Preflight,
         Reason::OriginRefused,
@@ -118,9 +127,12 @@ impl Reason {
     /// The status with which this reason is answered unless a rule names another.
     pub const fn status(self) -> StatusCode {
         match self {
-            Reason::BadRequest | Reason::PlainHttp | Reason::BadFraming | Reason::BadHost | Reason::BadPath => {
-                StatusCode::BAD_REQUEST
-            }
+            Reason::BadRequest
+            | Reason::PlainHttp
+            | Reason::BadFraming
+            | Reason::BadHost
+            | Reason::BadPath
+            | Reason::Handshake => StatusCode::BAD_REQUEST,
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
             Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -133,10 +145,14 @@ impl Reason {
             Reason::ConnectFailed | Reason::UpstreamTls | Reason::UpstreamReset | Reason::BadResponse => {
                 StatusCode::BAD_GATEWAY
             }
-            Reason::Unavailable | Reason::NoEndpoints | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Reason::ConnectTimeout | Reason::ReadTimeout | Reason::SendTimeout | Reason::RequestTimeout => {
-                StatusCode::GATEWAY_TIMEOUT
+            Reason::Unavailable | Reason::NoEndpoints | Reason::Overloaded | Reason::Cut => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
+            Reason::ConnectTimeout
+            | Reason::ReadTimeout
+            | Reason::SendTimeout
+            | Reason::RequestTimeout
+            | Reason::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
             Reason::Redirect => StatusCode::FOUND,
             Reason::Preflight => StatusCode::NO_CONTENT,
             Reason::OriginRefused => StatusCode::FORBIDDEN,
@@ -144,7 +160,8 @@ impl Reason {
     }
 
     /// The status with which a gRPC call is answered, where HTTP's own would say too little: a client of gRPC takes most of them for
-    /// "unknown" (gRPC's `doc/statuscodes.md`). `None` for what is no error.
+    /// "unknown" (gRPC's `doc/statuscodes.md`). `None` for what is no error, and
+    /// what happens outside of calls.
     pub const fn grpc_status(self) -> Option<GrpcStatus> {
         Some(match self {
             Reason::NoRoute | Reason::BadMethod => GrpcStatus::Unimplemented,
@@ -170,7 +187,9 @@ impl Reason {
             Reason::OriginRefused => GrpcStatus::PermissionDenied,
             Reason::ClientGone => GrpcStatus::Cancelled,
             Reason::Unsupported | Reason::Internal => GrpcStatus::Internal,
-            Reason::Redirect | Reason::Preflight => return None,
+            Reason::Redirect | Reason::Preflight | Reason::Handshake | Reason::IdleTimeout | Reason::Cut => {
+                return None;
+            }
         })
     }
 
@@ -221,6 +240,9 @@ impl Reason {
             Reason::Misdirected => ("misdirected", "This host is not served on this connection.\n"),
             Reason::Overloaded => ("overloaded", "Too busy, try again later.\n"),
             Reason::ClientGone => ("client_gone", ""),
+            Reason::Handshake => ("handshake", ""),
+            Reason::IdleTimeout => ("idle_timeout", ""),
+            Reason::Cut => ("cut", ""),
             Reason::Redirect => ("redirect", ""),
             Reason::Preflight => ("preflight", ""),
             Reason::OriginRefused => ("origin_refused", "Scripts of this origin may not do this.\n"),

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use rustls::ServerConfig;
 use snapshot::Hash;
 
 use crate::route::RouteTable;
@@ -45,8 +46,29 @@ impl Default for State {
 pub struct Port {
     /// The port.
     pub number: u16,
-    /// How handshakes are made; `None` on plain ports.
-    pub tls: ArcSwapOption<PortTls>,
+    /// How its connections begin.
+    pub greeting: ArcSwap<Greeting>,
+}
+
+impl Port {
+    /// Whether handshakes for this name are still made like this.
+    pub fn makes(&self, server_name: &str, config: &Arc<ServerConfig>) -> bool {
+        let Greeting::Tls(tls) = &**self.greeting.load() else { return false };
+        tls.find(server_name).and_then(|opening| opening.config()).is_some_and(|now| Arc::ptr_eq(now, config))
+    }
+}
+
+/// How the connections of a port begin.
+#[derive(Debug)]
+pub enum Greeting {
+    /// With HTTP.
+    Http,
+    /// With a ClientHello.
+    Tls(Arc<PortTls>),
+    /// With anything, or nothing.
+    Tcp,
+    /// Datagrams have none.
+    None,
 }
 
 /// Where the data plane is in its life.
@@ -69,11 +91,13 @@ pub struct Limits {
     /// Limits of client connections in time.
     pub timeouts: ConnectionTimeouts,
     /// Without a byte of a request's body (nginx `client_body_timeout`).
-    pub body: std::time::Duration,
+    pub body: Duration,
+    /// Without a byte in either direction of a connection that carries no HTTP.
+    pub tunnel: Duration,
     /// UDP sessions that a worker keeps at once.
     pub sessions_per_worker: usize,
     /// Without a datagram in either direction.
-    pub udp_idle: std::time::Duration,
+    pub udp_idle: Duration,
 }
 
 /// What all workers see.

@@ -136,32 +136,82 @@ impl ResolvesServerCert for CurrentCertificates {
     }
 }
 
-/// How the handshakes of a port are made, by the listener that the server name leads to.
+/// What becomes of the connections of a port, by the listener that the server name leads to.
 #[derive(Default)]
 pub struct PortTls {
-    /// `None` refuses: what is asked of clients there cannot be checked.
-    listeners: HostMap<Option<Arc<ServerConfig>>>,
+    listeners: HostMap<Opening>,
     /// Where clients need a certificate, and whose.
     guarded: BTreeMap<HostPattern, Scope>,
+    /// Whether a listener speaks something else than HTTP.
+    mixed: bool,
+}
+
+/// What becomes of a connection that begins with a ClientHello.
+#[derive(Clone, Debug)]
+pub enum Opening {
+    /// It is opened, and HTTP is inside.
+    Http(Arc<ServerConfig>),
+    /// It is opened, and what is inside goes to a backend.
+    Terminated(Arc<ServerConfig>),
+    /// It goes to a backend as it is.
+    Passed,
+    /// It is closed: what is asked of clients there cannot be checked.
+    Refused,
+}
+
+/// What is inside of connections that are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Inside {
+    /// HTTP/2 or HTTP/1.1, by ALPN.
+    Http,
+    /// Anything: what the client offers by ALPN is ignored.
+    Bytes,
+}
+
+impl Opening {
+    /// How the handshake is made, where it is made here.
+    pub fn config(&self) -> Option<&Arc<ServerConfig>> {
+        match self {
+            Opening::Http(config) | Opening::Terminated(config) => Some(config),
+            Opening::Passed | Opening::Refused => None,
+        }
+    }
 }
 
 impl PortTls {
-    /// Adds a listener of the port. Of two with one name the one that needs certificates holds.
-    pub fn add(&mut self, listener: &Listener, tls: &Tls, config: Option<Arc<ServerConfig>>) {
+    /// Adds a listener of the port that is not opened here.
+    pub fn pass(&mut self, listener: &Listener) {
+        self.mixed = true;
+        self.listeners.insert(&listener.hostname, Opening::Passed);
+    }
+
+    /// Adds a listener of the port that is opened here; without a configuration it refuses. Of two with one name the one that
+    /// needs certificates holds.
+    pub fn open(&mut self, listener: &Listener, tls: &Tls, inside: Inside, config: Option<Arc<ServerConfig>>) {
+        self.mixed |= inside != Inside::Http;
         if self.guarded.contains_key(&listener.hostname) {
             return;
         }
         if let Some(ClientValidation::Required(_)) = &tls.client_validation {
             self.guarded.insert(listener.hostname.clone(), Scope::of(tls.client_validation.as_ref()));
         }
-        self.listeners.insert(&listener.hostname, config);
+        let opening = match (config, inside) {
+            (Some(config), Inside::Http) => Opening::Http(config),
+            (Some(config), Inside::Bytes) => Opening::Terminated(config),
+            (None, _) => Opening::Refused,
+        };
+        self.listeners.insert(&listener.hostname, opening);
     }
 
-    /// The configuration for a client that asks for this name, or for none. `None` refuses the handshake: no listener
-    /// has this name, or it cannot do what it has to.
-    pub fn config(&self, server_name: Option<&str>) -> Option<&Arc<ServerConfig>> {
-        let name = server_name.unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-        self.listeners.matching(&name).next()?.as_ref()
+    /// What becomes of a client that asks for this name (in lower case, empty for none). `None` closes the connection: no
+    /// listener has this name.
+    pub fn find(&self, server_name: &str) -> Option<&Opening> {
+        self.listeners.matching(server_name).next()
+    }
+
+    /// Whether all listeners speak HTTP.
+    pub fn is_http(&self) -> bool {
+        !self.mixed
     }
 
     /// Whether somebody who connected under `before` may not have shown what is asked for now.
@@ -176,11 +226,12 @@ impl fmt::Debug for PortTls {
     }
 }
 
-/// The configuration of handshakes: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. `None` where no client could pass. Also says which
-/// authorities of clients cannot be used.
+/// The configuration of handshakes: TLS 1.2 and 1.3. `None` where no client could pass. Also says which authorities of
+/// clients cannot be used.
 pub fn server_config(
     certificates: Arc<CurrentCertificates>,
     tickets: Arc<TicketKeys>,
+    inside: Inside,
     clients: Option<&ClientValidation>,
 ) -> (Option<ServerConfig>, Option<String>) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -195,7 +246,10 @@ pub fn server_config(
         Some((None, refused)) => return (None, refused),
     };
     let mut config = builder.with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = match inside {
+        Inside::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        Inside::Bytes => Vec::new(),
+    };
     // Tickets carry the whole session, so that any replica resumes it; a cache here would only serve this one.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.ticketer = Arc::new(Tickets::new(tickets, Scope::of(clients)));

@@ -79,6 +79,18 @@ impl AsyncWrite for Transport {
     }
 }
 
+impl Transport {
+    /// Lets this connection end with a reset when it is dropped: what it carried is not complete.
+    pub fn reset(&self) {
+        let stream = match self {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+        };
+        // One that is gone already needs no reset.
+        let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
 /// A client's connection: tells its [`Watch`] what moves, gives back bytes that were read to learn the protocol,
 /// and lingers before it closes.
 #[derive(Debug)]
@@ -165,6 +177,10 @@ impl AsyncWrite for ClientStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.watch.is_tunnel() {
+            // What the client still sends is for the backend.
+            return Pin::new(&mut this.transport).poll_shutdown(cx);
+        }
         let linger = match &mut this.linger {
             Some(linger) => linger,
             None => {

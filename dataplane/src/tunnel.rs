@@ -1,25 +1,48 @@
-//! What is left of a connection once it has left HTTP (WebSocket and any other upgrade): bytes in both directions.
+//! Bytes in both directions: what is left of a connection once it has left HTTP (WebSocket and any other upgrade), and all
+//! of one that never was HTTP.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::upgrade::{OnUpgrade, Upgraded as ClientUpgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::clock::Alarm;
 use crate::exchange::Exchange;
+use crate::reason::Reason;
 use crate::upstream::Upgraded;
-use crate::watch::Signal;
+use crate::watch::{Signal, Watch};
+use crate::worker::Worker;
 
 /// What is held of a tunnel in each direction.
 const BUFFER: usize = 16 * 1024;
 
-/// Carries bytes between client and backend until both are done, nothing moved for `idle`, or the connection is cut.
-pub fn spawn(exchange: Exchange, client: OnUpgrade, backend: Upgraded, idle: Option<Duration>) {
+/// What was read of a side before it became a tunnel.
+#[derive(Debug, Default)]
+pub struct FirstBytes {
+    /// For the backend.
+    pub up: Vec<u8>,
+    /// For the client.
+    pub down: Vec<u8>,
+}
+
+/// What a tunnel has carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes that the backend took.
+    pub up: u64,
+    /// Bytes that the client took.
+    pub down: u64,
+    /// Why it ended before both sides were done.
+    pub end: Option<Reason>,
+}
+
+/// Carries bytes between a client that leaves HTTP and its backend.
+pub fn spawn(mut exchange: Exchange, client: OnUpgrade, backend: Upgraded, idle: Option<Duration>) {
     tokio::task::spawn_local(async move {
         let connection = exchange.client.clone();
         connection.watch.becomes_tunnel();
@@ -27,35 +50,53 @@ pub fn spawn(exchange: Exchange, client: OnUpgrade, backend: Upgraded, idle: Opt
         {
             let _registered = connection.worker.register(&connection.watch);
             if let Ok(client) = client.await {
-                carry(client, backend, idle, exchange).await;
+                let mut client = TokioIo::new(client);
+                let Upgraded { mut transport, first_bytes } = backend;
+                let first = FirstBytes { up: Vec::new(), down: first_bytes.into() };
+                let worker = &connection.worker;
+                let carried = carry(worker, &mut client, &mut transport, first, idle, &connection.watch).await;
+                exchange.sent(carried.down);
+                if let Some(reason) = carried.end {
+                    exchange.failed(reason);
+                }
             }
         }
         connection.worker.stats.open.sub(1);
     });
 }
 
-async fn carry(client: ClientUpgraded, mut backend: Upgraded, idle: Option<Duration>, mut exchange: Exchange) {
-    let mut client = Noted { inner: TokioIo::new(client), moved: false, written: 0 };
-    if client.write_all(&backend.first_bytes).await.is_err() {
-        return;
-    }
-    let watch = exchange.client.watch.clone();
+/// Carries bytes between client and backend until both are done, one breaks off, nothing moved for `idle`, or the connection
+/// is cut. What a side has sent before it was done still arrives, and the other may go on sending.
+pub async fn carry(
+    worker: &Worker,
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    backend: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    first: FirstBytes,
+    idle: Option<Duration>,
+    watch: &Watch,
+) -> Carried {
+    worker.stats.tunnels.add(1);
     let mut alarm = Alarm::new(idle.map(|idle| Instant::now() + idle));
-    {
-        let mut copying = Copying::new(&mut client, &mut backend.transport);
-        std::future::poll_fn(|cx| {
-            watch.register(cx.waker());
-            if watch.asked() == Signal::Cut || copying.poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            if std::mem::take(&mut copying.client.moved) {
-                alarm.set(idle.map(|idle| Instant::now() + idle));
-            }
-            alarm.poll(cx)
-        })
-        .await;
-    }
-    exchange.sent(client.written);
+    let mut copying = Copying { client, backend, up: Direction::new(first.up), down: Direction::new(first.down) };
+    let mut moved = 0;
+    let end = std::future::poll_fn(|cx| {
+        watch.register(cx.waker());
+        if watch.asked() == Signal::Cut {
+            return Poll::Ready(Some(Reason::Cut));
+        }
+        if let Poll::Ready(ended) = copying.poll(cx) {
+            return Poll::Ready(ended.err());
+        }
+        let carried = copying.up.carried + copying.down.carried;
+        if carried != moved {
+            moved = carried;
+            alarm.set(idle.map(|idle| Instant::now() + idle));
+        }
+        alarm.poll(cx).map(|()| Some(Reason::IdleTimeout))
+    })
+    .await;
+    worker.stats.tunnels.sub(1);
+    Carried { up: copying.up.carried, down: copying.down.carried, end }
 }
 
 /// Both directions of a tunnel.
@@ -66,56 +107,76 @@ struct Copying<'t, C, B> {
     down: Direction,
 }
 
-impl<'t, C: AsyncRead + AsyncWrite + Unpin, B: AsyncRead + AsyncWrite + Unpin> Copying<'t, C, B> {
-    fn new(client: &'t mut C, backend: &'t mut B) -> Self {
-        Self { client, backend, up: Direction::default(), down: Direction::default() }
-    }
-
+impl<C: AsyncRead + AsyncWrite + Unpin, B: AsyncRead + AsyncWrite + Unpin> Copying<'_, C, B> {
     /// Ready when both sides are done or one broke off.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let up = self.up.poll(cx, self.client, self.backend)?;
-        let down = self.down.poll(cx, self.backend, self.client)?;
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        let (of_client, of_backend) = (Reason::ClientGone, Reason::UpstreamReset);
+        let up = self.up.poll(cx, self.client, self.backend).map_err(|broken| broken.reason(of_client, of_backend))?;
+        let down =
+            self.down.poll(cx, self.backend, self.client).map_err(|broken| broken.reason(of_backend, of_client))?;
         ready!(up);
         ready!(down);
         Poll::Ready(Ok(()))
     }
 }
 
+/// Which end of a direction broke off.
+enum Broken {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
+impl Broken {
+    fn reason(self, of_source: Reason, of_sink: Reason) -> Reason {
+        let (error, reason) = match self {
+            Broken::Source(error) => (error, of_source),
+            Broken::Sink(error) => (error, of_sink),
+        };
+        tracing::debug!(%error, reason = reason.as_str(), "a tunnel broke off");
+        reason
+    }
+}
+
 /// One direction: a buffer, and whether its source has ended.
-#[derive(Default)]
 struct Direction {
     buffer: Vec<u8>,
     taken: usize,
+    carried: u64,
     state: DirectionState,
 }
 
-#[derive(Default, PartialEq)]
+#[derive(PartialEq)]
 enum DirectionState {
-    #[default]
     Open,
     SourceEnded,
     Done,
 }
 
 impl Direction {
+    fn new(first_bytes: Vec<u8>) -> Self {
+        Self { buffer: first_bytes, taken: 0, carried: 0, state: DirectionState::Open }
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut (impl AsyncRead + Unpin),
         sink: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         loop {
             while self.taken < self.buffer.len() {
-                let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.buffer[self.taken..]))?;
+                let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.buffer[self.taken..]));
+                let written = written.map_err(Broken::Sink)?;
                 if written == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
                 }
                 self.taken += written;
+                self.carried += written as u64;
             }
             match self.state {
                 DirectionState::Done => return Poll::Ready(Ok(())),
                 DirectionState::SourceEnded => {
-                    ready!(Pin::new(&mut *sink).poll_shutdown(cx))?;
+                    ready!(Pin::new(&mut *sink).poll_shutdown(cx)).map_err(Broken::Sink)?;
                     self.state = DirectionState::Done;
                 }
                 DirectionState::Open => {
@@ -126,11 +187,11 @@ impl Direction {
                     self.taken = 0;
                     match read {
                         Poll::Ready(Ok(())) => self.buffer.truncate(filled),
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Source(error))),
                         Poll::Pending => {
                             // An idle tunnel holds no buffers.
                             self.buffer = Vec::new();
-                            ready!(Pin::new(&mut *sink).poll_flush(cx))?;
+                            ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Broken::Sink)?;
                             return Poll::Pending;
                         }
                     }
@@ -140,39 +201,5 @@ impl Direction {
                 }
             }
         }
-    }
-}
-
-/// Remembers whether anything moved.
-struct Noted<T> {
-    inner: T,
-    moved: bool,
-    written: usize,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(pin!(&mut this.inner).poll_read(cx, buf))?;
-        this.moved = true;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(pin!(&mut this.inner).poll_write(cx, buf))?;
-        this.moved = true;
-        this.written += written;
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        pin!(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        pin!(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }

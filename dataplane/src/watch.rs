@@ -4,6 +4,7 @@
 //! idle, header and write timeouts cost a request nothing.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
@@ -97,6 +98,11 @@ impl Watch {
         self.stalled_since.store(0, Relaxed);
     }
 
+    /// Whether it became a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Relaxed) != 0
+    }
+
     /// Bytes came from the client.
     pub fn bytes_came(&self) {
         if !self.multiplexed && !self.is_active() && self.head_since.load(Relaxed) == 0 {
@@ -136,7 +142,7 @@ impl Watch {
             0 => false,
             tick => Coarse(tick).older_than(limit),
         };
-        if self.tunnel.load(Relaxed) != 0 {
+        if self.is_tunnel() {
             return false;
         }
         let untaken = self.untaken.load(Relaxed) > 0 && older(&self.taken, limits.write);
@@ -161,6 +167,15 @@ impl Watch {
             1 => Signal::Finish,
             _ => Signal::Cut,
         }
+    }
+
+    /// Waits until it is to be cut.
+    pub async fn cut(&self) {
+        std::future::poll_fn(|cx| {
+            self.register(cx.waker());
+            if self.asked() == Signal::Cut { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Wakes this task when something is asked.

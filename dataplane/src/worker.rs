@@ -19,6 +19,7 @@ use crate::clock::{Coarse, TICK};
 use crate::cluster::Cluster;
 use crate::connection;
 use crate::exchange::Record;
+use crate::l4;
 use crate::listen;
 use crate::local::LocalExec;
 use crate::log::AccessLog;
@@ -229,7 +230,7 @@ async fn accept(worker: Rc<Worker>, port: Arc<Port>, listener: TcpListener, mut 
         let serving = worker.clone();
         let port = port.clone();
         tokio::task::spawn_local(async move {
-            connection::serve(serving.clone(), stream, peer, &port).await;
+            connection::serve(serving.clone(), stream, peer, port).await;
             serving.stats.open.sub(1);
         });
         while worker.stats.open.get() >= worker.shared.limits.connections_per_worker {
@@ -302,6 +303,11 @@ impl Worker {
         self.shared.limits.body
     }
 
+    /// How long a connection without HTTP may carry nothing.
+    pub fn tunnel_timeout(&self) -> Duration {
+        self.shared.limits.tunnel
+    }
+
     /// How this cluster's endpoints are connected to.
     ///
     /// # Errors
@@ -309,12 +315,12 @@ impl Worker {
     pub fn connector(&self, cluster: &Cluster) -> Result<Arc<Connector>, Reason> {
         let config = cluster.config();
         let http2 = match &config.cluster.protocol {
-            BackendProtocol::Http1 => return Ok(self.plain.0.clone()),
+            BackendProtocol::Http1 | BackendProtocol::Tcp => return Ok(self.plain.0.clone()),
             BackendProtocol::Http2 => return Ok(self.plain.1.clone()),
-            BackendProtocol::Https(_) => false,
+            BackendProtocol::Https(_) | BackendProtocol::Tls(_) => false,
             BackendProtocol::Http2Tls(_) => true,
-            // None of them carries HTTP requests.
-            BackendProtocol::Tcp | BackendProtocol::Tls(_) | BackendProtocol::Udp => return Err(Reason::UpstreamTls),
+            // Datagrams need no connection: nobody asks.
+            BackendProtocol::Udp => return Err(Reason::Internal),
         };
         let tls = config.tls.as_ref().ok_or(Reason::UpstreamTls)?;
         let mut connectors = self.connectors.borrow_mut();
@@ -359,6 +365,16 @@ impl Worker {
     pub fn session_over(&self, session: &udp::Session, reason: Option<Reason>) {
         if self.state.borrow().access_log {
             self.log.session(session, reason, &self.stats);
+        }
+    }
+
+    /// Counts and logs a connection without HTTP that is over.
+    pub fn connection_finished(&self, record: &l4::Record, took: Duration) {
+        let route = record.route.as_ref().map_or_else(|| "".into(), |route| route.name.clone());
+        self.stats.l4_route(&route).count(record.reason, record.bytes_in, record.bytes_out);
+        // What is refused at once may be the first that this worker sees of a snapshot.
+        if self.state().access_log {
+            self.log.connection(record, took, &self.stats);
         }
     }
 

@@ -6,7 +6,6 @@ pub mod message;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::Request;
 use snapshot::Timeouts;
@@ -27,8 +26,6 @@ use limits::{Limits, earliest, of_client};
 
 /// Most retries that no rule asked for (ingress-nginx `proxy-next-upstream-tries`, which counts the first attempt too).
 const RETRIES: usize = 2;
-/// Endpoints that failed a moment ago are passed over so often.
-const PASSED_OVER: usize = 4;
 
 /// An endpoint's answer.
 pub struct Answered {
@@ -62,7 +59,8 @@ pub async fn send(
     let mut first = true;
     worker.retries.earn();
     loop {
-        let Some((picked, entry)) = choose(exchange, cluster, &connector, &request, &tried, now) else {
+        let selection = Selection { headers: request.headers(), tried: &tried, now };
+        let Some((picked, entry)) = worker.pool.choose(cluster, &connector, selection) else {
             if asked.is_none() || tried.is_empty() {
                 return Err(failure);
             }
@@ -222,37 +220,6 @@ impl Attempt<'_> {
         let retry = if repeatable && of_endpoint && !over { Retry::Asked } else { Retry::Never };
         Failed { reason, retry }
     }
-}
-
-/// An endpoint that was not tried, and rather one that did not fail a moment ago.
-fn choose(
-    exchange: &Exchange,
-    cluster: &Cluster,
-    connector: &Arc<Connector>,
-    request: &Request<RequestBody>,
-    tried: &[SocketAddr],
-    now: Tick,
-) -> Option<(Picked, Rc<upstream::Entry>)> {
-    let pool = &exchange.client.worker.pool;
-    let pick = |tried: &[SocketAddr]| {
-        let picked = cluster.pick(&Selection { headers: request.headers(), tried, now })?;
-        let entry = pool.entry(picked.endpoint(), connector);
-        Some((picked, entry))
-    };
-    let first = pick(tried)?;
-    if !first.1.is_cooling_down() {
-        return Some(first);
-    }
-    let mut skipped = tried.to_vec();
-    skipped.push(first.0.endpoint().address());
-    for _ in 0..PASSED_OVER {
-        match pick(&skipped) {
-            Some(other) if !other.1.is_cooling_down() => return Some(other),
-            Some(other) => skipped.push(other.0.endpoint().address()),
-            None => break,
-        }
-    }
-    Some(first)
 }
 
 /// Sends the request on this connection. With `restore` a request without a body is still there when that fails.

@@ -39,6 +39,8 @@ pub struct Endpoint {
 pub enum Outcome {
     /// It answered with this status, its head so long after the attempt began.
     Answered(StatusCode, Duration),
+    /// It accepted a connection that carries no HTTP, so long after the attempt began.
+    Connected(Duration),
     /// No connection, or no valid answer, in time.
     Failed,
 }
@@ -96,7 +98,7 @@ impl Endpoint {
     /// Peak EWMA: a slower answer counts in full at once, a faster one bit by bit.
     pub(crate) fn observe(&self, outcome: Outcome, now: Tick) {
         let seconds = match outcome {
-            Outcome::Answered(_, latency) => latency.as_secs_f64(),
+            Outcome::Answered(_, latency) | Outcome::Connected(latency) => latency.as_secs_f64(),
             Outcome::Failed => FAILURE_SECONDS,
         };
         let (average, decay) = (f64::from_bits(self.latency.load(Relaxed)), self.decay(now));

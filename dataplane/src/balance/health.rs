@@ -45,6 +45,7 @@ pub(crate) fn judge(endpoint: &Endpoint, outcome: Outcome, health: &PassiveHealt
 fn failed(outcome: Outcome) -> bool {
     match outcome {
         Outcome::Failed => true,
+        Outcome::Connected(_) => false,
         Outcome::Answered(status, _) => {
             matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
         }

@@ -1,6 +1,7 @@
 //! Connections to backends: one pool per worker, so no request waits for another thread.
 
 mod budget;
+mod choose;
 mod connect;
 mod h1;
 mod h2;
@@ -31,6 +32,7 @@ pub use tls::ClientTls;
 use crate::balance::Endpoint;
 use crate::clock::Coarse;
 use crate::reason::Reason;
+use crate::transport::Transport;
 
 /// Idle connections are closed after this, before backends (60 s and more, most of them) close them under a request.
 const IDLE: Duration = Duration::from_secs(50);
@@ -181,7 +183,11 @@ impl Entry {
         }
     }
 
-    async fn connect(&self, deadline: Option<Instant>) -> Result<crate::transport::Transport, ConnectError> {
+    /// A new connection by `deadline`, for whatever may be sent on it.
+    ///
+    /// # Errors
+    /// Says why no connection could be made.
+    pub async fn connect(&self, deadline: Option<Instant>) -> Result<Transport, ConnectError> {
         let connected = self.connector.connect(self.endpoint.address(), deadline).await;
         self.failed.set(connected.is_err().then(Coarse::now));
         connected

@@ -16,6 +16,7 @@ mod drain;
 mod grpc;
 mod hostile_backend;
 mod http1;
+mod l4;
 mod limits;
 mod malformed;
 mod mirrors;

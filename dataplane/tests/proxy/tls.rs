@@ -17,7 +17,7 @@ use crate::client::{collect, http2, raw};
 use crate::rig::{Rig, eventually, free_port, options, route, rule};
 
 /// A certificate for `name`, and its DER for those who trust it.
-fn certificate(name: &str) -> (Certificate, CertificateDer<'static>) {
+pub fn certificate(name: &str) -> (Certificate, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let der = made.cert.der().clone();
     let key = Secret::new(made.signing_key.serialize_der());
@@ -74,7 +74,7 @@ async fn connect(connector: &TlsConnector, address: SocketAddr, name: &str) -> s
     connector.connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
 }
 
-async fn over_http1(stream: TlsStream<TcpStream>, host: &str) -> crate::client::Answer {
+pub async fn over_http1(stream: TlsStream<TcpStream>, host: &str) -> crate::client::Answer {
     let (mut sender, driver) =
         hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
     tokio::spawn(driver);
@@ -208,7 +208,7 @@ async fn certificates_rotate_under_load_without_a_failure() {
 }
 
 /// Trusts what is not yet known when the configuration is made; the test compares certificates itself.
-fn trusting() -> ClientConfig {
+pub fn trusting() -> ClientConfig {
     #[derive(Debug)]
     struct Anyone;
     impl rustls::client::danger::ServerCertVerifier for Anyone {

@@ -65,6 +65,40 @@ async fn bytes_flow_both_ways_and_each_side_may_finish_first() {
 }
 
 #[tokio::test]
+async fn a_backend_that_is_done_first_still_hears_the_client() {
+    let (heard, hearing) = tokio::sync::oneshot::channel();
+    let heard = Arc::new(Mutex::new(Some(heard)));
+    let backend = Backend::http1(move |request: Request<Incoming>| {
+        let heard = heard.lock().unwrap().take();
+        async move {
+            tokio::spawn(async move {
+                let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+                stream.write_all(b"that is all").await.unwrap();
+                stream.shutdown().await.unwrap();
+                let mut rest = Vec::new();
+                stream.read_to_end(&mut rest).await.unwrap();
+                heard.unwrap().send(rest).unwrap();
+            });
+            let mut response = Response::new(frames(Vec::new(), None));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+            response.headers_mut().insert("upgrade", "echo".parse().unwrap());
+            response
+        }
+    })
+    .await;
+    let rig = Rig::plain(&[backend.address]);
+    let mut stream = upgrade(&rig).await;
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.unwrap();
+    assert_eq!(said, b"that is all");
+    let message = vec![7; 300_000];
+    stream.write_all(&message).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(hearing.await.unwrap(), message);
+}
+
+#[tokio::test]
 async fn an_idle_tunnel_ends_after_the_read_timeout() {
     let backend = Backend::http1(switching).await;
     let rig = Rig::with(options(), &[backend.address], |snapshot| {
