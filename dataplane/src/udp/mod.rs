@@ -91,7 +91,9 @@ pub async fn receive(worker: Rc<Worker>, port: u16, listener: UdpSocket, mut clo
                 break;
             },
         }
-        for _ in 0..AT_ONCE {
+        let mut rest = AT_ONCE;
+        while rest > 0 {
+            rest -= 1;
             let mut buffer = worker.udp.buffer.borrow_mut();
             match listener.try_recv_from(&mut buffer) {
                 Ok((length, client)) => forward(&worker, &listener, Key { port, client }, &buffer[..length]),
@@ -99,7 +101,9 @@ pub async fn receive(worker: Rc<Worker>, port: u16, listener: UdpSocket, mut clo
                 Err(error) => tracing::debug!(port, %error, "a datagram is lost"),
             }
         }
-        tokio::task::yield_now().await;
+        if rest == 0 {
+            tokio::task::yield_now().await;
+        }
     }
     worker.udp.end(&worker, None, |key, _| key.port == port);
 }

@@ -148,7 +148,9 @@ impl Session {
                 Ok(_) => {}
                 Err(_) => return,
             }
-            for _ in 0..super::AT_ONCE {
+            let mut rest = super::AT_ONCE;
+            while rest > 0 {
+                rest -= 1;
                 let mut buffer = buffer.borrow_mut();
                 match self.socket.try_recv(&mut buffer) {
                     Ok(length) => {
@@ -166,7 +168,9 @@ impl Session {
                     Err(_) => {}
                 }
             }
-            tokio::task::yield_now().await;
+            if rest == 0 {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
