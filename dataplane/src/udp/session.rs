@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -13,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::balance::{Endpoint, Outcome, Picked};
-use crate::clock::Coarse;
+use crate::clock::{Coarse, TICK};
 use crate::cluster::{Cluster, Selection};
 use crate::reason::Reason;
 use crate::route::{L4Route, RouteTable};
@@ -201,9 +202,9 @@ impl Session {
         Failure::Endpoint
     }
 
-    /// Whether nothing was passed on for so long.
-    pub fn is_idle(&self, limit: std::time::Duration) -> bool {
-        self.moved.get().older_than(limit)
+    /// Whether nothing was passed on for so long, up to a tick longer: the present tick may have just begun.
+    pub fn is_idle(&self, limit: Duration) -> bool {
+        self.moved.get().older_than(limit + TICK)
     }
 
     /// The route's name.
