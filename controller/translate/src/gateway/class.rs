@@ -43,6 +43,7 @@ const FEATURES: &[&str] = &[
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
     "ReferenceGrant",
+    "UDPRoute",
 ];
 
 /// Judges the GatewayClasses with our controller name and returns them by name, each with its parameters, or none when it is not
