@@ -346,7 +346,7 @@ async fn a_listener_that_is_removed_closes_its_port_and_one_that_is_taken_is_rej
     let port = rig.port;
     listen(&mut rig.snapshot, "udp", port);
     assert_eq!(rig.apply(), []);
-    client.ask("again").await;
+    client.insist("again").await;
 }
 
 #[tokio::test]
@@ -354,14 +354,18 @@ async fn a_port_that_closes_and_opens_again_at_once_is_bound() {
     let backend = echo("one").await;
     let mut rig = rig(options(), &[backend.address]);
     let client = Client::of(&rig).await;
-    for round in 0..50 {
+    for _ in 0..3 {
         let before = ["udp", "web"].map(|name| (name, rig.snapshot.remove(&ResourceId::new(Kind::Listener, name))));
         rig.apply();
         for (name, listener) in before {
             rig.snapshot.insert(name, listener.unwrap().resource().as_ref().clone());
         }
-        assert_eq!(rig.apply(), [], "round {round}");
-        client.ask("still there").await;
+        // Where workers still hold the sockets, it is tried again.
+        rig.apply();
+        let mut rejections = rig.proxy.rejections();
+        let bound = tokio::time::timeout(Duration::from_secs(60), rejections.wait_for(Vec::is_empty)).await;
+        bound.expect("it is tried again").unwrap();
+        client.insist("still there").await;
         assert_eq!(fetch(rig.address(), "/").await.status, 503, "a listener without endpoints");
     }
 }
