@@ -116,7 +116,9 @@ impl Scrape {
         let totals = l4_totals(&self.stats);
         type Sum = fn(&L4Totals) -> u64;
         let sums: [(&str, &str, Sum); 3] = [
-            ("l4_connections", "Connections without HTTP that are over, by route", |totals| totals.connections),
+            ("l4_connections", "Connections without HTTP and UDP sessions that are over, by route", |totals| {
+                totals.connections
+            }),
             ("l4_received_bytes", "Bytes from clients by route", |totals| totals.bytes_in),
             ("l4_sent_bytes", "Bytes to clients by route", |totals| totals.bytes_out),
         ];

@@ -361,8 +361,10 @@ impl Worker {
         }
     }
 
-    /// Logs a UDP session that is over.
+    /// Counts and logs a UDP session that is over.
     pub fn session_over(&self, session: &udp::Session, reason: Option<Reason>) {
+        let (up, down) = (session.up.bytes.get(), session.down.bytes.get());
+        self.stats.l4_route(&session.route()).count(reason, up, down);
         if self.state.borrow().access_log {
             self.log.session(session, reason, &self.stats);
         }

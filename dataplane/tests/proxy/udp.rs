@@ -430,4 +430,6 @@ async fn the_access_log_has_one_line_for_each_session() {
     assert_eq!((&line["datagrams_in"], &line["datagrams_out"]), (&2.into(), &2.into()));
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&6.into(), &(2 * ("one  one".len() + peer.len())).into()));
     assert!(line["reason"].is_null(), "{line}");
+    assert_eq!(metric(&rig, "sluice_l4_connections_total{route=\"UDPRoute test/all\"}").await, 1);
+    assert_eq!(metric(&rig, "sluice_l4_received_bytes_total{route=\"UDPRoute test/all\"}").await, 6);
 }
