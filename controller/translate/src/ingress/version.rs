@@ -29,9 +29,11 @@ pub(super) fn choose<'a>(
     entry: &'a Entry<Ingress>,
 ) -> Option<Served<'a>> {
     let current = Judged::new(&entry.current);
-    let good = entry.last_good.as_deref().map(Judged::new).filter(|_| current.outcome > Outcome::Unknown);
+    let broken = !matches!(current.outcome, Outcome::Unknown | Outcome::Withheld);
+    let good = entry.last_good.as_deref().map(Judged::new).filter(|_| broken);
     let consequence = |outcome| match (outcome, &good) {
         (Outcome::Unknown, _) => "",
+        (Outcome::Withheld, _) => "; this Ingress is not served, all requests stay with its main Ingress",
         (_, Some(_)) => "; the last good version of this Ingress stays in force until it is corrected",
         (Outcome::Ignored, None) => "; the default is used instead",
         (Outcome::Denied, None) => "; until it is corrected this Ingress answers 503",
@@ -41,7 +43,7 @@ pub(super) fn choose<'a>(
         let message = format!("{}{}", fault.message, consequence(fault.outcome));
         context.warn(Kind::Ingress, key, fault.field.as_str(), fault.reason, message);
     }
-    if current.outcome > Outcome::Unknown {
+    if broken {
         context.reject(Kind::Ingress, key);
     }
     good.unwrap_or(current).serve(key)
@@ -83,7 +85,7 @@ impl<'a> Judged<'a> {
         let created = self.ingress.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second());
         let spec = self.ingress.spec.as_ref()?;
         let denied = self.outcome == Outcome::Denied;
-        (self.outcome != Outcome::Rejected).then_some(Served {
+        (self.outcome < Outcome::Rejected).then_some(Served {
             key,
             created,
             spec,

@@ -45,6 +45,7 @@ pub(super) struct Annotations {
     pub(super) send_timeout: Option<Duration>,
     pub(super) read_timeout: Option<Duration>,
     pub(super) load_balance: Option<Balancer>,
+    pub(super) canary: Option<bool>,
     given: Vec<(&'static Known, String)>,
 }
 
@@ -108,6 +109,9 @@ pub(super) enum Outcome {
     Denied,
     /// The Ingress is not served.
     Rejected,
+    /// The Ingress is not served and no earlier version of it either: it is without fault, but served like any other it
+    /// would take what belongs to another Ingress.
+    Withheld,
 }
 
 #[derive(Debug)]
@@ -165,6 +169,7 @@ static KNOWN: &[Known] = &[
     known("proxy-send-timeout", Rule, Ignored, |to, text| put(&mut to.send_timeout, values::seconds(text))),
     known("proxy-read-timeout", Rule, Ignored, |to, text| put(&mut to.read_timeout, values::seconds(text))),
     known("load-balance", Service, Ignored, |to, text| put(&mut to.load_balance, values::balancer(text))),
+    known("canary", Rule, Ignored, |to, text| put(&mut to.canary, values::boolean(text))),
 ];
 
 /// Names that ingress-nginx had once and dropped.
@@ -216,6 +221,14 @@ pub(super) fn parse(annotations: &BTreeMap<String, String>) -> (Annotations, Vec
         }
     }
     faults.extend(ours().filter(|(name, _)| !is_known(name)).map(|(name, _)| unknown(name)));
+    if parsed.canary == Some(true) {
+        faults.push(Fault {
+            name: format!("{PREFIX}canary"),
+            reason: "UnsupportedAnnotation",
+            message: "canaries are not supported yet".into(),
+            outcome: Outcome::Withheld,
+        });
+    }
     (parsed, faults)
 }
 
@@ -277,6 +290,8 @@ mod tests {
             ("limit-rsp", "10", Outcome::Unknown),
             ("secure-backends", "true", Outcome::Unknown),
             ("whitelist-source-range", "10.0.0.0/8", Outcome::Denied),
+            ("canary", "on", Outcome::Ignored),
+            ("canary", "true", Outcome::Withheld),
         ] {
             assert_eq!(outcome(name, value), [(format!("{PREFIX}{name}"), expected)]);
         }
