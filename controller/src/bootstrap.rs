@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::ca::{CaError, InstallationSecret};
 use crate::status::MANAGER;
+use crate::write::reason_of_client;
 
 /// Why an installation cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,16 @@ pub enum BootstrapError {
         #[source]
         error: Box<kube::Error>,
     },
+    /// The API server says no, or nothing, about the Secret with the keys.
+    #[error("cannot {what} {object}: {reason}")]
+    Secret {
+        /// What was tried.
+        what: &'static str,
+        /// Kind, namespace and name.
+        object: String,
+        /// Why not, without the API server's words: they could quote the Secret.
+        reason: String,
+    },
     /// The keys cannot be made or read.
     #[error(transparent)]
     Keys(#[from] CaError),
@@ -36,7 +47,10 @@ pub enum BootstrapError {
 pub async fn keys(client: &Client, namespace: &str, name: &str) -> Result<InstallationSecret, BootstrapError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let failed = |what| {
-        move |error| BootstrapError::Api { what, object: format!("Secret {namespace}/{name}"), error: Box::new(error) }
+        move |error| {
+            let (object, reason) = (format!("Secret {namespace}/{name}"), reason_of_client(&error));
+            BootstrapError::Secret { what, object, reason }
+        }
     };
     let secret = match api.get_opt(name).await.map_err(failed("read"))? {
         Some(secret) => secret,

@@ -18,7 +18,7 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::ca::{self, CaError, InstallationSecret, KeyPairPem};
 use crate::shutdown::Shutdown;
 use crate::status::MANAGER;
-use crate::write::{WriteError, within};
+use crate::write::{WriteError, reason, reason_of_watch, within};
 
 /// How often it is asked whether something is due.
 const LOOK: Duration = Duration::from_secs(10 * 60);
@@ -64,13 +64,21 @@ enum RenewError {
     Publish(#[from] BootstrapError),
 }
 
+impl RenewError {
+    /// See [`crate::write::reason`].
+    fn reason(&self) -> String {
+        match self {
+            Self::Write(error) => reason(error),
+            Self::Keys(_) | Self::Publish(_) => self.to_string(),
+        }
+    }
+}
+
 impl Keeper {
     /// Follows and renews until `shutdown`.
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let mut events = pin!(watch_object(self.api(), &self.secret));
-        // Every replica puts them there when it starts.
-        let mut published = self.keys.trusted();
-        // And makes itself a certificate of this authority.
+        // Every replica makes itself a certificate of this authority.
         let mut signer = self.keys.authority.certificate.clone();
         let mut look = Instant::now();
         loop {
@@ -84,7 +92,8 @@ impl Keeper {
                         tracing::warn!(secret = self.secret, "the Secret with the keys is gone; they stay in use until a restart");
                     }
                     Err(error) => {
-                        tracing::warn!(secret = self.secret, %error, "the Secret with the keys cannot be watched");
+                        let reason = reason_of_watch(&error);
+                        tracing::warn!(secret = self.secret, reason, "the Secret with the keys cannot be watched");
                         tokio::select! {
                             () = tokio::time::sleep(RETRY) => {}
                             () = shutdown.requested() => return,
@@ -104,8 +113,8 @@ impl Keeper {
                 look = Instant::now() + RETRY;
             }
             let leads = *self.leader.borrow_and_update();
-            if leads && let Err(error) = self.renew(&mut published).await {
-                tracing::warn!(%error, "the installation's keys are not renewed; trying again");
+            if leads && let Err(error) = self.renew().await {
+                tracing::warn!(reason = error.reason(), "the installation's keys are not renewed; trying again");
                 look = Instant::now() + RETRY;
             }
         }
@@ -135,16 +144,13 @@ impl Keeper {
         Ok(())
     }
 
-    /// Writes what is due. The watch brings it back.
-    async fn renew(&self, published: &mut String) -> Result<(), RenewError> {
+    /// Writes what is due; the watch brings it back. What data planes trust is written whether due or not, for another
+    /// replica, or somebody else, may have left something else there.
+    async fn renew(&self) -> Result<(), RenewError> {
         if let Some(renewed) = self.keys.renewed(Timestamp::now())? {
             within(self.write(&renewed)).await?;
         }
-        let trusted = self.keys.trusted();
-        if *published != trusted {
-            bootstrap::publish_ca(&self.client, &self.namespace, &self.ca_config_map, &trusted).await?;
-            *published = trusted;
-        }
+        bootstrap::publish_ca(&self.client, &self.namespace, &self.ca_config_map, &self.keys.trusted()).await?;
         Ok(())
     }
 

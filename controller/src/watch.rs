@@ -14,10 +14,11 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use translate::ObjectKey;
+use translate::{Kind, ObjectKey};
 
 use crate::kinds::{Watched, stored};
 use crate::store::Change;
+use crate::write::reason_of_watch;
 
 /// How long a kind that was there has to be missing before its objects count as gone.
 const GONE: Duration = Duration::from_secs(30);
@@ -65,7 +66,11 @@ pub async fn run<T: Watched>(client: Client, changes: mpsc::Sender<Change>) {
             }
             Err(error) => {
                 presence.interrupted();
-                tracing::warn!(kind = %T::KIND, %error, "the watch is interrupted; its last state stays in force");
+                let error = match T::KIND {
+                    Kind::Secret => reason_of_watch(&error), // the text could quote the content
+                    _ => error.to_string(),
+                };
+                tracing::warn!(kind = %T::KIND, error, "the watch is interrupted; its last state stays in force");
                 continue;
             }
         };

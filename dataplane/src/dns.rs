@@ -8,7 +8,7 @@ use std::time::Duration;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -20,9 +20,11 @@ const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(30);
 /// After the first attempt that failed; each further one waits twice as long, up to [`LATEST`]. The last answer stays in use.
 const RETRY: Duration = Duration::from_secs(2);
-/// So many names are asked for at once, each for so long at most: a flood of them does not drown the resolver, and those
-/// that nobody answers leave room for the others.
+/// So many names are asked for at once, each for so long at most: a flood of them does not drown the resolver.
 const AT_ONCE: usize = 64;
+/// So many of these may be names whose last attempt failed: however many there are that nobody answers, they leave room for
+/// those that are new or were answered.
+const RETRIES_AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether names may lead to addresses that are local to the machine (see [`snapshot::is_local`]).
@@ -73,7 +75,7 @@ async fn run(mut changed: watch::Receiver<Vec<Arc<Cluster>>>, local: LocalEndpoi
             return;
         }
     };
-    let resolving = Arc::new(Resolving { resolver, local, turns: Semaphore::new(AT_ONCE) });
+    let resolving = Arc::new(Resolving { resolver, local, turns: Turns::new() });
     let mut tasks = JoinSet::new();
     let mut following = HashMap::new();
     loop {
@@ -108,20 +110,22 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, hickory_resolve
 struct Resolving {
     resolver: TokioResolver,
     local: LocalEndpoints,
-    turns: Semaphore,
+    turns: Turns,
 }
 
 impl Resolving {
     /// Keeps the endpoints of one cluster up to date. Never ends by itself.
     async fn follow(&self, cluster: &Cluster, source: &(String, u16)) {
         let mut retry = RETRY;
+        let mut last = Last::NoFailure;
         loop {
-            let next = match self.resolve(cluster, source).await {
+            let next = match self.resolve(cluster, source, last).await {
                 Some(expires) => {
-                    retry = RETRY;
+                    (retry, last) = (RETRY, Last::NoFailure);
                     expires
                 }
                 None => {
+                    last = Last::Failure;
                     let next = Instant::now() + retry;
                     retry = (retry * 2).min(LATEST);
                     next
@@ -132,13 +136,13 @@ impl Resolving {
     }
 
     /// Resolves once and returns when the answer expires, or `None` when there is none.
-    async fn resolve(&self, cluster: &Cluster, source: &(String, u16)) -> Option<Instant> {
+    async fn resolve(&self, cluster: &Cluster, source: &(String, u16), last: Last) -> Option<Instant> {
         // A name that is an address needs no resolver.
         if let Ok(address) = source.0.parse() {
             cluster.set_resolved(source, &self.usable(std::iter::once(address), source.1));
             return Some(Instant::now() + LATEST);
         }
-        let _turn = self.turns.acquire().await.ok()?;
+        let _turn = self.turns.take(last).await?;
         let Ok(answer) = timeout(PATIENCE, self.resolver.lookup_ip(source.0.as_str())).await else {
             tracing::warn!(name = source.0, "the name of a backend is not resolved in time, its last addresses stay");
             return None;
@@ -163,5 +167,70 @@ impl Resolving {
     fn usable(&self, addresses: impl Iterator<Item = IpAddr>, port: u16) -> Vec<SocketAddr> {
         let allowed = |address: &IpAddr| self.local == LocalEndpoints::Allowed || !snapshot::is_local(*address);
         addresses.filter(allowed).map(|address| SocketAddr::new(address, port)).collect()
+    }
+}
+
+/// What became of the last attempt at a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// It was answered, or there was none yet.
+    NoFailure,
+    Failure,
+}
+
+/// Who may ask now: [`AT_ONCE`] names, [`RETRIES_AT_ONCE`] of them after a failure.
+struct Turns {
+    all: Semaphore,
+    retries: Semaphore,
+}
+
+/// Held while a name is asked for.
+struct Turn<'a> {
+    _any: SemaphorePermit<'a>,
+    _retry: Option<SemaphorePermit<'a>>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self { all: Semaphore::new(AT_ONCE), retries: Semaphore::new(RETRIES_AT_ONCE) }
+    }
+
+    /// Waits for a turn; `None` never happens, for nobody closes the semaphores.
+    async fn take(&self, last: Last) -> Option<Turn<'_>> {
+        // First the smaller share: who waits for that keeps nobody else waiting.
+        let retry = match last {
+            Last::NoFailure => None,
+            Last::Failure => Some(self.retries.acquire().await.ok()?),
+        };
+        Some(Turn { _any: self.all.acquire().await.ok()?, _retry: retry })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn more_silent_names_than_turns_leave_room_for_others() {
+        let turns = Arc::new(Turns::new());
+        let mut silent = JoinSet::new();
+        for _ in 0..2 * AT_ONCE {
+            let turns = turns.clone();
+            silent.spawn(async move {
+                let _turn = turns.take(Last::Failure).await;
+                std::future::pending::<()>().await;
+            });
+        }
+        // On one thread each of them runs until it waits, before this goes on.
+        tokio::task::yield_now().await;
+        assert!(turns.all.available_permits() < AT_ONCE, "some of them are asked for");
+        let others = async {
+            let mut held = Vec::new();
+            for _ in 0..AT_ONCE - RETRIES_AT_ONCE {
+                held.push(turns.take(Last::NoFailure).await);
+            }
+        };
+        timeout(PATIENCE, others).await.expect("the silent names take all turns");
+        silent.abort_all();
     }
 }

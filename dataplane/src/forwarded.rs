@@ -1,8 +1,9 @@
 //! Who the client is and what it asked for, as the backend is told: `X-Forwarded-*`, `X-Real-IP`, `X-Request-ID`.
+//! `Forwarded` (RFC 7239), which says the same, is never written; it passes from those who are believed.
 
 use std::net::IpAddr;
 
-use http::header::Entry;
+use http::header::{Entry, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use snapshot::Scheme;
@@ -54,6 +55,8 @@ pub struct Forwarded {
     pub original_for: Option<HeaderValue>,
     /// `X-Forwarded-Host` as it came; known once [`Forwarded::write`] has replaced it.
     pub original_host: Option<HeaderValue>,
+    /// Whether the peer is believed.
+    trusted: bool,
     chain: HeaderValue,
     client_value: HeaderValue,
     /// The host as it is passed on in `X-Forwarded-Host`.
@@ -97,12 +100,13 @@ impl Forwarded {
             proto: scheme_value(origin.scheme),
             original_for: None,
             original_host: None,
+            trusted: contains(trusted, origin.peer),
             chain: origin.peer_value.clone(),
             client_value: origin.peer_value.clone(),
             host_value: authority.cloned(),
             port_value: origin.port_value.clone(),
         };
-        match contains(trusted, origin.peer) {
+        match direct.trusted {
             true => direct.believing(headers, trusted),
             false => direct,
         }
@@ -118,6 +122,9 @@ impl Forwarded {
             Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
             None => headers.remove(X_FORWARDED_HOST),
         };
+        if !self.trusted {
+            headers.remove(FORWARDED);
+        }
     }
 
     fn believing(mut self, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
@@ -220,6 +227,7 @@ mod tests {
         ("x-forwarded-proto", "https"),
         ("x-forwarded-host", "Shop.Example, inner"),
         ("x-real-ip", "3.3.3.3"),
+        ("forwarded", "for=1.1.1.1;proto=https"),
     ];
 
     #[test]
@@ -237,6 +245,7 @@ mod tests {
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "a.example:8080");
         assert_eq!(headers["x-forwarded-port"], "8080");
+        assert_eq!(headers.get("forwarded"), None);
         assert_eq!(forwarded.original_for.unwrap(), "1.1.1.1, 2.2.2.2, 10.0.0.8");
     }
 
@@ -255,6 +264,7 @@ mod tests {
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["x-forwarded-host"], "Shop.Example");
         assert_eq!(headers["x-forwarded-port"], "443");
+        assert_eq!(headers["forwarded"], "for=1.1.1.1;proto=https");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Headers that are for the next hop only (RFC 9110, section 7.6.1).
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT, HOST,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
+    FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -25,13 +25,14 @@ static STRIPPED: [HeaderName; 11] = [
 ];
 
 /// What may only stand before a body, besides the headers of one hop (RFC 9110, 6.5.1).
-static NO_TRAILERS: [HeaderName; 10] = [
+static NO_TRAILERS: [HeaderName; 11] = [
     AUTHORIZATION,
     CONTENT_ENCODING,
     CONTENT_LENGTH,
     CONTENT_RANGE,
     CONTENT_TYPE,
     COOKIE,
+    FORWARDED,
     HOST,
     SET_COOKIE,
     TRAILER,
@@ -120,6 +121,15 @@ mod tests {
             ("accept", "*/*"),
         ]);
         assert_eq!(left, ["accept: */*", "te: trailers"]);
+    }
+
+    #[test]
+    fn trailers_do_not_say_from_whom_a_message_is() {
+        let names = ["forwarded", "x-forwarded-for", "x-real-ip", "cookie", "grpc-status"];
+        let mut trailers: HeaderMap =
+            names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))).collect();
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers.keys().collect::<Vec<_>>(), ["grpc-status"]);
     }
 
     #[test]

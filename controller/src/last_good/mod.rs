@@ -20,7 +20,7 @@ use translate::ObjectKey;
 use crate::shutdown::Shutdown;
 use crate::store::Change;
 use crate::watch::Pause;
-use crate::write::{WriteError, within};
+use crate::write::{WriteError, reason, within};
 pub use record::{Next, Record};
 
 /// The entry of the Secret.
@@ -123,15 +123,6 @@ impl Recorder {
             Some(_) => api.replace(&self.place.name, &PostParams::default(), &secret).await?,
         };
         Ok(())
-    }
-}
-
-/// Why a write failed, without anything of what was written.
-fn reason(error: &WriteError) -> String {
-    match error {
-        WriteError::Api(kube::Error::Api(status)) => status.reason.clone(),
-        WriteError::Api(_) => "the API server cannot be reached, or its answer not be read".into(),
-        other => other.to_string(),
     }
 }
 

@@ -24,7 +24,7 @@ const LIMIT: usize = 900 * 1024;
 pub struct Record {
     version: Option<String>,
     text: String,
-    /// The one that was rejected first comes first.
+    /// Those with a last good version first; of equals, the one that was rejected first.
     entries: Vec<Entry>,
     good: Resources,
 }
@@ -36,6 +36,7 @@ struct Entry {
     key: ObjectKey,
     uid: String,
     rejected: String,
+    good: Good,
     text: String,
 }
 
@@ -53,8 +54,8 @@ struct Item {
     good: Option<Value>,
 }
 
-/// Whether there is a last good version.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Whether there is a last good version; what is known comes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Good {
     Known,
     None,
@@ -104,8 +105,8 @@ impl Record {
         }
     }
 
-    /// What to record now that these objects are `rejected`. What is in the record already comes first: when there is no
-    /// room for all, those stay that were rejected first. Of `missing` kinds nothing is known, so that what is recorded stays.
+    /// What to record now that these objects are `rejected`. Those with a last good version come first, then what is in the
+    /// record already: when there is no room for all, those stay that were rejected first. Of `missing` kinds nothing is known, so that what is recorded stays.
     pub fn next(
         &self,
         resources: &Resources,
@@ -114,14 +115,19 @@ impl Record {
     ) -> Next {
         let before: BTreeSet<_> = self.entries.iter().map(|entry| (entry.kind, &entry.key)).collect();
         let kept = self.entries.iter().filter_map(|entry| match missing.contains(&entry.kind) {
-            true => Some((entry.kind, &entry.key, Some((entry.text.clone(), Good::Known)))),
+            true => Some((entry.kind, &entry.key, Some((entry.text.clone(), entry.good)))),
             false => rejected.contains(&(entry.kind, entry.key.clone())).then_some((entry.kind, &entry.key, None)),
         });
         let new = rejected.iter().map(|(kind, key)| (*kind, key));
         let new = new.filter(|object| !before.contains(object)).map(|(kind, key)| (kind, key, None));
         let mut next = Next { text: "[".into(), dropped: Vec::new() };
-        for (kind, key, text) in kept.chain(new) {
-            let Some((text, good)) = text.or_else(|| of_kind!(kind, write(key, resources))) else { continue };
+        let mut items: Vec<_> = kept
+            .chain(new)
+            .filter_map(|(kind, key, text)| Some((kind, key, text.or_else(|| of_kind!(kind, write(key, resources)))?)))
+            .collect();
+        // That there was no good version takes no room from one.
+        items.sort_by_key(|(_, _, (_, good))| *good);
+        for (kind, key, (text, good)) in items {
             if next.text.len() + text.len() + 2 > LIMIT {
                 if good == Good::Known {
                     next.dropped.push((kind, key.clone()));
@@ -141,11 +147,12 @@ impl Record {
         let item: Item = serde_json::from_value(item).ok()?;
         let kind = *Kind::ALL.iter().find(|kind| kind.name() == item.kind)?;
         let text = serde_json::to_string(&item).ok()?;
+        let known = if item.good.is_some() { Good::Known } else { Good::None };
         if let Some(good) = item.good {
             of_kind!(kind, read(good, &mut self.good))?;
         }
         let key = ObjectKey::new(item.namespace, item.name);
-        self.entries.push(Entry { kind, key, uid: item.uid, rejected: item.rejected, text });
+        self.entries.push(Entry { kind, key, uid: item.uid, rejected: item.rejected, good: known, text });
         Some(())
     }
 }

@@ -194,6 +194,26 @@ fn what_is_rejected_first_has_its_place_and_what_has_none_is_named() {
 }
 
 #[test]
+fn that_there_was_no_good_version_takes_no_room_from_one() {
+    let mut resources = Resources::default();
+    resources.insert(secret("z", b"hunter2"));
+    resources.accept(&BTreeSet::new());
+    resources.insert(secret("z", b"broken"));
+    let names: Vec<_> = (0..9_000).map(|number| format!("never-good-{number}")).collect();
+    names.iter().for_each(|name| resources.insert(secret(name, b"broken")));
+    let never_good: Vec<_> = names.iter().map(|name| (Kind::Secret, name.as_str())).collect();
+    let full = Record::default().next(&resources, &bad(&never_good), &BTreeSet::new());
+    assert!(!full.text.contains(names.last().unwrap()) || !full.text.contains(&names[0]), "there is room for all");
+    let record = Record::read("1".into(), full.text.into());
+    let all: Vec<_> = never_good.iter().copied().chain([(Kind::Secret, "z")]).collect();
+    let next = record.next(&resources, &bad(&all), &BTreeSet::new());
+    assert_eq!(next.dropped, []);
+    assert!(next.text.len() < MAX_SECRET);
+    let record = Record::read("2".into(), next.text.clone().into());
+    assert_eq!(record.next(&resources, &bad(&all), &BTreeSet::new()).text, next.text, "it settles");
+}
+
+#[test]
 fn of_kinds_that_the_api_server_does_not_know_yet_nothing_is_forgotten() {
     let text = Replica::leader().sees("1", "good").sees("1", "bad").records();
     let record = Record::read("1".into(), text.clone().into());

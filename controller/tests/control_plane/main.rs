@@ -563,6 +563,15 @@ async fn ticket_keys_rotate_and_reach_the_data_planes() {
     .await;
     assert_eq!(after.ticket_keys[1], before.ticket_keys[0]);
     assert_eq!((&after.authority, &after.cookie_key), (&before.authority, &before.cookie_key));
+
+    // What somebody takes from the data planes is back when the leader looks the next time, though nothing is due.
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": namespace}});
+    cluster.api(&map).delete("sluice-ca", &Default::default()).await.unwrap();
+    let look = Patch::Merge(json!({"metadata": {"annotations": {"looked-at": "now"}}}));
+    cluster.api(&body).patch("sluice-installation", &PatchParams::default(), &look).await.unwrap();
+    let map =
+        eventually("the leader publishes its CA again", || cluster.get("v1", "ConfigMap", namespace, "sluice-ca"));
+    assert_eq!(map.await["data"]["ca.crt"], before.trusted());
     data_plane.until(after.ticket_keys[0].expose()).await;
     replica.stop().await;
 }
