@@ -104,6 +104,13 @@ async fn answers(suite: &Suite, example: &str, certificate: &CertificateDer<'_>)
             site.redirects("/cart", 308, &format!("https://{}/cart", site.host())).await
         }
         "gateway-http" | "gatewayconfig" => site.is_answered_by("/", "echo").await,
+        "gateway-client-certificates" => site.lets_nobody_in_without_certificate().await,
+        // Here nothing listens for TLS: what cannot prove itself is not spoken to in plain text instead.
+        "backendtlspolicy" => {
+            let answer = site.at("/").get().await?;
+            ensure!(answer.status == 502, "status {}", answer.status);
+            Ok(())
+        }
         "gateway-https" => {
             site.shows(certificate).await?;
             site.redirects("/cart", 301, &format!("https://{}/cart", site.host())).await
@@ -182,6 +189,17 @@ impl Site {
 
     fn at(&self, path: &str) -> Target {
         Target { path: path.into(), ..self.0.clone() }
+    }
+
+    /// The port for HTTPS takes connections, and no request of a client that shows no certificate.
+    async fn lets_nobody_in_without_certificate(&self) -> Result<()> {
+        let mut target = Target { tls: Some(certificates::trusting_all()), ..self.0.clone() };
+        target.address.set_port(443);
+        tokio::net::TcpStream::connect(target.address).await.context("port 443")?;
+        match target.get().await {
+            Ok(answer) => bail!("a client without certificate got {}", answer.status),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Waits until `echo` answers over TLS with this certificate.
