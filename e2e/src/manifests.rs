@@ -35,7 +35,16 @@ spec:
   selector: {{matchLabels: {{app: {name}}}}}
   template:
     metadata: {{labels: {{app: {name}}}}}
-    spec:
+{}
+---",
+        echo_pod(name)
+    )
+}
+
+/// The `spec` of a Deployment's pod template: the echo backend, which says that it is of the Service `name`.
+pub fn echo_pod(name: &str) -> String {
+    format!(
+        "    spec:
       enableServiceLinks: false
       securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
       containers:
@@ -47,8 +56,7 @@ spec:
           env:
             - {{name: SERVICE, value: {name}}}
             - {{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
-          readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
----"
+          readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}"
     )
 }
 

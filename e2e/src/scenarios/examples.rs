@@ -13,7 +13,7 @@ use super::REPOSITORY;
 use crate::certificates;
 use crate::client::{Answer, Target, connect};
 use crate::cluster::{pod_address, until};
-use crate::manifests::restricted_namespace;
+use crate::manifests::{echo_pod, restricted_namespace};
 use crate::suite::{DATAPLANES, PATIENCE, SYSTEM, Suite};
 
 const NAMESPACE: &str = "examples";
@@ -59,20 +59,9 @@ spec:
   selector: {{matchLabels: {{app: echo, version: {version}}}}}
   template:
     metadata: {{labels: {{app: echo, version: {version}}}}}
-    spec:
-      enableServiceLinks: false
-      securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
-      containers:
-        - name: echo
-          image: docker.io/local/e2e:1
-          imagePullPolicy: Never
-          command: [/echo, serve]
-          securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
-          env:
-            - {{name: SERVICE, value: {name}}}
-            - {{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
-          readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
----"
+{}
+---",
+        echo_pod(name)
     )
 }
 
