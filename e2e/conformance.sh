@@ -77,6 +77,7 @@ up() {
   echo "$channel" >"$state/channel"
 }
 
+# Dozens of Gateways run at a time: what each pod requests has to fit into two small nodes.
 install() {
   local crds=$k8s/gateway-api
   [ "$channel" = standard ] || crds=$crds-$channel
@@ -90,6 +91,7 @@ metadata: {name: $system, labels: {pod-security.kubernetes.io/enforce: restricte
 Y
   KUBECONFIG=$state/admin.kubeconfig outside "$k8s/helm" upgrade --install sluice "$root/helm/sluice" --namespace $system \
     --set-string "image.repository=docker.io/local/sluice,image.tag=$tag,image.pullPolicy=Never" --wait --timeout=120s \
+    --set controller.gatewayClassResource.parameters.resources.requests.cpu=10m \
     2> >(grep -v 'found symbolic link' >&2) >/dev/null # the chart's crds are one, on purpose
   kubectl wait --for=condition=Accepted gatewayclass/sluice --timeout=60s >/dev/null
 }
