@@ -155,13 +155,10 @@ enum Known {
 }
 
 fn known(api_version: &str, name: &str) -> Known {
-    let group = |api_version: &str| api_version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
-    let ours = group(api_version);
-    let Some(kind) = Kind::ALL.iter().copied().find(|kind| kind.name() == name && group(kind.api_version()) == ours)
-    else {
-        let of_group: Vec<_> =
-            Kind::ALL.iter().filter(|kind| group(kind.api_version()) == ours).map(|kind| kind.name()).collect();
-        return match ours.as_str() {
+    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    let Some(kind) = Kind::ALL.iter().copied().find(|kind| kind.name() == name && kind.group() == group) else {
+        let of_group: Vec<_> = Kind::ALL.iter().filter(|kind| kind.group() == group).map(|kind| kind.name()).collect();
+        return match group {
             crds::gateway::GROUP | crds::policy::GROUP => {
                 Known::Unknown(format!("of this group it reads {}", of_group.join(", ")))
             }
@@ -170,7 +167,7 @@ fn known(api_version: &str, name: &str) -> Known {
     };
     // The Gateway API serves the same objects as v1 and v1beta1.
     let same = api_version == kind.api_version()
-        || (ours == crds::gateway::GROUP && ["/v1", "/v1beta1"].iter().any(|v| api_version.ends_with(v)));
+        || (group == crds::gateway::GROUP && ["/v1", "/v1beta1"].iter().any(|v| api_version.ends_with(v)));
     if same { Known::Read(kind) } else { Known::Unknown(format!("write `apiVersion: {}`", kind.api_version())) }
 }
 

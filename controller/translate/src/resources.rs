@@ -53,6 +53,12 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// When an object was created, in seconds since 1970. One without a time was made here and now, as by a dry run: it is the
+/// youngest.
+pub(crate) fn created(metadata: &ObjectMeta) -> i64 {
+    metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second())
+}
+
 /// An object with the last version of it that translation accepted.
 ///
 /// A bad edit harms nobody: translation reports it and goes on with `last_good`.
@@ -169,6 +175,18 @@ macro_rules! every_kind {
 }
 
 impl Kind {
+    /// The API group; empty for the core group.
+    pub fn group(self) -> &'static str {
+        self.api_version().rsplit_once('/').map_or("", |(group, _)| group)
+    }
+
+    /// The kind that a reference names, whose `group` and `kind` are each those of `default` where they are left out. `None`
+    /// for one that translation does not read.
+    pub fn named(group: Option<&str>, kind: Option<&str>, default: Kind) -> Option<Kind> {
+        let (group, name) = (group.unwrap_or(default.group()), kind.unwrap_or(default.name()));
+        Kind::ALL.iter().copied().find(|kind| kind.name() == name && kind.group() == group)
+    }
+
     /// Whether it is a kind of route: `status.parents` has an entry for each parent and controller.
     pub fn is_route(self) -> bool {
         matches!(self, Self::HTTPRoute | Self::GRPCRoute | Self::TLSRoute | Self::TCPRoute | Self::UDPRoute)

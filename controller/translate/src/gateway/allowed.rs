@@ -1,5 +1,6 @@
 //! Which namespaces' objects may attach to a listener or a Gateway.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crds::gateway::FromNamespaces;
@@ -41,21 +42,26 @@ impl AllowedNamespaces {
         }
     }
 
-    /// Whether an object of a namespace with these labels may attach to one of the namespace `own`.
-    pub fn allow(&self, own: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether an object of `namespace` may attach to one of the namespace `own`.
+    pub fn allow(&self, resources: &Resources, own: &str, namespace: &str) -> bool {
         match self {
             Self::All => true,
             Self::Same => own == namespace,
-            Self::Selected(selector) => selector.matches(labels),
+            Self::Selected(selector) => selector.matches(&labels(resources, namespace)),
             Self::Nobody => false,
         }
     }
 }
 
 /// The labels of a namespace. A folder of manifests need not hold its namespaces.
-pub(super) fn labels(resources: &Resources, namespace: &str) -> BTreeMap<String, String> {
+fn labels<'r>(resources: &'r Resources, namespace: &str) -> Cow<'r, BTreeMap<String, String>> {
     let object = resources.get::<Namespace>("", namespace);
-    let mut labels = object.and_then(|object| object.metadata.labels.clone()).unwrap_or_default();
-    labels.entry(NAMESPACE_NAME.into()).or_insert_with(|| namespace.into());
-    labels
+    match object.and_then(|object| object.metadata.labels.as_ref()) {
+        Some(labels) if labels.contains_key(NAMESPACE_NAME) => Cow::Borrowed(labels),
+        labels => {
+            let mut labels = labels.cloned().unwrap_or_default();
+            labels.insert(NAMESPACE_NAME.into(), namespace.into());
+            Cow::Owned(labels)
+        }
+    }
 }

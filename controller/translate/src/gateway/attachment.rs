@@ -8,7 +8,7 @@ use snapshot::HostPattern;
 use super::listeners::{Listener, Owner};
 use super::route_kind::RouteKind;
 use super::{View, hostname};
-use crate::{Kind, ObjectKey};
+use crate::{Kind, ObjectKey, Resources};
 
 /// A parent of ours that a route names, or that it has by default.
 pub(super) struct Parent {
@@ -30,10 +30,10 @@ pub(super) fn parents<R: RouteKind>(
     let namespace = route.metadata().namespace.as_deref().unwrap_or_default();
     let named = |reference: &ParentReference| {
         let key = ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name);
-        let (gateway, owner) = match reference.kind.as_deref().unwrap_or(Kind::Gateway.name()) {
-            _ if reference.group.as_deref().unwrap_or(GROUP) != GROUP => return None,
-            "Gateway" => (key.clone(), Owner::Gateway(key)),
-            "ListenerSet" => (sets.get(&key)?.clone(), Owner::ListenerSet(key)),
+        let (gateway, owner) = match Kind::named(reference.group.as_deref(), reference.kind.as_deref(), Kind::Gateway)?
+        {
+            Kind::Gateway => (key.clone(), Owner::Gateway(key)),
+            Kind::ListenerSet => (sets.get(&key)?.clone(), Owner::ListenerSet(key)),
             _ => return None,
         };
         views.contains_key(&gateway).then(|| Parent { gateway, owner, reference: reference.clone() })
@@ -63,8 +63,6 @@ pub(super) struct Candidate<'a> {
     pub kind: Kind,
     /// Its namespace.
     pub namespace: &'a str,
-    /// The labels of that namespace.
-    pub labels: &'a BTreeMap<String, String>,
     /// Its host names; empty means those of the listener.
     pub hostnames: &'a [HostPattern],
 }
@@ -75,6 +73,7 @@ pub(super) type Attached = Vec<(usize, Vec<HostPattern>)>;
 /// The listeners (by index) that a parent reference finds, each with the host names of the route there; or why there are
 /// none: the reason and the message of `Accepted`.
 pub(super) fn attach(
+    resources: &Resources,
     listeners: &[Listener],
     parent: &Parent,
     route: &Candidate,
@@ -97,7 +96,7 @@ pub(super) fn attach(
     }
     let allowed = |listener: &Listener| {
         listener.kinds.iter().any(|kind| kind.kind == route.kind.name())
-            && listener.namespaces.allow(&listener.owner.key().namespace, route.namespace, route.labels)
+            && listener.namespaces.allow(resources, &listener.owner.key().namespace, route.namespace)
     };
     let allowed: Vec<_> = named.into_iter().filter(|(_, listener)| allowed(listener)).collect();
     if allowed.is_empty() {

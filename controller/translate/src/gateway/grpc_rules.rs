@@ -17,7 +17,7 @@ pub(super) fn parse<'a>(key: &ObjectKey, route: &GRPCRoute, backends: &Backends<
         key,
         written,
         |rule| rule.name.as_ref(),
-        |index, rule| all_matches(route, index, rule.matches.as_deref().unwrap_or_default()),
+        |index, rule| matches::each(rule.matches.as_deref(), |one| one_match(route, index, one)),
         |rule, matches| work(rule, matches, &key.namespace, backends),
     )
 }
@@ -54,15 +54,6 @@ fn as_http(filters: &[GRPCRouteFilter]) -> Vec<HTTPRouteFilter> {
         ..HTTPRouteFilter::default()
     };
     filters.iter().map(convert).collect()
-}
-
-fn all_matches(route: &GRPCRoute, rule: usize, matches: &[GRPCRouteMatch]) -> Result<Vec<Match>, Unusable> {
-    let everything = [GRPCRouteMatch::default()];
-    let matches = if matches.is_empty() { &everything } else { matches };
-    let parse = |(index, one): (usize, &GRPCRouteMatch)| {
-        one_match(route, rule, one).map_err(|unusable| unusable.within(format_args!("matches[{index}]")))
-    };
-    matches.iter().enumerate().map(parse).collect()
 }
 
 fn one_match(route: &GRPCRoute, rule: usize, one: &GRPCRouteMatch) -> Result<Match, Unusable> {

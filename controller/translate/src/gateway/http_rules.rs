@@ -19,7 +19,7 @@ pub(super) fn parse<'a>(key: &ObjectKey, route: &HTTPRoute, backends: &Backends<
         key,
         written,
         |rule| rule.name.as_ref(),
-        |index, rule| matches::parse(route, index, rule.matches.as_deref().unwrap_or_default()),
+        |index, rule| matches::each(rule.matches.as_deref(), |one| matches::parse(route, index, one)),
         |rule, matches| work(rule, matches, &key.namespace, backends),
     )
 }

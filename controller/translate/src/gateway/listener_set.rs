@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::gateway::{GROUP, Gateway, ListenerSet, ListenerSetStatus};
+use crds::gateway::{Gateway, ListenerSet, ListenerSetStatus};
 
-use super::allowed::{self, AllowedNamespaces};
+use super::allowed::AllowedNamespaces;
 use super::listeners::Owner;
 use super::{View, condition, listener_status};
 use crate::context::Context;
+use crate::resources::created;
 use crate::{Kind, ObjectKey, Resources};
 
 /// A ListenerSet that names a Gateway of ours.
@@ -29,18 +30,13 @@ pub(super) fn by_gateway(resources: &Resources) -> BTreeMap<ObjectKey, Sets<'_>>
     let mut sets: BTreeMap<_, Sets> = BTreeMap::new();
     for (key, entry) in &resources.listener_sets {
         let parent = &entry.current.spec.parent_ref;
-        let is_gateway = parent.group.as_deref().unwrap_or(GROUP) == GROUP
-            && parent.kind.as_deref().unwrap_or(Kind::Gateway.name()) == Kind::Gateway.name();
-        if is_gateway {
+        if Kind::named(parent.group.as_deref(), parent.kind.as_deref(), Kind::Gateway) == Some(Kind::Gateway) {
             let gateway = ObjectKey::new(parent.namespace.as_deref().unwrap_or(&key.namespace), &parent.name);
             sets.entry(gateway).or_default().push((key, &entry.current));
         }
     }
     for sets in sets.values_mut() {
-        sets.sort_by_key(|(key, set)| {
-            let created = set.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
-            (created.is_none(), created, *key)
-        });
+        sets.sort_by_key(|(key, set)| (created(&set.metadata), *key));
     }
     sets
 }
@@ -50,8 +46,7 @@ pub(super) fn admit<'a>(resources: &Resources, key: &ObjectKey, gateway: &Gatewa
     let written = gateway.spec.allowed_listeners.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
     let (namespaces, _) = AllowedNamespaces::read(written, "None");
     let admit = |(set, object): (&ObjectKey, &'a Arc<ListenerSet>)| {
-        let labels = allowed::labels(resources, &set.namespace);
-        let allowed = namespaces.allow(&key.namespace, &set.namespace, &labels);
+        let allowed = namespaces.allow(resources, &key.namespace, &set.namespace);
         Set { key: set.clone(), object, allowed }
     };
     sets.into_iter().map(admit).collect()

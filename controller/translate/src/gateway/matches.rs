@@ -9,17 +9,19 @@ use super::rules::{Unusable, rank};
 /// The largest compiled expression in bytes.
 const REGEX_SIZE: usize = 1 << 20;
 
-/// The matches of rule `rule`; without any, everything matches.
-pub(super) fn parse(route: &HTTPRoute, rule: usize, matches: &[HTTPRouteMatch]) -> Result<Vec<Match>, Unusable> {
-    let everything = [HTTPRouteMatch::default()];
-    let matches = if matches.is_empty() { &everything } else { matches };
-    let parse = |(index, one): (usize, &HTTPRouteMatch)| {
-        one_match(route, rule, one).map_err(|unusable| unusable.within(format_args!("matches[{index}]")))
-    };
-    matches.iter().enumerate().map(parse).collect()
+/// Each of a rule's `matches`; without any, the one that says nothing and so matches everything.
+pub(super) fn each<T: Default>(
+    written: Option<&[T]>,
+    parse: impl Fn(&T) -> Result<Match, Unusable>,
+) -> Result<Vec<Match>, Unusable> {
+    let everything = [T::default()];
+    let written = written.filter(|matches| !matches.is_empty()).unwrap_or(&everything);
+    let parse = |(index, one)| parse(one).map_err(|unusable| unusable.within(format_args!("matches[{index}]")));
+    written.iter().enumerate().map(parse).collect()
 }
 
-fn one_match(route: &HTTPRoute, rule: usize, one: &HTTPRouteMatch) -> Result<Match, Unusable> {
+/// A match of rule `rule`.
+pub(super) fn parse(route: &HTTPRoute, rule: usize, one: &HTTPRouteMatch) -> Result<Match, Unusable> {
     let path = path(one).map_err(|unusable| unusable.within("path"))?;
     let headers = headers(one.headers.as_deref().unwrap_or_default()).map_err(|unusable| unusable.within("headers"))?;
     let query = values(one.query_params.as_deref().unwrap_or_default(), Name::Query)

@@ -101,11 +101,7 @@ pub(crate) fn translate(context: &mut Context) {
         gateway_status::serve(context, &view);
         views.insert(key.clone(), view);
     }
-    route::translate(context, &backends, &mut views, &resources.http_routes);
-    route::translate(context, &backends, &mut views, &resources.grpc_routes);
-    route::translate(context, &backends, &mut views, &resources.tls_routes);
-    route::translate(context, &backends, &mut views, &resources.tcp_routes);
-    route::translate(context, &backends, &mut views, &resources.udp_routes);
+    route::translate(context, &backends, &mut views);
     for view in views.values() {
         gateway_status::report(context, view);
         listener_set::report(context, view);

@@ -11,21 +11,31 @@ use super::backends::{Backends, Unresolved};
 use super::filters::Step;
 use super::route_kind::RouteKind;
 use super::rules::{Rules, Unusable};
-use super::{View, allowed, condition, emit, hostname};
+use super::{View, condition, emit, hostname};
 use crate::context::Context;
 use crate::{Entry, Kind, Map, ObjectKey};
 
-/// Attaches all routes of a kind to the Gateways and ListenerSets of ours that they name, and writes their statuses.
-pub(super) fn translate<R: RouteKind>(
+/// Attaches all routes to the Gateways and ListenerSets of ours that they name, and writes their statuses.
+pub(super) fn translate(context: &mut Context, backends: &Backends, views: &mut BTreeMap<ObjectKey, View>) {
+    let sets = views.values().flat_map(|view| view.sets.iter().map(|set| (set.key.clone(), view.key.clone())));
+    let sets = sets.collect();
+    let resources = context.resources;
+    of_kind(context, backends, views, &sets, &resources.http_routes);
+    of_kind(context, backends, views, &sets, &resources.grpc_routes);
+    of_kind(context, backends, views, &sets, &resources.tls_routes);
+    of_kind(context, backends, views, &sets, &resources.tcp_routes);
+    of_kind(context, backends, views, &sets, &resources.udp_routes);
+}
+
+fn of_kind<R: RouteKind>(
     context: &mut Context,
     backends: &Backends,
     views: &mut BTreeMap<ObjectKey, View>,
+    sets: &BTreeMap<ObjectKey, ObjectKey>,
     routes: &Map<R>,
 ) {
-    let sets = views.values().flat_map(|view| view.sets.iter().map(|set| (set.key.clone(), view.key.clone())));
-    let sets = sets.collect();
     for (key, entry) in routes {
-        let parents = attachment::parents(views, &sets, entry.current.as_ref());
+        let parents = attachment::parents(views, sets, entry.current.as_ref());
         if parents.is_empty() {
             // Entries from the time when the route had a parent of ours are to be removed.
             context.statuses.routes.insert((R::KIND, key.clone()), Vec::new());
@@ -46,8 +56,7 @@ fn attach<R: RouteKind>(
     let route = &entry.current;
     let verdict = Verdict::of(context, backends, key, entry);
     let hostnames: Vec<_> = route.hostnames().iter().map(|name| hostname::pattern(Some(name))).collect();
-    let labels = allowed::labels(context.resources, &key.namespace);
-    let candidate = Candidate { kind: R::KIND, namespace: &key.namespace, labels: &labels, hostnames: &hostnames };
+    let candidate = Candidate { kind: R::KIND, namespace: &key.namespace, hostnames: &hostnames };
 
     let mut attached: BTreeMap<ObjectKey, BTreeMap<usize, Vec<HostPattern>>> = BTreeMap::new();
     let mut statuses = Vec::new();
@@ -55,7 +64,7 @@ fn attach<R: RouteKind>(
         let Some(view) = views.get(&parent.gateway) else { continue };
         let found = match &verdict.fatal {
             Some(unusable) => Err((unusable.reason, unusable.to_string())),
-            None => attachment::attach(&view.listeners, &parent, &candidate),
+            None => attachment::attach(context.resources, &view.listeners, &parent, &candidate),
         };
         if let (None, Err((reason, message))) = (&verdict.fatal, &found) {
             context.warn(R::KIND, key, "spec.parentRefs", reason, message);

@@ -7,6 +7,7 @@ use snapshot::{Match, Rank, Retry, Timeouts};
 
 use super::backends::Backend;
 use super::filters::Step;
+use crate::resources::created;
 use crate::{ObjectKey, Stored};
 
 /// How long a connection to a backend may take to be established; the Gateway API leaves it to implementations.
@@ -121,7 +122,7 @@ pub(super) fn rank(route: &impl Stored, rule: usize, specificity: u32) -> Rank {
     let metadata = route.metadata();
     Rank {
         specificity,
-        created: metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second()),
+        created: created(metadata),
         object: ObjectKey::of(metadata).to_string(),
         rule: u32::try_from(rule).unwrap_or(u32::MAX),
     }

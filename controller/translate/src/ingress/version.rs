@@ -6,6 +6,7 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressSpec};
 
 use super::annotations::{self, Annotations, Outcome};
 use crate::context::Context;
+use crate::resources::created;
 use crate::{Entry, Kind, ObjectKey};
 
 /// An Ingress that is served.
@@ -81,13 +82,11 @@ impl<'a> Judged<'a> {
     }
 
     fn serve(self, key: &'a ObjectKey) -> Option<Served<'a>> {
-        // What has no time was made here and now, as by a dry run: it is the youngest.
-        let created = self.ingress.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second());
         let spec = self.ingress.spec.as_ref()?;
         let denied = self.outcome == Outcome::Denied;
         (self.outcome < Outcome::Rejected).then_some(Served {
             key,
-            created,
+            created: created(&self.ingress.metadata),
             spec,
             annotations: self.annotations,
             denied,

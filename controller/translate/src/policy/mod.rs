@@ -18,6 +18,7 @@ use crds::gateway::ParentReference;
 use crds::policy::{BackendPolicy, PolicyTargetReference, TrafficPolicy};
 use kube_core::ObjectMeta;
 
+use crate::resources::created;
 use crate::{Entry, Kind, ObjectKey, Problem, Resources, Severity, Stored};
 use target::{Claims, Target};
 
@@ -216,7 +217,7 @@ fn judge<P: Stored, T>(
     report: &mut Report,
 ) -> (Claims<T>, Vec<Judged>) {
     let mut entries: Vec<(&ObjectKey, &Entry<P>)> = P::map(resources).iter().collect();
-    entries.sort_by_cached_key(|(_, entry)| target::age(entry.current.metadata()));
+    entries.sort_by_key(|(key, entry)| (created(entry.current.metadata()), *key));
     let mut claims = Claims::default();
     let mut judged = Vec::new();
     for (key, entry) in entries {

@@ -8,7 +8,6 @@ use crds::gateway::ParentReference;
 use crds::policy::PolicyTargetReference;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::Ingress;
-use kube_core::ObjectMeta;
 
 use crate::{Kind, ObjectKey, Resources};
 
@@ -26,10 +25,9 @@ pub(super) struct Target {
 impl Target {
     /// The target of a reference in a policy of `namespace` that may apply to `kinds`. It need not exist.
     pub fn of(reference: &PolicyTargetReference, namespace: &str, kinds: &[Kind]) -> Result<Self, String> {
-        let kind = kinds.iter().find(|kind| kind.name() == reference.kind && group(**kind) == reference.group);
+        let kind = kinds.iter().find(|kind| kind.name() == reference.kind && kind.group() == reference.group);
         let Some(&kind) = kind else {
-            let names: Vec<_> =
-                kinds.iter().map(|kind| format!("{} of group {:?}", kind.name(), group(*kind))).collect();
+            let names: Vec<_> = kinds.iter().map(|kind| format!("{kind} of group {:?}", kind.group())).collect();
             return Err(format!(
                 "a policy of this kind does not apply to {} of group {:?}: name a {}",
                 reference.kind,
@@ -79,7 +77,7 @@ impl Target {
     /// The reference to the target itself, for statuses of policies whose target belongs to nobody.
     pub fn reference(&self) -> ParentReference {
         ParentReference {
-            group: Some(group(self.kind).into()),
+            group: Some(self.kind.group().into()),
             kind: Some(self.kind.name().into()),
             namespace: Some(self.object.namespace.clone()),
             name: self.object.name.clone(),
@@ -111,7 +109,7 @@ impl<T> Default for Claims<T> {
 }
 
 impl<T> Claims<T> {
-    /// Claims a target; fails with the name of the policy that has it. To be called in [`age`] order.
+    /// Claims a target; fails with the name of the policy that has it. To be called with the oldest policy first.
     pub fn claim(&mut self, target: Target, policy: &ObjectKey, content: &Arc<T>) -> Result<(), ObjectKey> {
         match self.holders.get(&target) {
             Some((holder, _)) if holder != policy => Err(holder.clone()),
@@ -126,20 +124,6 @@ impl<T> Claims<T> {
     pub fn get(&self, kind: Kind, object: &ObjectKey, section: Option<&str>) -> Option<&Arc<T>> {
         let target = Target { kind, object: object.clone(), section: section.map(str::to_owned) };
         self.holders.get(&target).map(|(_, content)| content)
-    }
-}
-
-/// Oldest first; objects without a creation time are the newest.
-pub(super) fn age(metadata: &ObjectMeta) -> (bool, i64, ObjectKey) {
-    let created = metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
-    (created.is_none(), created.unwrap_or_default(), ObjectKey::of(metadata))
-}
-
-/// The API group of a target's kind.
-fn group(kind: Kind) -> &'static str {
-    match kind.api_version().split_once('/') {
-        Some((group, _)) => group,
-        None => "",
     }
 }
 

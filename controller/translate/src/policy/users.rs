@@ -76,8 +76,7 @@ fn references<'r>(kind: Kind, route: &ObjectKey, resources: &'r Resources) -> Ve
 }
 
 fn is_service(reference: &BackendObjectReference) -> bool {
-    reference.kind.as_deref().is_none_or(|kind| kind == Kind::Service.name())
-        && reference.group.as_deref().is_none_or(str::is_empty)
+    Kind::named(reference.group.as_deref(), reference.kind.as_deref(), Kind::Service) == Some(Kind::Service)
 }
 
 fn services_of(ingress: &Ingress) -> impl Iterator<Item = &str> {
