@@ -71,6 +71,10 @@ pub struct Options {
     #[arg(long, default_value = "IfNotPresent")]
     pub dataplane_image_pull_policy: String,
 
+    /// A Secret to fetch that image with, by name, in each Gateway's own namespace; may be given several times
+    #[arg(long)]
+    pub dataplane_image_pull_secret: Vec<String>,
+
     /// The size of the memory-backed volume in which each of their pods keeps its last good snapshot, as a Kubernetes quantity
     #[arg(long, default_value = "64Mi")]
     pub dataplane_state_size_limit: String,
@@ -82,6 +86,10 @@ pub struct Options {
     /// Give the data planes of Gateways a NetworkPolicy that lets traffic in to their listeners and metrics only
     #[arg(long)]
     pub gateway_network_policies: bool,
+
+    /// Give the pods of Gateways the annotations prometheus.io/scrape, port and path
+    #[arg(long)]
+    pub gateway_metrics_annotations: bool,
 
     /// Where data planes connect to
     #[arg(long, default_value = "0.0.0.0:15010")]

@@ -29,6 +29,8 @@ pub struct Template {
     pub image: String,
     /// `imagePullPolicy`.
     pub pull_policy: String,
+    /// `imagePullSecrets`, by name; looked for in the namespace of the pods.
+    pub pull_secrets: Vec<String>,
     /// `sizeLimit` of the volume for the last good snapshot.
     pub state_size_limit: String,
     /// How many pods each Gateway gets.
@@ -41,6 +43,8 @@ pub struct Template {
     pub installation: String,
     /// Whether a NetworkPolicy guards them, as the chart's guards the shared ones.
     pub network_policies: bool,
+    /// Whether pods have the annotations by which Prometheus finds their metrics, as the chart's pods do.
+    pub metrics_annotations: bool,
 }
 
 /// The kinds that are made for a Gateway.
@@ -118,13 +122,20 @@ impl Template {
         }
         let mut pod_labels = labels.clone();
         pod_labels.insert("sluice.dev/stream-client".into(), "true".into()); // what network policies let in
+        let mut pod_annotations = BTreeMap::new();
+        if self.metrics_annotations {
+            let annotations = [("scrape", "true"), ("port", "10254"), ("path", "/metrics")];
+            pod_annotations
+                .extend(annotations.map(|(name, value)| (format!("prometheus.io/{name}"), value.to_owned())));
+        }
+        pod_annotations.extend(infrastructure.annotations.clone());
         let deployment = json!({
             "spec": {
                 "replicas": parameters.replicas.unwrap_or(self.replicas),
                 "strategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
                 "selector": { "matchLabels": selector },
                 "template": {
-                    "metadata": { "labels": pod_labels, "annotations": infrastructure.annotations },
+                    "metadata": { "labels": pod_labels, "annotations": pod_annotations },
                     "spec": self.pod(&name, &selector, parameters.resources.as_ref()),
                 },
             }
@@ -160,6 +171,7 @@ impl Template {
             Some(resources) => json!(resources),
             None => json!({ "requests": { "cpu": "100m", "memory": "32Mi" } }),
         };
+        let pull_secrets: Vec<_> = self.pull_secrets.iter().map(|name| json!({ "name": name })).collect();
         let spread = |topology: &str| {
             json!({
                 "maxSkew": 1,
@@ -172,6 +184,7 @@ impl Template {
             "serviceAccountName": name,
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
+            "imagePullSecrets": pull_secrets,
             "terminationGracePeriodSeconds": DRAIN + 5,
             "securityContext": {
                 "runAsNonRoot": true,
@@ -240,12 +253,14 @@ mod tests {
         Template {
             image: "sluice:1".into(),
             pull_policy: "IfNotPresent".into(),
+            pull_secrets: vec!["registry".into()],
             state_size_limit: "64Mi".into(),
             replicas: 2,
             controllers: "sluice-controller.sluice.svc:15010".into(),
             ca: "PEM".into(),
             installation: "sluice".into(),
             network_policies: true,
+            metrics_annotations: true,
         }
     }
 
@@ -336,6 +351,28 @@ mod tests {
         let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
         let state = volumes.iter().find(|volume| volume["name"] == "state").unwrap();
         assert_eq!(state["emptyDir"]["sizeLimit"], "1Gi");
+    }
+
+    #[test]
+    fn pods_have_what_the_installation_says_and_the_gateways_annotations_before_it() {
+        let annotations = [("prometheus.io/scrape".to_owned(), "false".to_owned())].into();
+        let wanted =
+            Wanted { uid: "1".into(), infrastructure: Infrastructure { annotations, ..Infrastructure::default() } };
+        let pod = |template: Template| {
+            let objects = template.objects(&ObjectKey::new("shop", "web"), &wanted);
+            objects.into_iter().find(|object| object["kind"] == "Deployment").unwrap()["spec"]["template"].clone()
+        };
+        let full = pod(template());
+        assert_eq!(full["spec"]["imagePullSecrets"], json!([{ "name": "registry" }]));
+        let annotations = &full["metadata"]["annotations"];
+        assert_eq!(
+            (&annotations["prometheus.io/port"], &annotations["prometheus.io/path"]),
+            (&json!("10254"), &json!("/metrics"))
+        );
+        assert_eq!(annotations["prometheus.io/scrape"], "false");
+        let bare = pod(Template { pull_secrets: Vec::new(), metrics_annotations: false, ..template() });
+        assert_eq!(bare["spec"]["imagePullSecrets"], json!([]));
+        assert_eq!(bare["metadata"]["annotations"], json!({ "prometheus.io/scrape": "false" }));
     }
 
     #[test]

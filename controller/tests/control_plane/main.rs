@@ -795,12 +795,14 @@ fn template(installation: &str) -> Template {
     Template {
         image: "sluice".into(),
         pull_policy: "Never".into(),
+        pull_secrets: Vec::new(),
         state_size_limit: "64Mi".into(),
         replicas: 1,
         controllers: "controllers:1".into(),
         ca: String::new(),
         installation: installation.into(),
         network_policies: true,
+        metrics_annotations: true,
     }
 }
 
