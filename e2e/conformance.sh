@@ -113,13 +113,14 @@ suite() { # flags...
   return $code
 }
 
-# What an interrupted run on a kept cluster left; pods need not finish their connections.
+# What an earlier run on a kept cluster left; pods need not finish their connections. Kubernetes looks again after half of their
+# grace period.
 clear_namespaces() {
   local namespace
   for namespace in gateway-conformance-{infra,app-backend,web-backend}; do
     kubectl delete namespace --ignore-not-found --wait=false $namespace >/dev/null
     kubectl -n $namespace delete pods --all --force --grace-period=0 >/dev/null 2>&1
-    kubectl wait --for=delete namespace/$namespace --timeout=120s >/dev/null
+    kubectl wait --for=delete namespace/$namespace --timeout=300s >/dev/null
   done
 }
 

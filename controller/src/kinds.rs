@@ -58,6 +58,8 @@ impl Watched for ReferenceGrant {}
 
 impl Watched for GatewayConfig {}
 
+impl Watched for CustomResourceDefinition {}
+
 impl Watched for Service {
     fn strip(&mut self) {
         if let Some(spec) = &mut self.spec {
@@ -135,6 +137,9 @@ fn strip(kind: Kind, metadata: &mut ObjectMeta) {
         (Kind::Ingress | Kind::IngressClass, Some(annotations)) => {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
         }
+        (Kind::CustomResourceDefinition, Some(annotations)) => annotations.retain(|name, _| {
+            [CustomResourceDefinition::BUNDLE_VERSION, CustomResourceDefinition::CHANNEL].contains(&name.as_str())
+        }),
         (_, annotations) => *annotations = None,
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
@@ -25,9 +25,12 @@ const GONE: Duration = Duration::from_secs(30);
 
 /// Watches one kind for as long as someone takes the changes.
 pub async fn run<T: Watched>(client: Client, changes: mpsc::Sender<Change>) {
-    let api: Api<DeserializeGuard<T>> = Api::all(client);
     let config = watcher::Config { field_selector: T::FIELDS.map(Into::into), ..watcher::Config::default() };
-    let mut events = watch(api, config).boxed();
+    let mut events = match T::metadata_api() {
+        false => watch(Api::<DeserializeGuard<T>>::all(client), config).boxed(),
+        // The guard would ask for whole objects; metadata always decodes.
+        true => watch(Api::<T>::all(client), config).map_ok(guarded).boxed(),
+    };
     let mut pause = Pause::default();
     let mut listed = BTreeSet::new();
     let mut presence = Presence::Unknown;
@@ -108,6 +111,17 @@ impl Presence {
         if let Self::Missing(_) = self {
             *self = Self::There;
         }
+    }
+}
+
+fn guarded<T>(event: Event<T>) -> Event<DeserializeGuard<T>> {
+    let guarded = |object| DeserializeGuard(Ok(object));
+    match event {
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(guarded(object)),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(object) => Event::Apply(guarded(object)),
+        Event::Delete(object) => Event::Delete(guarded(object)),
     }
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance"
 	confv1 "sigs.k8s.io/gateway-api/conformance/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance/utils/suite"
@@ -48,6 +50,9 @@ func TestConformance(t *testing.T) {
 	if len(options.SupportedFeatures) == 0 {
 		options.SupportedFeatures = featuresOf(options.ConformanceProfiles, channel(t, options)).UnsortedList()
 	}
+	if len(options.ConformanceProfiles) == len(profiles) {
+		isTrue(t, options)
+	}
 	if options.ReportOutputPath != "" && options.RunTest == "" {
 		// Registered before the suite's own cleanup, hence called when that has written the report.
 		t.Cleanup(func() { summarise(t, options) })
@@ -80,6 +85,18 @@ func channel(t *testing.T, options suite.ConformanceOptions) string {
 	name := types.NamespacedName{Name: "gateways.gateway.networking.k8s.io"}
 	require.NoError(t, options.Client.Get(context.Background(), name, crd), "the Gateway API's CRDs are not installed")
 	return crd.Annotations[consts.ChannelAnnotation]
+}
+
+// isTrue fails the test if the class promises another list of features than the one that is tested.
+func isTrue(t *testing.T, options suite.ConformanceOptions) {
+	class := &gatewayv1.GatewayClass{}
+	require.NoError(t, options.Client.Get(context.Background(), types.NamespacedName{Name: options.GatewayClassName}, class))
+	published := []features.FeatureName{}
+	for _, feature := range class.Status.SupportedFeatures {
+		published = append(published, features.FeatureName(feature.Name))
+	}
+	require.True(t, slices.IsSorted(published), "status.supportedFeatures is not sorted")
+	require.ElementsMatch(t, options.SupportedFeatures, published, "status.supportedFeatures is not what is tested")
 }
 
 // featuresOf returns all features of these profiles that the channel has. With all five profiles it also returns those of

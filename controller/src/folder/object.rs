@@ -183,7 +183,7 @@ fn key_of(kind: Kind, node: &Node) -> ObjectKey {
 }
 
 fn namespaced(kind: Kind) -> bool {
-    !matches!(kind, Kind::IngressClass | Kind::GatewayClass | Kind::Namespace)
+    !matches!(kind, Kind::IngressClass | Kind::GatewayClass | Kind::Namespace | Kind::CustomResourceDefinition)
 }
 
 fn read<T: DeserializeOwned + Stored + Complete>(
@@ -219,6 +219,7 @@ macro_rules! complete {
 complete! {
     IngressClass, Ingress, GatewayClass, Gateway, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute,
     BackendTLSPolicy, ReferenceGrant, Service, EndpointSlice, ConfigMap, TrafficPolicy, BackendPolicy, GatewayConfig,
+    CustomResourceDefinition,
 }
 
 impl Complete for Secret {

@@ -121,6 +121,24 @@ async fn a_kind_of_route_that_is_installed_later_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_class_says_what_works_with_the_crds_that_are_there() {
+    let namespace = "version";
+    let cluster = prepare(namespace).await;
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let status = || async {
+        let status = cluster.get(GATEWAY_API, "GatewayClass", "", namespace).await?["status"].take();
+        (condition(&status["conditions"], "SupportedVersion")["status"] == "True").then_some(status)
+    };
+    let status = eventually("the version is supported", status).await;
+    let features = status["supportedFeatures"].as_array().unwrap();
+    let has = |name: &str| features.iter().any(|feature| feature["name"] == name);
+    assert!(has("HTTPRouteCORS"), "{features:?}");
+    assert!(!has("HTTPRouteRetry"), "the standard channel has no such field: {features:?}");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
 async fn a_class_is_deleted_after_its_gateways() {
     let namespace = "class";
     let cluster = prepare(namespace).await;

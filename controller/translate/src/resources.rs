@@ -11,8 +11,8 @@ use self::objects::*;
 /// The types of every kind that translation reads.
 pub mod objects {
     pub use crds::gateway::{
-        BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
-        UDPRoute,
+        BackendTLSPolicy, CustomResourceDefinition, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet,
+        ReferenceGrant, TCPRoute, TLSRoute, UDPRoute,
     };
     pub use crds::policy::{BackendPolicy, GatewayConfig, TrafficPolicy};
     pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
@@ -157,6 +157,7 @@ kinds! {
     TrafficPolicy traffic_policies "sluice.dev/v1alpha1";
     BackendPolicy backend_policies "sluice.dev/v1alpha1";
     GatewayConfig gateway_configs "sluice.dev/v1alpha1";
+    CustomResourceDefinition custom_resource_definitions "apiextensions.k8s.io/v1";
 }
 
 /// Calls a macro with the name of every kind, after `more;` where there is more; `$crate::objects` holds their types.
@@ -169,7 +170,7 @@ macro_rules! every_kind {
             $($($more)+;)?
             IngressClass Ingress GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute
             BackendTLSPolicy ReferenceGrant Service EndpointSlice Secret ConfigMap Namespace TrafficPolicy
-            BackendPolicy GatewayConfig
+            BackendPolicy GatewayConfig CustomResourceDefinition
         }
     };
 }

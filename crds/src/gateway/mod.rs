@@ -2,6 +2,7 @@
 #![allow(missing_docs)] // each field is documented by the Gateway API's reference
 
 mod backend_tls_policy;
+mod crd;
 mod gateway_class;
 mod gateway_kind;
 mod grant;
@@ -12,6 +13,7 @@ mod listener_set;
 mod shared;
 
 pub use backend_tls_policy::*;
+pub use crd::*;
 pub use gateway_class::*;
 pub use gateway_kind::*;
 pub use grant::*;
