@@ -209,6 +209,25 @@ fn what_an_api_server_would_refuse_is_told() {
 }
 
 #[test]
+fn fields_that_nobody_knows_are_told_beside_what_is_known() {
+    let route = |kind: &str, backend: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: a}}\n\
+             spec: {{rules: [{{backendRefs: [{{name: w, port: 80, {backend}}}]}}]}}\n"
+        )
+    };
+    for kind in ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"] {
+        let (_, told) = found(&route(kind, "weigth: 5"), &[]);
+        let expected = format!("{kind} default/a: spec.rules[0].backendRefs[0].weigth: Sluice knows no such field");
+        assert!(told.contains(&expected), "no {expected:?} in\n{told}");
+    }
+    let filter = "weight: 5, filters: [{type: RequestHeaderModifier, requestHeaderModifer: {}}]";
+    let (_, told) = found(&route("HTTPRoute", filter), &[]);
+    let expected = "backendRefs[0].filters[0].requestHeaderModifer: Sluice knows no such field";
+    assert!(told.contains(expected) && !told.contains("weight"), "no {expected:?} in\n{told}");
+}
+
+#[test]
 fn programs_get_json() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     fs::write(dir.path().join("a.yaml"), "just text\n").expect("a file");

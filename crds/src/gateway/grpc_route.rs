@@ -2,8 +2,8 @@ use kube_derive::CustomResource;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendRef, HTTPHeaderFilter, HTTPRequestMirrorFilter, HTTPValueMatch, LocalObjectReference, ParentReference,
-    RouteStatus, SessionPersistence,
+    FilteredBackendRef, HTTPHeaderFilter, HTTPRequestMirrorFilter, HTTPValueMatch, LocalObjectReference,
+    ParentReference, RouteStatus, SessionPersistence,
 };
 
 /// Routes gRPC calls.
@@ -41,7 +41,7 @@ pub struct GRPCRouteRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filters: Option<Vec<GRPCRouteFilter>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub backend_refs: Option<Vec<GRPCBackendRef>>,
+    pub backend_refs: Option<Vec<FilteredBackendRef<GRPCRouteFilter>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<SessionPersistence>,
 }
@@ -79,12 +79,4 @@ pub struct GRPCRouteFilter {
     pub request_mirror: Option<HTTPRequestMirrorFilter>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extension_ref: Option<LocalObjectReference>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-pub struct GRPCBackendRef {
-    #[serde(flatten)]
-    pub backend: BackendRef,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub filters: Option<Vec<GRPCRouteFilter>>,
 }

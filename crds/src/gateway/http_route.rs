@@ -2,7 +2,7 @@ use kube_derive::CustomResource;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendObjectReference, BackendRef, Fraction, LocalObjectReference, ParentReference, RouteStatus,
+    BackendObjectReference, FilteredBackendRef, Fraction, LocalObjectReference, ParentReference, RouteStatus,
     SessionPersistence,
 };
 
@@ -41,7 +41,7 @@ pub struct HTTPRouteRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filters: Option<Vec<HTTPRouteFilter>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub backend_refs: Option<Vec<HTTPBackendRef>>,
+    pub backend_refs: Option<Vec<FilteredBackendRef<HTTPRouteFilter>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<HTTPRouteTimeouts>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -246,12 +246,4 @@ pub struct HTTPPathModifier {
     pub replace_full_path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replace_prefix_match: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-pub struct HTTPBackendRef {
-    #[serde(flatten)]
-    pub backend: BackendRef,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub filters: Option<Vec<HTTPRouteFilter>>,
 }

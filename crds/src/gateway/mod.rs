@@ -1,6 +1,7 @@
 //! The Gateway API, v1.6: the kinds and fields that Sluice reads. Field meanings are the specification's.
 #![allow(missing_docs)] // each field is documented by the Gateway API's reference
 
+mod backend_ref;
 mod backend_tls_policy;
 mod crd;
 mod gateway_class;
@@ -12,6 +13,7 @@ mod l4_route;
 mod listener_set;
 mod shared;
 
+pub use backend_ref::*;
 pub use backend_tls_policy::*;
 pub use crd::*;
 pub use gateway_class::*;

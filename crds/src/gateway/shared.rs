@@ -33,30 +33,6 @@ pub struct ParentReference {
     pub port: Option<i32>,
 }
 
-/// Refers to a backend: a Service by default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct BackendObjectReference {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    pub name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<i32>,
-}
-
-/// A backend with its share.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct BackendRef {
-    #[serde(flatten)]
-    pub object: BackendObjectReference,
-    /// Default 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weight: Option<i32>,
-}
-
 /// Keeps a client on its endpoint (GEP-1619). `type` is `Cookie` (default) or `Header`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,6 +1,8 @@
 //! The rules of a GRPCRoute: those of HTTP requests whose path is `/service/method`.
 
-use crds::gateway::{GRPCMethodMatch, GRPCRoute, GRPCRouteFilter, GRPCRouteMatch, GRPCRouteRule, HTTPRouteFilter};
+use crds::gateway::{
+    FilteredBackendRef, GRPCMethodMatch, GRPCRoute, GRPCRouteFilter, GRPCRouteMatch, GRPCRouteRule, HTTPRouteFilter,
+};
 use snapshot::{Match, PathMatch};
 
 use super::backends::Backends;
@@ -30,7 +32,7 @@ fn work<'a>(
 ) -> Result<Work<'a>, Unusable> {
     let surroundings = Surroundings { kind: Kind::GRPCRoute, namespace, matches, backends };
     let filters = filters::parse(&as_http(rule.filters.as_deref().unwrap_or_default()), surroundings)?;
-    let parse = |(index, reference): (usize, &crds::gateway::GRPCBackendRef)| {
+    let parse = |(index, reference): (usize, &FilteredBackendRef<GRPCRouteFilter>)| {
         filters::of_backend(&as_http(reference.filters.as_deref().unwrap_or_default()), surroundings)
             .and_then(|filters| backends.parse(Kind::GRPCRoute, namespace, &reference.backend, filters))
             .map_err(|unusable: Unusable| unusable.within(format_args!("backendRefs[{index}]")))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crds::gateway::{HTTPRoute, HTTPRouteRetry, HTTPRouteRule, HTTPRouteTimeouts};
+use crds::gateway::{FilteredBackendRef, HTTPRoute, HTTPRouteFilter, HTTPRouteRetry, HTTPRouteRule, HTTPRouteTimeouts};
 use snapshot::{Match, Retry, Timeouts};
 
 use super::backends::Backends;
@@ -33,7 +33,7 @@ fn work<'a>(
     let surroundings = Surroundings { kind: Kind::HTTPRoute, namespace, matches, backends };
     let filters = filters::parse(rule.filters.as_deref().unwrap_or_default(), surroundings)?;
     let timeouts = timeouts(rule.timeouts.as_ref()).map_err(|unusable| unusable.within("timeouts"))?;
-    let parse = |(index, reference): (usize, &crds::gateway::HTTPBackendRef)| {
+    let parse = |(index, reference): (usize, &FilteredBackendRef<HTTPRouteFilter>)| {
         filters::of_backend(reference.filters.as_deref().unwrap_or_default(), surroundings)
             .and_then(|filters| backends.parse(Kind::HTTPRoute, namespace, &reference.backend, filters))
             .map_err(|unusable: Unusable| unusable.within(format_args!("backendRefs[{index}]")))
