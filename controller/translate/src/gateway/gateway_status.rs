@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crds::gateway::{GatewayStatus, GatewayStatusAddress};
+use crds::gateway::{GatewayStatus, GatewayStatusAddress, ListenerStatus};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
@@ -55,7 +55,7 @@ pub(super) fn report(context: &mut Context, view: &View) {
     let mut conditions = vec![accepted(view)];
     conditions.extend(insecure(view));
     conditions.push(programmed(view, &addresses));
-    conditions.extend(resolved(view));
+    conditions.push(resolved(view, &listeners));
     if let Some(unresolved) = &view.unresolved {
         context.warn(Kind::Gateway, &view.key, unresolved.field, unresolved.reason, &unresolved.message);
     }
@@ -119,14 +119,21 @@ fn insecure(view: &View) -> Option<Condition> {
     frontend::allows_insecure(view.object).then(condition)
 }
 
-/// Whether the certificate for backends is there, where one is named.
-fn resolved(view: &View) -> Option<Condition> {
-    let metadata = &view.object.metadata;
-    tls::client_certificate_ref(view.object)?;
-    Some(match &view.unresolved {
-        None => condition(metadata, "ResolvedRefs", true, "ResolvedRefs", "All references are resolved."),
-        Some(unresolved) => condition(metadata, "ResolvedRefs", false, unresolved.reason, &unresolved.message),
-    })
+/// Whether everything that the Gateway and its listeners refer to is there.
+fn resolved(view: &View, listeners: &[ListenerStatus]) -> Condition {
+    let unresolved = |listener: &&ListenerStatus| {
+        listener.conditions.iter().any(|condition| condition.type_ == "ResolvedRefs" && condition.status == "False")
+    };
+    let names: Vec<_> = listeners.iter().filter(unresolved).map(|listener| listener.name.as_str()).collect();
+    let (reason, message) = match &view.unresolved {
+        Some(unresolved) => (unresolved.reason, unresolved.message.clone()),
+        None if names.is_empty() => ("ResolvedRefs", "All references are resolved.".to_owned()),
+        None => {
+            let message = format!("Listener {} refers to what cannot be used: see its conditions.", names.join(", "));
+            ("ListenersNotResolved", message)
+        }
+    };
+    condition(&view.object.metadata, "ResolvedRefs", reason == "ResolvedRefs", reason, message)
 }
 
 struct Addresses {
