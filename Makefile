@@ -21,7 +21,7 @@ run: ## serve deploy/quickstart on 8080 and 8443, with echo backends, and print 
 build: ## static release builds of both programs; prints where they are
 	e2e/release.sh
 
-test: prerequisites lint deny chart unit control-plane e2e ## everything: installs what the tests need (as root), then runs all of them
+test: prerequisites lint deny chart unit control-plane e2e conformance ## everything: installs what the tests need (as root), then runs all of them
 
 test-fast: lint unit ## what needs neither root nor a cluster
 
@@ -59,7 +59,8 @@ e2e-up: ## start the cluster with Sluice installed, and leave it
 e2e-down: ## stop and remove that cluster
 	e2e/cluster/down.sh "$${SLUICE_E2E_STATE:-/var/tmp/sluice-e2e}"
 
-conformance: prerequisites ## the Gateway API's suite on a real cluster; KEEP=1 PROFILE=GATEWAY-HTTP RUN=HTTPRouteWeight to develop
+conformance: prerequisites ## the Gateway API's suite on a real cluster; KEEP=1 PROFILE=GATEWAY-HTTP RUN=HTTPRouteWeight CHANNEL=standard
+	$(call section,conformance)
 	e2e/conformance.sh $(if $(KEEP),--keep) $(PROFILE:%=-conformance-profiles=%) $(RUN:%=-run-test=%)
 
 conformance-down: ## stop and remove the cluster that KEEP=1 left

@@ -105,10 +105,11 @@ suite() { # flags...
     *) clear_namespaces ;;
   esac
   local code=0
-  SLUICE_VERSION=$(sed -n 's/^version: //p' "$root/helm/sluice/Chart.yaml") KUBECONFIG=$state/admin.kubeconfig \
+  GATEWAY_API_DOCS=$root/docs/gateway-api.md SLUICE_VERSION=$(sed -n 's/^version: //p' "$root/helm/sluice/Chart.yaml") KUBECONFIG=$state/admin.kubeconfig \
     outside "$k8s/conformance" -test.v -test.timeout=90m -gateway-class=sluice \
     -usable-address=10.201.0.250 -unusable-address=192.0.2.1 -report-output="$reports/report.yaml" "$@" \
     >"$log" || code=$?
+  [ $code = 0 ] || sed -n '/Error Trace:/,/Test:/p' "$log" | head -n 40 >&2
   echo "the suite's log and its reports: $reports"
   return $code
 }

@@ -43,9 +43,7 @@ func TestConformance(t *testing.T) {
 		Contact:      []string{"https://github.com/sluice/sluice/issues"},
 	}
 	if len(options.ConformanceProfiles) == 0 {
-		for _, profile := range profiles {
-			options.ConformanceProfiles = append(options.ConformanceProfiles, profile.Name)
-		}
+		options.ConformanceProfiles = allProfiles()
 	}
 	if len(options.SupportedFeatures) == 0 {
 		options.SupportedFeatures = featuresOf(options.ConformanceProfiles, channel(t, options)).UnsortedList()
@@ -85,6 +83,13 @@ func channel(t *testing.T, options suite.ConformanceOptions) string {
 	name := types.NamespacedName{Name: "gateways.gateway.networking.k8s.io"}
 	require.NoError(t, options.Client.Get(context.Background(), name, crd), "the Gateway API's CRDs are not installed")
 	return crd.Annotations[consts.ChannelAnnotation]
+}
+
+func allProfiles() (names []suite.ConformanceProfileName) {
+	for _, profile := range profiles {
+		names = append(names, profile.Name)
+	}
+	return names
 }
 
 // isTrue fails the test if the class promises another list of features than the one that is tested.
