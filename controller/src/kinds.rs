@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ContainerStatus, ObjectReference, PodStatus};
 use k8s_openapi::api::discovery::v1::Endpoint;
 use kube::Resource;
 use kube::api::ApiResource;
@@ -24,6 +24,9 @@ pub trait Watched:
 {
     /// The objects that are of interest, as a field selector.
     const FIELDS: Option<&'static str> = None;
+
+    /// The same, as a label selector.
+    const LABELS: Option<&'static str> = None;
 
     /// Whether only those objects are kept that some object of ours refers to.
     const ON_DEMAND: bool = false;
@@ -103,6 +106,42 @@ impl Watched for ConfigMap {
     }
 }
 
+impl Watched for Pod {
+    const LABELS: Option<&'static str> = Some(GATEWAY_NAME);
+
+    /// Keeps what tells why a pod does not start. One that runs, or is about to, is like any other.
+    fn strip(&mut self) {
+        self.spec = None;
+        self.status = self.status.take().map(|status| PodStatus {
+            conditions: status.conditions.map(|mut conditions| {
+                conditions.retain(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+                for condition in &mut conditions {
+                    (condition.last_probe_time, condition.last_transition_time) = (None, None);
+                    condition.observed_generation = None;
+                }
+                conditions
+            }),
+            container_statuses: status.container_statuses.map(|mut containers| {
+                containers.retain(|container| waiting(container).is_some_and(|reason| !STARTING.contains(&reason)));
+                let kept = |container: ContainerStatus| ContainerStatus {
+                    name: container.name,
+                    state: container.state,
+                    ..ContainerStatus::default()
+                };
+                containers.into_iter().map(kept).collect()
+            }),
+            ..PodStatus::default()
+        });
+    }
+}
+
+/// Why containers wait that are about to start.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+fn waiting(container: &ContainerStatus) -> Option<&str> {
+    container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+}
+
 impl Watched for Namespace {
     fn strip(&mut self) {
         self.spec = None;
@@ -128,7 +167,7 @@ fn strip(kind: Kind, metadata: &mut ObjectMeta) {
         match kind {
             Kind::Namespace => {}
             Kind::EndpointSlice => labels.retain(|name, _| name == SERVICE_NAME),
-            Kind::Service => labels.retain(|name, _| name == GATEWAY_NAME),
+            Kind::Service | Kind::Pod => labels.retain(|name, _| name == GATEWAY_NAME),
             _ => labels.clear(),
         }
         (!labels.is_empty()).then_some(labels)
@@ -220,6 +259,36 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(stored(service), expected);
+
+        let pod = |status: Value| -> Pod {
+            let labels = json!({"app": "web", GATEWAY_NAME: "public"});
+            let pod = json!({"metadata": metadata(labels), "spec": {"containers": []}, "status": status});
+            stored(serde_json::from_value(pod).unwrap())
+        };
+        let container = |state: Value| {
+            json!({
+                "name": "c", "image": "i", "imageID": "x", "ready": false, "restartCount": 3, "containerID": "y", "state": state,
+            })
+        };
+        let fine = pod(json!({
+            "phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "PodScheduled", "status": "True"}],
+            "containerStatuses": [container(json!({"waiting": {"reason": "ContainerCreating"}}))],
+        }));
+        assert_eq!(fine.metadata.labels, Some([(GATEWAY_NAME.to_owned(), "public".to_owned())].into()));
+        let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+        assert_eq!(
+            fine,
+            pod(json!({
+                "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}],
+                "containerStatuses": [container(running)],
+            })),
+            "a pod that runs, or is about to, is like any other"
+        );
+        let unscheduled = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m"});
+        let crash = container(json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+        let stuck = pod(json!({"conditions": [unscheduled], "containerStatuses": [crash]})).status.unwrap();
+        assert_eq!(stuck.conditions.unwrap()[0].message.as_deref(), Some("m"));
+        assert_eq!(waiting(&stuck.container_statuses.unwrap()[0]), Some("CrashLoopBackOff"));
 
         let ingress: Ingress = serde_json::from_value(json!({ "metadata": metadata(json!({"app": "web"})) })).unwrap();
         let ingress = stored(ingress).metadata;

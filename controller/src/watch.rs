@@ -25,7 +25,11 @@ const GONE: Duration = Duration::from_secs(30);
 
 /// Watches one kind for as long as someone takes the changes.
 pub async fn run<T: Watched>(client: Client, changes: mpsc::Sender<Change>) {
-    let config = watcher::Config { field_selector: T::FIELDS.map(Into::into), ..watcher::Config::default() };
+    let config = watcher::Config {
+        field_selector: T::FIELDS.map(Into::into),
+        label_selector: T::LABELS.map(Into::into),
+        ..watcher::Config::default()
+    };
     let mut events = match T::metadata_api() {
         false => watch(Api::<DeserializeGuard<T>>::all(client), config).boxed(),
         // The guard would ask for whole objects; metadata always decodes.

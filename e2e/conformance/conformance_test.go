@@ -104,7 +104,15 @@ func isTrue(t *testing.T, options suite.ConformanceOptions) {
 	require.ElementsMatch(t, options.SupportedFeatures, published, "status.supportedFeatures is not what is tested")
 }
 
-// featuresOf returns all features of these profiles that the channel has. With all five profiles it also returns those of
+// withExperimentalFields are the features that need fields of the experimental channel. Other experimental features are a
+// matter of behaviour, and have to be there in both channels.
+var withExperimentalFields = []features.FeatureName{
+	features.SupportHTTPRouteRetry,
+	features.SupportHTTPRouteRetryBackendTimeout,
+	features.SupportHTTPRouteRetryConnectionError,
+}
+
+// featuresOf returns all features of these profiles that the channel has fields for. With all five profiles it also returns those of
 // gateways that are in no profile, so that their tests run too.
 func featuresOf(names []suite.ConformanceProfileName, channel string) suite.FeaturesSet {
 	found := suite.FeaturesSet{}
@@ -117,10 +125,8 @@ func featuresOf(names []suite.ConformanceProfileName, channel string) suite.Feat
 		mesh := features.SetsToNamesSet(features.MeshCoreFeatures, features.MeshExtendedFeatures)
 		found = found.Union(features.SetsToNamesSet(features.AllFeatures).Difference(mesh))
 	}
-	for feature := range found {
-		if channel == features.FeatureChannelStandard && features.GetFeature(feature).Channel != features.FeatureChannelStandard {
-			found.Delete(feature)
-		}
+	if channel == features.FeatureChannelStandard {
+		found = found.Difference(sets.New(withExperimentalFields...))
 	}
 	return found
 }

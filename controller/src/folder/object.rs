@@ -156,7 +156,9 @@ enum Known {
 
 fn known(api_version: &str, name: &str) -> Known {
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let Some(kind) = Kind::ALL.iter().copied().find(|kind| kind.name() == name && kind.group() == group) else {
+    // Nothing runs in a folder, so that pods say nothing there.
+    let mut read = Kind::ALL.iter().copied().filter(|kind| *kind != Kind::Pod);
+    let Some(kind) = read.find(|kind| kind.name() == name && kind.group() == group) else {
         let of_group: Vec<_> = Kind::ALL.iter().filter(|kind| kind.group() == group).map(|kind| kind.name()).collect();
         return match group {
             crds::gateway::GROUP | crds::policy::GROUP => {
@@ -218,7 +220,7 @@ macro_rules! complete {
 
 complete! {
     IngressClass, Ingress, GatewayClass, Gateway, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute,
-    BackendTLSPolicy, ReferenceGrant, Service, EndpointSlice, ConfigMap, TrafficPolicy, BackendPolicy, GatewayConfig,
+    BackendTLSPolicy, ReferenceGrant, Service, EndpointSlice, ConfigMap, TrafficPolicy, BackendPolicy, GatewayConfig, Pod,
     CustomResourceDefinition,
 }
 

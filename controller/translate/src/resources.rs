@@ -15,7 +15,7 @@ pub mod objects {
         ReferenceGrant, TCPRoute, TLSRoute, UDPRoute,
     };
     pub use crds::policy::{BackendPolicy, GatewayConfig, TrafficPolicy};
-    pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+    pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
     pub use k8s_openapi::api::discovery::v1::EndpointSlice;
     pub use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 }
@@ -154,6 +154,7 @@ kinds! {
     Secret secrets "v1";
     ConfigMap config_maps "v1";
     Namespace namespaces "v1";
+    Pod pods "v1";
     TrafficPolicy traffic_policies "sluice.dev/v1alpha1";
     BackendPolicy backend_policies "sluice.dev/v1alpha1";
     GatewayConfig gateway_configs "sluice.dev/v1alpha1";
@@ -169,7 +170,7 @@ macro_rules! every_kind {
         $($callback)::+! {
             $($($more)+;)?
             IngressClass Ingress GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute
-            BackendTLSPolicy ReferenceGrant Service EndpointSlice Secret ConfigMap Namespace TrafficPolicy
+            BackendTLSPolicy ReferenceGrant Service EndpointSlice Secret ConfigMap Namespace Pod TrafficPolicy
             BackendPolicy GatewayConfig CustomResourceDefinition
         }
     };

@@ -39,6 +39,7 @@ const FEATURES: &[&str] = &[
     "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
     "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",
     "HTTPRouteNamedRouteRule",
@@ -57,18 +58,14 @@ const FEATURES: &[&str] = &[
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
+    "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
     "UDPRoute",
 ];
 
-/// What works besides where the CRDs are those of the experimental channel.
-const EXPERIMENTAL_FEATURES: &[&str] = &[
-    "HTTPRouteDestinationPortMatching",
-    "HTTPRouteRetry",
-    "HTTPRouteRetryBackendTimeout",
-    "HTTPRouteRetryConnectionError",
-    "TLSRouteModeMixed",
-];
+/// What works besides where the CRDs have its fields: those of the experimental channel.
+const EXPERIMENTAL_FEATURES: &[&str] =
+    &["HTTPRouteRetry", "HTTPRouteRetryBackendTimeout", "HTTPRouteRetryConnectionError"];
 
 /// Judges the GatewayClasses with our controller name and returns them by name, each with its parameters, or none when it is not
 /// accepted.

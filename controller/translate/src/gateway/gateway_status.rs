@@ -8,12 +8,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
 
 use super::listeners::{Listener, Owner};
-use super::{View, condition, frontend, gateway_label, infrastructure_name, listener_set, listener_status, tls};
+use super::{View, condition, frontend, gateway_label, infrastructure_name, listener_set, listener_status, pods};
 use crate::context::Context;
 use crate::{Infrastructure, Kind, Resources};
 
 /// The label by which generated objects name their Gateway (GEP-1762).
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Asks for data planes, and puts the listeners that can be served into their snapshot.
 pub(super) fn serve(context: &mut Context, view: &View) {
@@ -54,7 +54,7 @@ pub(super) fn report(context: &mut Context, view: &View) {
     let addresses = Addresses::find(context.resources, view);
     let mut conditions = vec![accepted(view)];
     conditions.extend(insecure(view));
-    conditions.push(programmed(view, &addresses));
+    conditions.push(programmed(context.resources, view, &addresses));
     conditions.push(resolved(view, &listeners));
     if let Some(unresolved) = &view.unresolved {
         context.warn(Kind::Gateway, &view.key, unresolved.field, unresolved.reason, &unresolved.message);
@@ -89,13 +89,15 @@ fn accepted(view: &View) -> Condition {
     }
 }
 
-fn programmed(view: &View, addresses: &Addresses) -> Condition {
+fn programmed(resources: &Resources, view: &View, addresses: &Addresses) -> Condition {
     let metadata = &view.object.metadata;
     let no = |reason, message: &str| condition(metadata, "Programmed", false, reason, message);
     if view.plane.is_none() {
         no("Invalid", "The Gateway is not accepted.")
     } else if view.own_listeners().all(|listener| !listener.is_served()) {
         no("Invalid", "No listener can be served: see their conditions.")
+    } else if let Some(trouble) = pods::trouble(resources, view) {
+        no(trouble.reason, &trouble.message)
     } else if let Some(address) = &addresses.unusable {
         let message = format!(
             "spec.addresses asks for {address}, which the load balancer has not assigned to the Gateway's Service. The \

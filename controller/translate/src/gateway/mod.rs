@@ -25,6 +25,7 @@ mod matches;
 mod mirror;
 mod names;
 mod parameters;
+mod pods;
 mod protocol;
 mod route;
 mod route_kind;

@@ -1,0 +1,64 @@
+//! Why the data planes of a Gateway do not start, as the cluster tells of their pods.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::gateway_status::GATEWAY_NAME;
+use super::{View, gateway_label};
+use crate::{ObjectKey, Resources};
+
+/// Why a pod does not run.
+pub(super) struct Trouble {
+    /// The reason of the Gateway's `Programmed`.
+    pub(super) reason: &'static str,
+    /// In words, with the pod's name.
+    pub(super) message: String,
+}
+
+/// What keeps every pod of the Gateway from running; `None` while one of them has no such trouble, or there is none.
+pub(super) fn trouble(resources: &Resources, view: &View) -> Option<Trouble> {
+    let label = gateway_label(&view.key.name, &view.object.spec.gateway_class_name);
+    let from = ObjectKey::new(&view.key.namespace, "");
+    let in_namespace = resources
+        .pods
+        .range((Bound::Included(from), Bound::Unbounded))
+        .take_while(|(key, _)| key.namespace == view.key.namespace);
+    let pods = in_namespace.map(|(_, entry)| &entry.current).filter(|pod| {
+        let labels = pod.metadata.labels.as_ref();
+        labels.and_then(|labels| labels.get(GATEWAY_NAME)) == Some(&label) && pod.metadata.deletion_timestamp.is_none()
+    });
+    let mut all = pods.map(of_pod).collect::<Option<Vec<_>>>()?;
+    if all.is_empty() { None } else { Some(all.swap_remove(0)) }
+}
+
+fn of_pod(pod: &Arc<Pod>) -> Option<Trouble> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let status = pod.status.as_ref()?;
+    let unscheduled = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
+    });
+    if let Some(condition) = unscheduled {
+        let why = condition.message.as_deref().unwrap_or("no node takes it");
+        return Some(Trouble {
+            reason: "NoResources",
+            message: format!(
+                "Pod {name} of the data planes finds no node: {why}. Add nodes, or let the pods request less \
+                 (spec.resources of a GatewayConfig)."
+            ),
+        });
+    }
+    let waiting =
+        status.container_statuses.iter().flatten().find_map(|container| container.state.as_ref()?.waiting.as_ref())?;
+    let reason = waiting.reason.as_deref().unwrap_or("Waiting");
+    let message = waiting.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+    Some(Trouble {
+        reason: "Pending",
+        message: format!(
+            "Pod {name} of the data planes does not run: {reason}{message}. See the pod's events and its log."
+        ),
+    })
+}
