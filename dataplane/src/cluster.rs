@@ -3,18 +3,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use rustls::sign::CertifiedKey;
-use snapshot::{Endpoints, Hash, Kind, Resource, ResourceId, Settings, Snapshot};
+use snapshot::{Endpoints, Hash, Kind, Persistence, Resource, ResourceId, Settings, Snapshot};
 
 use crate::balance::{self, Endpoint, Outcome, Picked};
 use crate::compile::Rejection;
 use crate::keys::Keys;
-use crate::persistence::{CookieKey, Cookies};
+use crate::persistence::{Cookies, Key, Names, Session, Sessions};
 use crate::random;
 use crate::tick::Tick;
 use crate::upstream::ClientTls;
@@ -34,8 +34,10 @@ struct State {
     config: Arc<ClusterConfig>,
     source: Arc<Endpoints>,
     endpoints: Arc<[Arc<Endpoint>]>,
-    key: Arc<CookieKey>,
+    key: Arc<Key>,
     cookies: Option<Cookies>,
+    /// Made when a session first asks for them: most clusters have none, or those of their rules.
+    names: OnceLock<Names>,
 }
 
 /// How a backend is reached.
@@ -48,7 +50,9 @@ pub struct ClusterConfig {
     pub(crate) tls: Option<Arc<ClientTls>>,
     /// The certificate that is shown to endpoints that ask for one.
     shown: Option<Arc<CertifiedKey>>,
-    /// What of the TLS settings cannot be used, and why.
+    /// The cluster's own sessions.
+    sessions: Option<Arc<Sessions>>,
+    /// What of the settings cannot be used, and why.
     refused: Option<String>,
 }
 
@@ -61,6 +65,8 @@ pub struct Selection<'a> {
     pub tried: &'a [SocketAddr],
     /// The present.
     pub now: Tick,
+    /// The session that it belongs to.
+    pub(crate) session: Option<&'a Session>,
 }
 
 impl Cluster {
@@ -87,13 +93,17 @@ impl Cluster {
 
     /// An endpoint for a request, or `None` when every one was tried or there is none.
     ///
-    /// Where the cluster has persistence the request's cookie decides; where it cannot (none, nonsense, its endpoint is
-    /// gone) the balancer does and [`Picked::cookie`] holds the new value. An ejected endpoint is chosen only when
-    /// nothing else is left.
+    /// The endpoint of the request's session goes first. Without a session, where the cluster has affinity the request's cookie
+    /// decides; where it cannot (none, nonsense, its endpoint is gone) the balancer does and [`Picked::cookie`] holds the new
+    /// value. An ejected endpoint is chosen only when nothing else is left.
     pub fn pick(&self, selection: &Selection<'_>) -> Option<Picked> {
         let state = self.state.load();
         let usable = balance::Usable { endpoints: &state.endpoints, tried: selection.tried, now: selection.now };
         let balanced = || balance::pick(state.config.cluster.balancer, &usable, &self.turn);
+        if let Some(session) = selection.session {
+            let own = session.endpoint().filter(|own| usable.admits(own)).cloned();
+            return own.or_else(balanced).map(Picked::new);
+        }
         match &state.cookies {
             Some(cookies) => cookies.pick(selection.headers, &usable, balanced),
             None => balanced().map(Picked::new),
@@ -114,8 +124,21 @@ impl Cluster {
     /// `matched_path` is the cookie's path unless the configuration has one; `unix_now` is in seconds since 1970.
     pub fn set_cookie(&self, picked: &Picked, matched_path: &str, https: bool, unix_now: i64) -> Option<HeaderValue> {
         let state = self.state.load();
-        let persistence = state.config.cluster.persistence.as_ref()?;
-        crate::persistence::set_cookie(persistence, picked.cookie()?, matched_path, https, unix_now)
+        let Some(Persistence::Affinity(affinity)) = &state.config.cluster.persistence else { return None };
+        crate::persistence::set_cookie(affinity, picked.cookie()?, matched_path, https, unix_now)
+    }
+
+    /// The session of a request with these headers, where the cluster has sessions of its own.
+    pub(crate) fn session(self: &Arc<Self>, headers: &HeaderMap) -> Option<Session> {
+        let state = self.state.load();
+        let sessions = state.config.sessions.as_ref()?;
+        Some(sessions.resume(headers, &state.key, std::iter::once((self, ()))).0)
+    }
+
+    /// Asks for what names the cluster and its endpoints in tokens of sessions.
+    pub(crate) fn with_names<T>(&self, ask: impl FnOnce(&Names) -> T) -> T {
+        let state = self.state.load();
+        ask(state.names.get_or_init(|| Names::new(&state.key, &self.name, &state.endpoints)))
     }
 
     /// The name and port to resolve for this cluster's endpoints; `None` when its addresses are known.
@@ -144,26 +167,35 @@ impl Cluster {
 impl ClusterConfig {
     /// The configuration of this source; `held` itself where nothing changes. What cannot be used of it is of no effect, and
     /// nothing of the past takes its place: who is no longer trusted, or shown a certificate, would be.
-    fn renew(held: Option<&Arc<Self>>, hash: Hash, cluster: &snapshot::Cluster, keys: &Keys) -> Arc<Self> {
+    fn renew(held: Option<&Arc<Self>>, name: &str, source: (&snapshot::Cluster, Hash), keys: &Keys) -> Arc<Self> {
+        let (cluster, hash) = source;
         let tls = cluster.protocol.tls();
-        let name = tls.and_then(|tls| tls.client_certificate.as_ref());
-        let shown = name.and_then(|name| keys.get(name));
+        let wanted = tls.and_then(|tls| tls.client_certificate.as_ref());
+        let shown = wanted.and_then(|name| keys.get(name));
         if let Some(held) = held
             && held.hash == hash
             && held.shown.as_ref().map(Arc::as_ptr) == shown.map(Arc::as_ptr)
         {
             return held.clone();
         }
-        let compiled = match (tls, name) {
+        let compiled = match (tls, wanted) {
             (None, _) => Ok((None, None)),
-            (Some(_), Some(name)) if shown.is_none() => {
-                Err(format!("the client certificate {name:?} does not exist or cannot be used"))
+            (Some(_), Some(wanted)) if shown.is_none() => {
+                Err(format!("the client certificate {wanted:?} does not exist or cannot be used"))
             }
             (Some(tls), _) => ClientTls::new(tls, &cluster.protocol, shown.cloned())
                 .map(|(tls, refused)| (Some(Arc::new(tls)), refused)),
         };
         let (tls, refused) = compiled.unwrap_or_else(|reason| (None, Some(reason)));
-        Arc::new(Self { hash, cluster: cluster.clone(), shown: shown.cloned(), tls, refused })
+        let sessions = match &cluster.persistence {
+            Some(Persistence::Session(session)) => Some(Sessions::new(session, name).map(Arc::new)),
+            Some(Persistence::Affinity(_)) | None => None,
+        };
+        let (sessions, refused) = match sessions.transpose() {
+            Ok(sessions) => (sessions, refused),
+            Err(reason) => (None, refused.or(Some(reason))),
+        };
+        Arc::new(Self { hash, cluster: cluster.clone(), shown: shown.cloned(), tls, sessions, refused })
     }
 }
 
@@ -173,15 +205,12 @@ impl State {
         Self::new(self.config.clone(), self.source.clone(), endpoints, self.key.clone())
     }
 
-    fn new(
-        config: Arc<ClusterConfig>,
-        source: Arc<Endpoints>,
-        endpoints: Arc<[Arc<Endpoint>]>,
-        key: Arc<CookieKey>,
-    ) -> Self {
-        let cookies =
-            config.cluster.persistence.as_ref().map(|persistence| Cookies::new(persistence, &key, &endpoints));
-        Self { config, source, endpoints, key, cookies }
+    fn new(config: Arc<ClusterConfig>, source: Arc<Endpoints>, endpoints: Arc<[Arc<Endpoint>]>, key: Arc<Key>) -> Self {
+        let cookies = match &config.cluster.persistence {
+            Some(Persistence::Affinity(affinity)) => Some(Cookies::new(affinity, &key, &endpoints)),
+            Some(Persistence::Session(_)) | None => None,
+        };
+        Self { config, source, endpoints, key, cookies, names: OnceLock::new() }
     }
 }
 
@@ -189,7 +218,7 @@ impl State {
 #[derive(Debug, Default)]
 pub struct ClusterRegistry {
     clusters: HashMap<String, Entry>,
-    key: Option<Arc<CookieKey>>,
+    key: Option<Arc<Key>>,
 }
 
 #[derive(Debug)]
@@ -210,6 +239,11 @@ impl ClusterRegistry {
         self.clusters.values().map(|entry| &entry.cluster)
     }
 
+    /// The key of cookies and sessions.
+    pub(crate) fn key(&self) -> Arc<Key> {
+        self.key.clone().unwrap_or_default()
+    }
+
     /// Makes the clusters those of the snapshot. Changes take effect at once, on requests under way too. A cluster whose
     /// endpoints resource is missing is rejected and keeps what it had; of one whose TLS settings cannot be used as a whole
     /// the rest holds.
@@ -227,7 +261,7 @@ impl ClusterRegistry {
                 continue;
             };
             let held = self.clusters.get(&id.name).map(|entry| entry.cluster.config());
-            let config = ClusterConfig::renew(held.as_ref(), hashed.hash(), source, keys);
+            let config = ClusterConfig::renew(held.as_ref(), &id.name, (source, hashed.hash()), keys);
             rejections.extend(config.refused.clone().map(|reason| Rejection { id: id.clone(), reason }));
             match self.clusters.get_mut(&id.name) {
                 Some(entry) => {
@@ -256,11 +290,11 @@ impl ClusterRegistry {
     }
 
     /// The key for cookies; the one before while it says the same.
-    fn current_key(&mut self, snapshot: &Snapshot) -> Arc<CookieKey> {
+    fn current_key(&mut self, snapshot: &Snapshot) -> Arc<Key> {
         let settings = snapshot.get(&ResourceId::new(Kind::Settings, "settings"));
         let new = match settings.map(|settings| settings.resource().as_ref()) {
-            Some(Resource::Settings(Settings { cookie_key, .. })) => CookieKey::new(cookie_key.expose()),
-            _ => CookieKey::new(&[]),
+            Some(Resource::Settings(Settings { cookie_key, .. })) => Key::new(cookie_key.expose()),
+            _ => Key::new(&[]),
         };
         match &self.key {
             Some(key) if **key == new => key.clone(),
@@ -270,7 +304,7 @@ impl ClusterRegistry {
 }
 
 impl State {
-    fn updated(&self, config: &Arc<ClusterConfig>, source: &Endpoints, key: &Arc<CookieKey>) -> Self {
+    fn updated(&self, config: &Arc<ClusterConfig>, source: &Endpoints, key: &Arc<Key>) -> Self {
         let endpoints = match source {
             Endpoints::Addresses(addresses) => {
                 let addresses: Vec<_> = addresses.iter().map(|endpoint| endpoint.address).collect();

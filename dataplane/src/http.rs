@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -95,6 +95,14 @@ async fn forward(
     let found = state.table.find(origin.port(), &view)?;
     let rule = found.rule.clone();
     exchange.rule = Some(rule.clone());
+    let (session, bound) = match (&rule.sessions, &rule.action) {
+        (Some(sessions), route::Action::Forward(backends)) => {
+            let reached = backends.iter().filter_map(|backend| Some((backend.target.cluster()?, backend)));
+            let (session, bound) = sessions.resume(&parts.headers, &state.session_key, reached);
+            (Some(session), bound)
+        }
+        _ => (None, None),
+    };
 
     let protocol = if upgrade { parts.headers.get(UPGRADE).cloned() } else { None };
     let mut headers = std::mem::take(&mut parts.headers);
@@ -117,14 +125,17 @@ async fn forward(
     let mut outgoing = Outgoing { headers, path: target.raw().clone(), host: target.authority().cloned() };
     filter::on_request(&rule.filters, &context, &mut outgoing, &mut exchange.effects)?;
 
-    let backend = match &rule.action {
-        route::Action::Forward(backends) => backends.choose()?,
-        route::Action::Refuse(reason) => return Err((*reason).into()),
+    let backend = match (&rule.action, bound) {
+        // A session goes before the weights (GEP-1619).
+        (route::Action::Forward(_), Some(bound)) => bound,
+        (route::Action::Forward(backends), None) => backends.choose()?,
+        (route::Action::Refuse(reason), _) => return Err((*reason).into()),
     };
     let cluster = match &backend.target {
         route::Target::Cluster(cluster) => cluster,
         route::Target::Refuse(reason) => return Err((*reason).into()),
     };
+    let session = session.or_else(|| cluster.session(&outgoing.headers));
     filter::on_request(&backend.filters, &context, &mut outgoing, &mut exchange.effects)?;
 
     let body = request_body(exchange, body, &rule)?;
@@ -134,21 +145,26 @@ async fn forward(
         mirror::send(&client.worker, duplicates, &parts.method, body.recording(), rule.timeouts.connect);
     }
     let request = request(std::mem::take(&mut parts.method), outgoing, protocol, body);
-    let answered = attempt::send(exchange, cluster, &rule, request, now).await?;
+    let answered = attempt::send(exchange, cluster, &rule, session.as_ref(), request, now).await?;
 
     let https = client.is_tls();
-    let cookie = || {
-        let unix_now = jiff::Timestamp::now().as_second();
-        cluster.set_cookie(&answered.picked, matched_path(&target, found.path), https, unix_now)
+    let matched = matched_path(&target, found.path);
+    let kept = match &session {
+        Some(session) => session.answered(cluster, &answered.picked, &state.session_key, matched, https),
+        None => answered.picked.cookie().and_then(|_| {
+            let unix_now = jiff::Timestamp::now().as_second();
+            Some((SET_COOKIE, cluster.set_cookie(&answered.picked, matched, https, unix_now)?))
+        }),
     };
-    let cookie = answered.picked.cookie().and_then(|_| cookie());
     let effects = &exchange.effects;
     let dress = |headers: &mut HeaderMap| {
         hop_by_hop::strip(headers);
         filter::on_response(&backend.filters, https, effects, headers);
         filter::on_response(&rule.filters, https, effects, headers);
-        if let Some(cookie) = cookie {
-            headers.append(http::header::SET_COOKIE, cookie);
+        match kept {
+            Some((SET_COOKIE, cookie)) => _ = headers.append(SET_COOKIE, cookie),
+            Some((name, token)) => _ = headers.insert(name, token),
+            None => {}
         }
     };
     let reply = match answered.sent {
@@ -234,11 +250,13 @@ fn response_head(status: StatusCode, headers: HeaderMap) -> Response<()> {
 
 /// The part of the path that the rule's condition named: where a cookie belongs that names no path of its own.
 fn matched_path(target: &Target, matched: PathMatched) -> &str {
-    match matched {
+    let path = match matched {
         PathMatched::Prefix(0) | PathMatched::Regex => "/",
         PathMatched::Prefix(length) => target.path().get(..length).unwrap_or("/"),
         PathMatched::Exact => target.path(),
-    }
+    };
+    // A browser sends the cookie where the path begins like this, as it writes the path.
+    if target.raw().path().starts_with(path) { path } else { "/" }
 }
 
 /// The answer leaves, with its body.

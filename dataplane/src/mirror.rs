@@ -97,7 +97,9 @@ async fn deliver(
         if attempt > 0 {
             tokio::time::sleep(PAUSE * attempt).await;
         }
-        let pick = |tried: &[SocketAddr]| cluster.pick(&Selection { headers: head.headers(), tried, now: Tick::now() });
+        let pick = |tried: &[SocketAddr]| {
+            cluster.pick(&Selection { headers: head.headers(), tried, now: Tick::now(), session: None })
+        };
         let picked = pick(&tried).or_else(|| pick(&[]))?;
         let endpoint = picked.endpoint();
         tried.push(endpoint.address());

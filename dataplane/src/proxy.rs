@@ -196,6 +196,7 @@ impl Proxy {
         let state = Arc::new(State {
             table,
             trusted_proxies,
+            session_key: compiler.clusters().key(),
             access_log,
             version: Some(snapshot.version()),
             applied: SystemTime::now(),

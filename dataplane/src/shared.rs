@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 use snapshot::Hash;
 
+use crate::persistence::Key;
 use crate::route::RouteTable;
 use crate::tls::PortTls;
 use crate::watch::ConnectionTimeouts;
@@ -21,6 +22,8 @@ pub struct State {
     pub table: Arc<RouteTable>,
     /// Peers whose forwarded headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The key of sessions.
+    pub session_key: Arc<Key>,
     /// Whether requests are logged.
     pub access_log: bool,
     /// The snapshot's version; none before the first.
@@ -34,6 +37,7 @@ impl Default for State {
         Self {
             table: Arc::default(),
             trusted_proxies: Vec::new(),
+            session_key: Arc::default(),
             access_log: false,
             version: None,
             applied: SystemTime::UNIX_EPOCH,

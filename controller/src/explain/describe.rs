@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use snapshot::{
-    BackendProtocol, Balancer, Cluster, Filter, HeaderEdit, LimitKey, Match, Mirror, OriginPattern, PathMatch,
-    PathRewrite, PersistenceMode, Refusal, Retry, Rule, Scheme, ValueMatch, ValuePattern, Verification,
+    AffinityMode, BackendProtocol, Balancer, Carrier, Cluster, Filter, HeaderEdit, LimitKey, Match, Mirror,
+    OriginPattern, PathMatch, PathRewrite, Persistence, Refusal, Retry, Rule, Scheme, SessionPersistence, ValueMatch,
+    ValuePattern, Verification,
 };
 
 /// A match: `path prefix /cart, method GET, header x-a = b`.
@@ -41,7 +42,18 @@ pub(super) fn limits(rule: &Rule) -> Vec<String> {
     ];
     let times = times.into_iter().filter_map(|(name, time)| Some(format!("{name} timeout {:?}", time?)));
     let size = rule.max_body.map(|bytes| format!("bodies up to {bytes} bytes"));
-    times.chain(size).chain(rule.retry.as_ref().map(retry)).collect()
+    times.chain(size).chain(rule.retry.as_ref().map(retry)).chain(rule.persistence.as_ref().map(session)).collect()
+}
+
+fn session(session: &SessionPersistence) -> String {
+    let carrier = match session.carrier {
+        Carrier::Cookie(_) => "cookie",
+        Carrier::Header => "header",
+    };
+    let most = session.absolute_timeout.map(|time| format!(", {time:?} at most"));
+    let idle = session.idle_timeout.map(|time| format!(", {time:?} without a request"));
+    let (most, idle) = (most.unwrap_or_default(), idle.unwrap_or_default());
+    format!("sessions by the {carrier} {}{most}{idle}", session.name)
 }
 
 fn retry(retry: &Retry) -> String {
@@ -143,12 +155,15 @@ pub(super) fn cluster(cluster: &Cluster) -> Vec<String> {
         Balancer::PeakEwma => "smallest latency of two",
     };
     words.push(balancer.to_owned());
-    words.extend(cluster.persistence.as_ref().map(|persistence| {
-        let mode = match persistence.mode {
-            PersistenceMode::Balanced => "balanced",
-            PersistenceMode::Persistent => "persistent",
-        };
-        format!("kept by the cookie {} ({mode})", persistence.cookie)
+    words.extend(cluster.persistence.as_ref().map(|persistence| match persistence {
+        Persistence::Session(own) => session(own),
+        Persistence::Affinity(affinity) => {
+            let mode = match affinity.mode {
+                AffinityMode::Balanced => "balanced",
+                AffinityMode::Persistent => "persistent",
+            };
+            format!("kept by the cookie {} ({mode})", affinity.cookie)
+        }
     }));
     words.extend(cluster.passive_health.as_ref().map(|health| {
         format!("left out for {:?} after {} failures in a row", health.ejection_time, health.consecutive_failures)

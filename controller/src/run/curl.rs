@@ -185,6 +185,7 @@ mod tests {
             action: Action::Refuse(Refusal::NotFound),
             timeouts: Timeouts { connect: None, read: None, send: None, request: None, backend_request: None },
             retry: None,
+            persistence: None,
             max_body: None,
             origins: Vec::new(),
         }

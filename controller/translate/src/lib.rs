@@ -15,6 +15,7 @@ mod ingress;
 mod policy;
 mod problem;
 mod resources;
+mod sessions;
 mod settings;
 mod status;
 mod translation;

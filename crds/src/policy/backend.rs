@@ -42,31 +42,56 @@ pub struct BackendPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["RoundRobin", "LeastRequest", "PeakEWMA"]))]
     pub load_balancer: Option<String>,
-    /// Keeps a client on its endpoint by a cookie.
+    /// Keeps a client on its endpoint (GEP-1619).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_persistence: Option<CookiePersistence>,
+    pub session_persistence: Option<BackendSessionPersistence>,
     /// Leaves out endpoints that fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passive_health: Option<PassiveHealthCheck>,
 }
 
-/// The cookie that keeps a client on its endpoint.
+/// What keeps a client on its endpoint: a token that it gets with the first answer, and shows with every request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct CookiePersistence {
-    /// The cookie's name. Default `sluice`.
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.cookieConfig) || !has(self.type) || self.type == 'Cookie'", "message": "cookieConfig needs type Cookie"},
+    {"rule": "!has(self.cookieConfig) || !has(self.cookieConfig.lifetimeType) || self.cookieConfig.lifetimeType != 'Permanent' || has(self.absoluteTimeout)", "message": "lifetimeType Permanent needs an absoluteTimeout"},
+]))]
+pub struct BackendSessionPersistence {
+    /// The name of the cookie or the header. Default: one that follows from the Service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = TOKEN), length(min = 1, max = 128))]
-    pub cookie_name: Option<String>,
-    /// `Path` of the cookie. Default: the path that matched.
+    pub session_name: Option<String>,
+    /// What carries the token: `Cookie` (default), or `Header`, of answers and requests.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["Cookie", "Header"]))]
+    pub type_: Option<String>,
+    /// How long a session lasts at most, as GEP-2257 writes it. Default: without end, as `0s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION), length(max = 32))]
+    pub absolute_timeout: Option<String>,
+    /// How long a session lasts without a request, as GEP-2257 writes it. Default: without end, as `0s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION), length(max = 32))]
+    pub idle_timeout: Option<String>,
+    /// Attributes of the cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie_config: Option<SessionCookieConfig>,
+}
+
+/// Attributes of the cookie that keeps a client on its endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionCookieConfig {
+    /// `Session` (default): the client forgets the cookie when it ends. `Permanent`: after `absoluteTimeout` (`Max-Age`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["Session", "Permanent"]))]
+    pub lifetime_type: Option<String>,
+    /// `Path`. Default: the path that matched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^/[!-:<-~]*$"), length(max = 1024))]
     pub path: Option<String>,
-    /// `Max-Age` in seconds. Default: none, the cookie ends with the browser's session.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 31_536_000))]
-    pub max_age_seconds: Option<i64>,
-    /// `None`, `Lax` or `Strict`. Default: not sent.
+    /// `SameSite`: `None`, `Lax` (default) or `Strict`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["None", "Lax", "Strict"]))]
     pub same_site: Option<String>,

@@ -253,7 +253,7 @@ pub struct L4Backend {
 /// What happens to the requests that one of `matches` selects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rule {
-    /// For people and metrics: the object and the place in it, for example `HTTPRoute shop/cart rule 0`.
+    /// For people and metrics: the object and the place in it, for example `HTTPRoute shop/cart rule 0`. Sessions are bound to it.
     pub name: String,
     /// Alternatives; never empty.
     pub matches: Vec<Match>,
@@ -265,6 +265,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// When it is tried again, besides failed connections.
     pub retry: Option<Retry>,
+    /// How a client stays on its backend and endpoint; goes before the [`Cluster::persistence`] of the backends.
+    pub persistence: Option<SessionPersistence>,
     /// Largest request body in bytes; `None` is unlimited.
     pub max_body: Option<u64>,
     /// Where policies on this rule come from, for `sluice explain`: one line each.
@@ -738,13 +740,68 @@ pub enum Balancer {
     PeakEwma,
 }
 
+/// How a client stays on its endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Persistence {
+    /// As ingress-nginx does it.
+    Affinity(AffinityCookie),
+    /// As the Gateway API does it.
+    Session(SessionPersistence),
+}
+
+/// Persistent sessions (GEP-1619). The data plane keeps no state: whoever begins a session gets a token, and goes where
+/// the token says as long as he shows it. A token holds keyed hashes of the cluster and the endpoint, and when its session
+/// began and was last renewed. It is authenticated, and counts only for the rule, or the cluster, that has this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionPersistence {
+    /// The name of the cookie or the header, a token of RFC 9110.
+    pub name: String,
+    /// What carries the token.
+    pub carrier: Carrier,
+    /// How long a session lasts at most. Not 0.
+    #[serde(with = "seconds")]
+    pub absolute_timeout: Option<Duration>,
+    /// How long a session lasts without a request. Not 0.
+    #[serde(with = "seconds")]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What carries the token of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Carrier {
+    /// A cookie.
+    Cookie(SessionCookie),
+    /// A header of answers, which the client sends back in its requests.
+    Header,
+}
+
+/// The attributes of a session's cookie, besides `HttpOnly`, and `Secure` on HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionCookie {
+    /// `Path`; `None` is the path that matched.
+    pub path: Option<String>,
+    /// When the client forgets it.
+    pub lifetime: CookieLifetime,
+    /// `SameSite`.
+    pub same_site: Option<SameSite>,
+}
+
+/// When a client forgets a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum CookieLifetime {
+    /// When it ends.
+    Session,
+    /// After [`SessionPersistence::absolute_timeout`] (`Max-Age`), which is there.
+    Permanent,
+}
+
 /// A cookie that keeps a client on its endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Persistence {
+pub struct AffinityCookie {
     /// The cookie's name.
     pub cookie: String,
     /// What the cookie's value stands for.
-    pub mode: PersistenceMode,
+    pub mode: AffinityMode,
     /// `Path`; `None` is the path that matched.
     pub path: Option<String>,
     /// `Domain`.
@@ -759,9 +816,9 @@ pub struct Persistence {
     pub secure: CookieSecure,
 }
 
-/// What a persistence cookie's value stands for.
+/// What the value of an [`AffinityCookie`] stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum PersistenceMode {
+pub enum AffinityMode {
     /// A key that is hashed onto the endpoints: when endpoints come, some clients move to them.
     Balanced,
     /// A keyed hash of the endpoint: a client moves only when its endpoint is gone.
@@ -825,7 +882,7 @@ pub struct Endpoint {
 /// What holds for the whole data plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Settings {
-    /// Key of the hashes in persistence cookies, the same on every replica. At least 16 bytes.
+    /// Key of the hashes in cookies and tokens of sessions, the same on every replica. At least 16 bytes.
     pub cookie_key: Secret,
     /// Keys for TLS session tickets, newest first: the first encrypts, all decrypt. 32 bytes each or more. May be empty: no tickets.
     pub ticket_keys: Vec<Secret>,

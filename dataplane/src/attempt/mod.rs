@@ -16,6 +16,7 @@ use crate::body::RequestBody;
 use crate::clock::within;
 use crate::cluster::{Cluster, Selection};
 use crate::exchange::Exchange;
+use crate::persistence::Session;
 use crate::reason::Reason;
 use crate::route::Rule;
 use crate::tick::Tick;
@@ -46,6 +47,7 @@ pub async fn send(
     exchange: &mut Exchange,
     cluster: &Cluster,
     rule: &Rule,
+    session: Option<&Session>,
     mut request: Request<RequestBody>,
     now: Tick,
 ) -> Result<Answered, Reason> {
@@ -59,7 +61,7 @@ pub async fn send(
     let mut first = true;
     worker.retries.earn();
     loop {
-        let selection = Selection { headers: request.headers(), tried: &tried, now };
+        let selection = Selection { headers: request.headers(), tried: &tried, now, session };
         let Some((picked, entry)) = worker.pool.choose(cluster, &connector, selection) else {
             if asked.is_none() || tried.is_empty() {
                 return Err(failure);

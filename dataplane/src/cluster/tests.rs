@@ -1,5 +1,5 @@
 use http::header::COOKIE;
-use snapshot::{AccessLog, BackendProtocol, Balancer, CookieSecure, Endpoint, Persistence, PersistenceMode, Secret};
+use snapshot::{AccessLog, AffinityCookie, AffinityMode, BackendProtocol, Balancer, CookieSecure, Endpoint, Secret};
 
 use super::*;
 
@@ -36,7 +36,7 @@ fn settings(key: &[u8]) -> Resource {
 }
 
 fn pick(cluster: &Cluster) -> Option<Picked> {
-    cluster.pick(&Selection { headers: &HeaderMap::new(), tried: &[], now: Tick::now() })
+    cluster.pick(&Selection { headers: &HeaderMap::new(), tried: &[], now: Tick::now(), session: None })
 }
 
 #[test]
@@ -90,9 +90,9 @@ fn resolved_addresses_stay_until_the_name_changes() {
 
 #[test]
 fn persistence_follows_configuration_and_key() {
-    let persistence = Persistence {
+    let persistence = AffinityCookie {
         cookie: "stick".into(),
-        mode: PersistenceMode::Persistent,
+        mode: AffinityMode::Persistent,
         path: None,
         domain: None,
         expires: None,
@@ -100,7 +100,7 @@ fn persistence_follows_configuration_and_key() {
         same_site: None,
         secure: CookieSecure::OnHttps,
     };
-    let sticky = snapshot::Cluster { persistence: Some(persistence), ..cluster() };
+    let sticky = snapshot::Cluster { persistence: Some(Persistence::Affinity(persistence)), ..cluster() };
     let mut registry = ClusterRegistry::default();
     let mut snapshot = snapshot(sticky, addresses(&[1, 2, 3]));
     registry.update(&snapshot, &Keys::default());
@@ -110,7 +110,7 @@ fn persistence_follows_configuration_and_key() {
     assert!(set_cookie.to_str().unwrap().ends_with("; Path=/shop; HttpOnly"));
     let headers: HeaderMap =
         [(COOKIE, format!("stick={}", first.cookie().unwrap()).parse().unwrap())].into_iter().collect();
-    let selection = Selection { headers: &headers, tried: &[], now: Tick::now() };
+    let selection = Selection { headers: &headers, tried: &[], now: Tick::now(), session: None };
     for _ in 0..10 {
         let again = handle.pick(&selection).unwrap();
         assert_eq!(again.endpoint().address(), first.endpoint().address());

@@ -34,7 +34,7 @@ pub(super) async fn connect(session: &mut Session, cluster: &Cluster) -> Result<
             worker.stats.retries_refused.add(1);
             break;
         }
-        let selection = Selection { headers: &headers, tried: &tried, now: Tick::now() };
+        let selection = Selection { headers: &headers, tried: &tried, now: Tick::now(), session: None };
         let Some((picked, entry)) = worker.pool.choose(cluster, &connector, selection) else { break };
         worker.stats.retries.add(u64::from(attempt > 0));
         let address = picked.endpoint().address();

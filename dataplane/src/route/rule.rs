@@ -8,6 +8,7 @@ use super::weighted::Weighted;
 use crate::cluster::{Cluster, ClusterRegistry};
 use crate::filter::Filter;
 use crate::limit::LimiterRegistry;
+use crate::persistence::Sessions;
 use crate::reason::Reason;
 
 /// What happens to a request that was found to belong here.
@@ -23,6 +24,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// When it is tried again, besides what is always safe.
     pub retry: Option<Retry>,
+    /// How a client stays on its backend and endpoint; goes before what the backends' clusters say.
+    pub(crate) sessions: Option<Arc<Sessions>>,
     /// Largest request body in bytes; `None` is unlimited.
     pub max_body: Option<u64>,
 }
@@ -106,8 +109,16 @@ impl Rule {
             Some(filters) => (filters, compile_action(&source.action, clusters, limiters)?),
             None => (Box::default(), Action::Refuse(Reason::Unsupported)),
         };
-        let (timeouts, retry) = (source.timeouts.clone(), source.retry.clone());
-        Ok(Self { name: source.name.as_str().into(), filters, action, timeouts, retry, max_body: source.max_body })
+        let sessions = source.persistence.as_ref().map(|sessions| Sessions::new(sessions, &source.name)).transpose()?;
+        Ok(Self {
+            name: source.name.as_str().into(),
+            filters,
+            action,
+            timeouts: source.timeouts.clone(),
+            retry: source.retry.clone(),
+            sessions: sessions.map(Arc::new),
+            max_body: source.max_body,
+        })
     }
 
     /// The clusters to which the rule refers.

@@ -202,6 +202,7 @@ fn snapshot(listeners: &[(u16, HostPattern)], routes: &[(Vec<Attachment>, Vec<Ve
             action: snapshot::Action::Refuse(Refusal::NotFound),
             timeouts: NO_TIMEOUTS,
             retry: None,
+            persistence: None,
             max_body: None,
             origins: vec![],
         });
@@ -410,6 +411,7 @@ fn an_endpoint_change_leaves_the_table_alone() {
         action: snapshot::Action::Forward(vec![forward]),
         timeouts: NO_TIMEOUTS,
         retry: None,
+        persistence: None,
         max_body: None,
         origins: vec![],
     };

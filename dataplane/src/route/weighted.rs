@@ -47,7 +47,7 @@ impl<T> Weighted<T> {
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub fn iter(&self) -> impl Iterator<Item = &T> + Clone {
         self.choices.iter()
     }
 

@@ -81,7 +81,7 @@ impl Session {
         let cluster = route.choose_for(draw)?.clone();
         let seen = cluster.endpoints();
         let headers = http::HeaderMap::new();
-        let selection = Selection { headers: &headers, tried: &[], now: Tick::now() };
+        let selection = Selection { headers: &headers, tried: &[], now: Tick::now(), session: None };
         let picked = cluster.pick(&selection).ok_or(Reason::NoEndpoints)?;
         let socket = connect(picked.endpoint().address()).map_err(|error| {
             tracing::debug!(endpoint = %picked.endpoint().address(), %error, "no socket for an endpoint");

@@ -26,6 +26,7 @@ mod operations;
 mod protocols;
 mod retries;
 mod rig;
+mod sessions;
 mod timeouts;
 mod tls;
 mod udp;

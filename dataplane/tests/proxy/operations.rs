@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataplane::{Options, Proxy};
-use snapshot::{CookieSecure, Persistence, PersistenceMode, Resource};
+use snapshot::{AffinityCookie, AffinityMode, CookieSecure, Persistence, Resource};
 
 use crate::backend::Backend;
 use crate::client::{fetch, send};
@@ -55,9 +55,9 @@ async fn a_client_stays_on_its_endpoint_on_every_replica() {
     let backends = [Backend::echo("one").await, Backend::echo("two").await, Backend::echo("three").await];
     let addresses: Vec<SocketAddr> = backends.iter().map(|backend| backend.address).collect();
     let sticky = |snapshot: &mut snapshot::Snapshot| {
-        let persistence = Persistence {
+        let persistence = AffinityCookie {
             cookie: "route".into(),
-            mode: PersistenceMode::Persistent,
+            mode: AffinityMode::Persistent,
             path: None,
             domain: None,
             expires: None,
@@ -65,7 +65,7 @@ async fn a_client_stays_on_its_endpoint_on_every_replica() {
             same_site: None,
             secure: CookieSecure::OnHttps,
         };
-        let sticky = snapshot::Cluster { persistence: Some(persistence), ..cluster("app") };
+        let sticky = snapshot::Cluster { persistence: Some(Persistence::Affinity(persistence)), ..cluster("app") };
         snapshot.insert("app", Resource::Cluster(sticky));
     };
     let replicas = [Rig::with(options(), &addresses, sticky), Rig::with(options(), &addresses, sticky)];

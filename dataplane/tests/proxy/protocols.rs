@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
-use snapshot::{BackendProtocol, Cluster, CookieSecure, Persistence, PersistenceMode, Resource};
+use snapshot::{AffinityCookie, AffinityMode, BackendProtocol, Cluster, CookieSecure, Persistence, Resource};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 
@@ -140,9 +140,9 @@ async fn trailers_pass_but_for_what_belongs_before_a_body() {
 async fn cookies_of_http2_reach_the_backend_as_one_field_and_keep_their_meaning() {
     let backends = [Backend::echo("one").await, Backend::echo("two").await];
     let rig = Rig::with(options(), &backends.each_ref().map(|backend| backend.address), |snapshot| {
-        let persistence = Persistence {
+        let persistence = AffinityCookie {
             cookie: "route".into(),
-            mode: PersistenceMode::Persistent,
+            mode: AffinityMode::Persistent,
             path: None,
             domain: None,
             expires: None,
@@ -150,7 +150,10 @@ async fn cookies_of_http2_reach_the_backend_as_one_field_and_keep_their_meaning(
             same_site: None,
             secure: CookieSecure::OnHttps,
         };
-        snapshot.insert("app", Resource::Cluster(Cluster { persistence: Some(persistence), ..cluster("app") }));
+        snapshot.insert(
+            "app",
+            Resource::Cluster(Cluster { persistence: Some(Persistence::Affinity(persistence)), ..cluster("app") }),
+        );
     });
     let mut client = http2(TcpStream::connect(rig.address()).await.unwrap()).await;
     let request = Request::get("http://a/").body(Empty::<Bytes>::new()).unwrap();

@@ -125,6 +125,7 @@ pub fn rule(name: &str, prefix: &str, cluster: &str) -> Rule {
         }]),
         timeouts: timeouts(),
         retry: None,
+        persistence: None,
         max_body: None,
         origins: Vec::new(),
     }

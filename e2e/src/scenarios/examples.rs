@@ -88,6 +88,10 @@ async fn answers(suite: &Suite, example: &str, certificate: &CertificateDer<'_>)
             Ok(())
         }
         "ingress-sticky" | "backendpolicy" => site.cookie_keeps_the_pod().await,
+        "httproute-sessions" => {
+            site.cookie_keeps_the_pod().await?;
+            Site(site.at("/api")).header_keeps_the_pod("x-session").await
+        }
         "ingress-tls" => {
             site.shows(certificate).await?;
             site.redirects("/cart", 308, &format!("https://{}/cart", site.host())).await
@@ -235,6 +239,13 @@ impl Site {
         bail!("200 requests passed")
     }
 
+    async fn header_keeps_the_pod(&self, name: &str) -> Result<()> {
+        let answer = self.0.get().await?;
+        let session = answer.header(name);
+        ensure!(!session.is_empty(), "there is no {name}");
+        self.keeps_the_pod(&answer, (name, session)).await
+    }
+
     async fn cookie_keeps_the_pod(&self) -> Result<()> {
         let answer = until(PATIENCE, "a cookie", async || {
             let answer = self.0.get().await?;
@@ -243,9 +254,14 @@ impl Site {
         })
         .await?;
         let cookie = answer.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+        self.keeps_the_pod(&answer, ("cookie", &cookie)).await
+    }
+
+    /// Whoever sends this header is answered by the pod of this answer.
+    async fn keeps_the_pod(&self, answer: &Answer, header: (&str, &str)) -> Result<()> {
         let pod = answer.echo()?["pod"].clone();
         for _ in 0..20 {
-            let other = self.0.get_with(&[("cookie", &cookie)]).await?.echo()?["pod"].clone();
+            let other = self.0.get_with(&[header]).await?.echo()?["pod"].clone();
             ensure!(other == pod, "{other} answered instead of {pod}");
         }
         Ok(())

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use snapshot::{
-    Action, Attachment, BackendProtocol, BackendTls, Cluster, Filter, HostPattern, L4Backend, L4Route, Refusal,
-    Resource, Route, Rule, Target,
+    Action, Attachment, BackendProtocol, BackendTls, Cluster, Filter, HostPattern, L4Backend, L4Route, Persistence,
+    Refusal, Resource, Route, Rule, Target,
 };
 
 use super::View;
@@ -97,15 +97,18 @@ fn http<R: RouteKind>(
         if let Some(Traffic::Limited(limits)) = traffic {
             (filters, origins) = limits.iter().cloned().unzip();
         }
-        let (action, timeouts, retry) = match (&rule.work, traffic) {
-            (None, _) => (Action::Refuse(Refusal::Unsupported), rules::no_timeouts(), None),
+        let refuse = |refusal| (Action::Refuse(refusal), rules::no_timeouts(), None, None);
+        let (action, timeouts, retry, persistence) = match (&rule.work, traffic) {
+            (None, _) => refuse(Refusal::Unsupported),
             (Some(_), Some(Traffic::Refused(why))) => {
                 origins.push(why.clone());
-                (Action::Refuse(Refusal::Unavailable), rules::no_timeouts(), None)
+                refuse(Refusal::Unavailable)
             }
             (Some(work), _) => {
                 filters.extend(steps(context, place, &work.filters, &mut origins));
-                (action(context, place, work, &mut origins), work.timeouts.clone(), work.retry.clone())
+                let persistence = work.persistence.as_ref().map(|sessions| sessions.named(&rule.name));
+                let action = action(context, place, work, &mut origins);
+                (action, work.timeouts.clone(), work.retry.clone(), persistence)
             }
         };
         Rule {
@@ -115,6 +118,7 @@ fn http<R: RouteKind>(
             action,
             timeouts,
             retry,
+            persistence,
             max_body: None,
             origins,
         }
@@ -206,12 +210,12 @@ fn cluster(context: &mut Context, place: Place, backend: &Port, origins: &mut Ve
         }
     };
     let settings = context.policies.for_service(&port.key, port.name);
-    origins.extend(settings.origins.into_values().map(|origin| format!("Service {}: {origin}", port.id())));
+    origins.extend(settings.origins.values().map(|origin| format!("Service {}: {origin}", port.id())));
     context.insert_cluster(place.plane, &name, port, |endpoints| Cluster {
         endpoints,
         protocol,
         balancer: settings.balancer.unwrap_or(snapshot::Balancer::RoundRobin),
-        persistence: settings.persistence,
+        persistence: settings.sessions(&port.key).map(Persistence::Session),
         passive_health: settings.passive_health,
     });
     Some(name)

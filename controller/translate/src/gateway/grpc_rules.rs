@@ -38,11 +38,8 @@ fn work<'a>(
             .map_err(|unusable: Unusable| unusable.within(format_args!("backendRefs[{index}]")))
     };
     let backends = rule.backend_refs.iter().flatten().enumerate().map(parse).collect::<Result<_, _>>()?;
-    if rule.session_persistence.is_some() {
-        let message = "sessionPersistence is not supported: remove it, and use a BackendPolicy of the Service";
-        return Err(Unusable::new("sessionPersistence", message));
-    }
-    Ok(Work { filters, timeouts: no_timeouts(), retry: None, backends })
+    let persistence = rules::sessions(rule.session_persistence.as_ref())?;
+    Ok(Work { filters, timeouts: no_timeouts(), retry: None, persistence, backends })
 }
 
 /// The filters of a GRPCRoute are some of those of an HTTPRoute.

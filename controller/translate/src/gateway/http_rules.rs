@@ -40,11 +40,8 @@ fn work<'a>(
     };
     let backends = rule.backend_refs.iter().flatten().enumerate().map(parse).collect::<Result<_, _>>()?;
     let retry = rule.retry.as_ref().map(retry).transpose().map_err(|unusable| unusable.within("retry"))?.flatten();
-    if rule.session_persistence.is_some() {
-        let message = "sessionPersistence is not supported: remove it, and use a BackendPolicy of the Service";
-        return Err(Unusable::new("sessionPersistence", message));
-    }
-    Ok(Work { filters, timeouts, retry, backends })
+    let persistence = rules::sessions(rule.session_persistence.as_ref())?;
+    Ok(Work { filters, timeouts, retry, persistence, backends })
 }
 
 /// How often a rule with `retry` tries again unless it says so, and how long it waits before the first time.

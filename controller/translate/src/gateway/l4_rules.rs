@@ -36,7 +36,7 @@ fn parse<'a, Route: Stored>(key: &ObjectKey, written: Option<&[L4RouteRule]>, ba
                     .map_err(|unusable: Unusable| unusable.within(format_args!("backendRefs[{index}]")))
             };
             let backends = rule.backend_refs.iter().flatten().enumerate().map(parse).collect::<Result<_, _>>()?;
-            Ok(Work { filters: Vec::new(), timeouts: no_timeouts(), retry: None, backends })
+            Ok(Work { filters: Vec::new(), timeouts: no_timeouts(), retry: None, persistence: None, backends })
         },
     );
     if written.len() != 1 {

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use crds::gateway::SessionPersistence;
 use snapshot::{Match, Rank, Retry, Timeouts};
 
 use super::backends::Backend;
 use super::filters::Step;
 use crate::resources::created;
+use crate::sessions::{Sessions, Written, WrittenCookie};
 use crate::{ObjectKey, Stored};
 
 /// How long a connection to a backend may take to be established; the Gateway API leaves it to implementations.
@@ -35,6 +37,8 @@ pub(super) struct Work<'a> {
     pub timeouts: Timeouts,
     /// Of the rule.
     pub retry: Option<Retry>,
+    /// Of the rule.
+    pub persistence: Option<Sessions>,
     /// Where requests go; may be empty.
     pub backends: Vec<Backend<'a>>,
 }
@@ -115,6 +119,24 @@ pub(super) fn parse<'a, Route: Stored, Rule>(
         rules.rules.push(ParsedRule { section, name, place, matches, work });
     }
     rules
+}
+
+/// The field `sessionPersistence` of a rule.
+pub(super) fn sessions(written: Option<&SessionPersistence>) -> Result<Option<Sessions>, Unusable> {
+    let parse = |written: &SessionPersistence| {
+        Sessions::parse(&Written {
+            name: written.session_name.as_deref(),
+            type_: written.type_.as_deref(),
+            absolute_timeout: written.absolute_timeout.as_deref(),
+            idle_timeout: None,
+            cookie: written
+                .cookie_config
+                .as_ref()
+                .map(|config| WrittenCookie { lifetime: config.lifetime_type.as_deref(), ..WrittenCookie::default() }),
+        })
+    };
+    let sessions = written.map(parse).transpose();
+    sessions.map_err(|(field, message)| Unusable::new(field, message).within("sessionPersistence"))
 }
 
 /// The place of a rule among all: after how specific it is, the oldest route counts, then the first by name, then the first rule.

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use snapshot::{
-    BackendProtocol, BackendTls, Balancer, Cluster, CookieSecure, Persistence, PersistenceMode, Verification,
+    AffinityCookie, AffinityMode, BackendProtocol, BackendTls, Balancer, Cluster, CookieSecure, Persistence,
+    Verification,
 };
 
 use super::annotations::{Affinity, Annotations, Protocol, Scope};
@@ -96,7 +97,7 @@ fn insert(
         endpoints,
         protocol: spoken(protocol),
         balancer: policy.balancer.unwrap_or(balancing.balancer),
-        persistence: policy.persistence.or(balancing.persistence),
+        persistence: policy.sessions(&port.key).map(Persistence::Session).or(balancing.persistence),
         passive_health: policy.passive_health,
     });
     origins
@@ -115,9 +116,9 @@ fn spoken(protocol: Protocol) -> BackendProtocol {
 
 impl Balancing {
     fn of(annotations: &Annotations) -> Self {
-        let persistence = annotations.affinity.map(|Affinity::Cookie| Persistence {
+        let persistence = annotations.affinity.map(|Affinity::Cookie| AffinityCookie {
             cookie: annotations.cookie_name.clone().unwrap_or_else(|| COOKIE.into()),
-            mode: annotations.affinity_mode.unwrap_or(PersistenceMode::Balanced),
+            mode: annotations.affinity_mode.unwrap_or(AffinityMode::Balanced),
             path: annotations.cookie_path.clone(),
             domain: annotations.cookie_domain.clone(),
             expires: annotations.cookie_expires,
@@ -125,6 +126,7 @@ impl Balancing {
             same_site: annotations.cookie_same_site,
             secure: if annotations.cookie_secure == Some(true) { CookieSecure::Always } else { CookieSecure::OnHttps },
         });
+        let persistence = persistence.map(Persistence::Affinity);
         Self { balancer: annotations.load_balance.unwrap_or(Balancer::RoundRobin), persistence }
     }
 }

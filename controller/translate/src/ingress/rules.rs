@@ -74,6 +74,7 @@ impl Rules {
                 action,
                 timeouts: timeouts(ingress),
                 retry: None,
+                persistence: None,
                 max_body: max_body(ingress),
                 origins,
             });
@@ -127,6 +128,7 @@ pub(super) fn fallback_rule(settings: &Settings, (action, origins): (Action, Vec
         action,
         timeouts: default_timeouts(),
         retry: None,
+        persistence: None,
         max_body: Some(MAX_BODY),
         origins,
     })
@@ -197,6 +199,7 @@ fn trailing_slash(ingress: &Served<'_>, place: Place, path: Path, filters: &[Fil
         action: Action::Refuse(Refusal::NotFound),
         timeouts: timeouts(ingress),
         retry: None,
+        persistence: None,
         max_body: max_body(ingress),
         origins: vec!["redirect to the path with its trailing slash (default)".into()],
     }

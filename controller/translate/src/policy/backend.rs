@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::policy::{BackendPolicySpec, CookiePersistence, PassiveHealthCheck};
-use snapshot::{Balancer, CookieSecure, PassiveHealth, Persistence, PersistenceMode, SameSite};
+use crds::policy::{BackendPolicySpec, BackendSessionPersistence, PassiveHealthCheck};
+use snapshot::{Balancer, PassiveHealth, SessionPersistence};
 
 use super::Invalid;
+use crate::sessions::{Sessions, Written, WrittenCookie};
 use crate::{ObjectKey, duration};
 
 const LONGEST_EJECTION: Duration = Duration::from_secs(3600);
@@ -17,7 +18,7 @@ pub(crate) struct BackendSettings {
     /// How an endpoint is chosen.
     pub balancer: Option<Balancer>,
     /// How a client stays on one.
-    pub persistence: Option<Persistence>,
+    pub persistence: Option<Sessions>,
     /// When one is left out.
     pub passive_health: Option<PassiveHealth>,
     /// Where each of these comes from, by field of the policy; for [`snapshot::Rule::origins`].
@@ -25,6 +26,11 @@ pub(crate) struct BackendSettings {
 }
 
 impl BackendSettings {
+    /// The sessions of a Service with these settings.
+    pub fn sessions(&self, service: &ObjectKey) -> Option<SessionPersistence> {
+        self.persistence.as_ref().map(|sessions| sessions.named(&format!("Service {service}")))
+    }
+
     /// These settings, with those of `other` where these say nothing.
     pub fn or(&self, other: &Self) -> Self {
         Self {
@@ -41,10 +47,10 @@ pub(super) fn parse(policy: &ObjectKey, spec: &BackendPolicySpec) -> Result<Back
     let mut errors = Vec::new();
     let mut settings = BackendSettings::default();
     if let Some(name) = spec.load_balancer.as_deref() {
-        settings.balancer = take(balancer(name), "spec.loadBalancer", &mut errors);
+        settings.balancer = take(balancer(name), "spec", &mut errors);
     }
-    if let Some(cookie) = &spec.session_persistence {
-        settings.persistence = take(persistence(cookie), "spec.sessionPersistence", &mut errors);
+    if let Some(written) = &spec.session_persistence {
+        settings.persistence = take(sessions(written), "spec.sessionPersistence", &mut errors);
     }
     if let Some(check) = &spec.passive_health {
         settings.passive_health = take(passive_health(check), "spec.passiveHealth", &mut errors);
@@ -60,7 +66,8 @@ pub(super) fn parse(policy: &ObjectKey, spec: &BackendPolicySpec) -> Result<Back
 }
 
 fn take<T>(parsed: Result<T, (&str, String)>, parent: &str, errors: &mut Vec<Invalid>) -> Option<T> {
-    parsed.map_err(|(field, message)| errors.push(Invalid { field: format!("{parent}{field}"), message })).ok()
+    let invalid = |(field, message)| Invalid { field: format!("{parent}.{field}"), message };
+    parsed.map_err(|error| errors.push(invalid(error))).ok()
 }
 
 fn balancer(name: &str) -> Result<Balancer, (&'static str, String)> {
@@ -68,42 +75,21 @@ fn balancer(name: &str) -> Result<Balancer, (&'static str, String)> {
         "RoundRobin" => Ok(Balancer::RoundRobin),
         "LeastRequest" => Ok(Balancer::LeastRequest),
         "PeakEWMA" => Ok(Balancer::PeakEwma),
-        other => Err(("", format!("{other:?} is not RoundRobin, LeastRequest or PeakEWMA"))),
+        other => Err(("loadBalancer", format!("{other:?} is not RoundRobin, LeastRequest or PeakEWMA"))),
     }
 }
 
-fn persistence(cookie: &CookiePersistence) -> Result<Persistence, (&'static str, String)> {
-    let name = cookie.cookie_name.as_deref().unwrap_or("sluice");
-    // A cookie's name and a header's name are the same kind of token (RFC 6265, RFC 9110).
-    if http::HeaderName::try_from(name).is_err() {
-        return Err((".cookieName", format!("{name:?} is not a name for a cookie")));
-    }
-    if let Some(path) = &cookie.path
-        && !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';'))
-    {
-        return Err((".path", format!("{path:?} is not a path: it must start with / and hold no blank or semicolon")));
-    }
-    if let Some(age) = cookie.max_age_seconds
-        && age < 1
-    {
-        return Err((".maxAgeSeconds", format!("{age} is less than 1")));
-    }
-    let same_site = match cookie.same_site.as_deref() {
-        None => None,
-        Some("None") => Some(SameSite::None),
-        Some("Lax") => Some(SameSite::Lax),
-        Some("Strict") => Some(SameSite::Strict),
-        Some(other) => return Err((".sameSite", format!("{other:?} is not None, Lax or Strict"))),
-    };
-    Ok(Persistence {
-        cookie: name.into(),
-        mode: PersistenceMode::Persistent,
-        path: cookie.path.clone(),
-        domain: None,
-        expires: None,
-        max_age: cookie.max_age_seconds,
-        same_site,
-        secure: CookieSecure::OnHttps,
+fn sessions(written: &BackendSessionPersistence) -> Result<Sessions, (&'static str, String)> {
+    Sessions::parse(&Written {
+        name: written.session_name.as_deref(),
+        type_: written.type_.as_deref(),
+        absolute_timeout: written.absolute_timeout.as_deref(),
+        idle_timeout: written.idle_timeout.as_deref(),
+        cookie: written.cookie_config.as_ref().map(|config| WrittenCookie {
+            lifetime: config.lifetime_type.as_deref(),
+            path: config.path.as_deref(),
+            same_site: config.same_site.as_deref(),
+        }),
     })
 }
 
@@ -117,10 +103,10 @@ fn passive_health(check: &PassiveHealthCheck) -> Result<PassiveHealth, (&'static
     let time = check.ejection_time.as_deref().unwrap_or("10s");
     let ejection_time = duration::parse(time)
         .filter(|time| !time.is_zero() && *time <= LONGEST_EJECTION)
-        .ok_or_else(|| (".ejectionTime", format!("{time:?} is not a duration above 0s and up to 1h such as 30s")))?;
+        .ok_or_else(|| ("ejectionTime", format!("{time:?} is not a duration above 0s and up to 1h such as 30s")))?;
     Ok(PassiveHealth {
-        consecutive_failures: failures.map_err(|message| (".consecutiveFailures", message))?,
+        consecutive_failures: failures.map_err(|message| ("consecutiveFailures", message))?,
         ejection_time,
-        max_ejected_percent: percent.map_err(|message| (".maxEjectedPercent", message))?,
+        max_ejected_percent: percent.map_err(|message| ("maxEjectedPercent", message))?,
     })
 }

@@ -7,13 +7,12 @@ use super::{
     same_variants, unset,
 };
 use crate::{
-    Authorities, BackendProtocol, BackendTls, Balancer, Cluster, CookieSecure, Endpoint, Endpoints, PassiveHealth,
-    Persistence, PersistenceMode, SameSite, SubjectAltName, Verification, proto,
+    AffinityCookie, AffinityMode, Authorities, BackendProtocol, BackendTls, Balancer, Cluster, CookieSecure, Endpoint,
+    Endpoints, PassiveHealth, Persistence, SubjectAltName, Verification, proto,
 };
 
 same_variants!(Balancer { RoundRobin, LeastRequest, PeakEwma });
-same_variants!(PersistenceMode { Balanced, Persistent });
-same_variants!(SameSite { None, Lax, Strict });
+same_variants!(AffinityMode { Balanced, Persistent });
 same_variants!(CookieSecure { OnHttps, Always });
 
 impl From<&Cluster> for proto::Cluster {
@@ -139,11 +138,32 @@ impl TryFrom<proto::SubjectAltName> for SubjectAltName {
     }
 }
 
-impl From<&Persistence> for proto::Persistence {
+impl From<&Persistence> for proto::cluster::Persistence {
     fn from(persistence: &Persistence) -> Self {
+        match persistence {
+            Persistence::Affinity(cookie) => Self::Affinity(cookie.into()),
+            Persistence::Session(session) => Self::Session(session.into()),
+        }
+    }
+}
+
+impl TryFrom<proto::cluster::Persistence> for Persistence {
+    type Error = DecodeError;
+
+    fn try_from(wire: proto::cluster::Persistence) -> Result<Self, DecodeError> {
+        use proto::cluster::Persistence as Wire;
+        match wire {
+            Wire::Affinity(cookie) => field(cookie, "affinity").map(Persistence::Affinity),
+            Wire::Session(session) => field(session, "session").map(Persistence::Session),
+        }
+    }
+}
+
+impl From<&AffinityCookie> for proto::AffinityCookie {
+    fn from(persistence: &AffinityCookie) -> Self {
         Self {
             cookie: persistence.cookie.clone(),
-            mode: proto::PersistenceMode::from(persistence.mode).into(),
+            mode: proto::AffinityMode::from(persistence.mode).into(),
             path: persistence.path.clone(),
             domain: persistence.domain.clone(),
             expires: persistence.expires,
@@ -154,14 +174,14 @@ impl From<&Persistence> for proto::Persistence {
     }
 }
 
-impl TryFrom<proto::Persistence> for Persistence {
+impl TryFrom<proto::AffinityCookie> for AffinityCookie {
     type Error = DecodeError;
 
-    fn try_from(wire: proto::Persistence) -> Result<Self, DecodeError> {
+    fn try_from(wire: proto::AffinityCookie) -> Result<Self, DecodeError> {
         let same_site = wire.same_site.map(|same_site| enumeration::<proto::SameSite, _>(same_site, "same_site"));
         Ok(Self {
             cookie: not_blank(wire.cookie, "cookie")?,
-            mode: enumeration::<proto::PersistenceMode, _>(wire.mode, "mode")?,
+            mode: enumeration::<proto::AffinityMode, _>(wire.mode, "mode")?,
             path: wire.path,
             domain: wire.domain,
             expires: wire.expires,

@@ -8,6 +8,7 @@ mod filter;
 mod l4;
 mod listener;
 mod route;
+mod session;
 mod settings;
 mod stream;
 

@@ -58,6 +58,7 @@ impl From<&Rule> for proto::Rule {
             action: Some(action),
             timeouts: Some((&rule.timeouts).into()),
             retry: rule.retry.as_ref().map(Into::into),
+            persistence: rule.persistence.as_ref().map(Into::into),
             max_body: rule.max_body,
             origins: rule.origins.clone(),
         }
@@ -82,6 +83,7 @@ impl TryFrom<proto::Rule> for Rule {
             action,
             timeouts: wire.timeouts.ok_or_else(|| unset("timeouts"))?.into(),
             retry: optional(wire.retry, "retry")?,
+            persistence: optional(wire.persistence, "persistence")?,
             max_body: wire.max_body,
             origins: wire.origins,
         })

@@ -166,14 +166,15 @@ fn rule() -> impl Strategy<Value = Rule> {
         backoff,
     });
     let parts = (text(), vec(condition(), 1..3), vec(filter(), 0..3), action(), timeouts, option::of(retry));
-    (parts, option::of(any::<u64>()), vec(text(), 0..3)).prop_map(
-        |((name, matches, filters, action, timeouts, retry), max_body, origins)| Rule {
+    (parts, option::of(session()), option::of(any::<u64>()), vec(text(), 0..3)).prop_map(
+        |((name, matches, filters, action, timeouts, retry), persistence, max_body, origins)| Rule {
             name,
             matches,
             filters,
             action,
             timeouts,
             retry,
+            persistence,
             max_body,
             origins,
         },
@@ -251,16 +252,41 @@ fn backend_protocol() -> impl Strategy<Value = BackendProtocol> {
     ]
 }
 
-fn persistence() -> impl Strategy<Value = Persistence> {
+fn affinity() -> impl Strategy<Value = AffinityCookie> {
     let attributes = (option::of(text()), option::of(text()), option::of(any::<i64>()), option::of(any::<i64>()));
     let modes = (
-        select(&[PersistenceMode::Balanced, PersistenceMode::Persistent]),
+        select(&[AffinityMode::Balanced, AffinityMode::Persistent]),
         option::of(select(&[SameSite::None, SameSite::Lax, SameSite::Strict])),
         select(&[CookieSecure::OnHttps, CookieSecure::Always]),
     );
     (name(), attributes, modes).prop_map(|(cookie, (path, domain, expires, max_age), (mode, same_site, secure))| {
-        Persistence { cookie, mode, path, domain, expires, max_age, same_site, secure }
+        AffinityCookie { cookie, mode, path, domain, expires, max_age, same_site, secure }
     })
+}
+
+fn session() -> impl Strategy<Value = SessionPersistence> {
+    let same_site = option::of(select(&[SameSite::None, SameSite::Lax, SameSite::Strict]));
+    let lifetime = select(&[CookieLifetime::Session, CookieLifetime::Permanent]);
+    let cookie = (option::of(text()), lifetime, same_site).prop_map(|(path, lifetime, same_site)| SessionCookie {
+        path,
+        lifetime,
+        same_site,
+    });
+    (name(), option::of(cookie), duration(), any::<bool>(), option::of(duration())).prop_map(
+        |(name, cookie, absolute, bounded, idle_timeout)| {
+            let bounded = bounded || cookie.as_ref().is_some_and(|cookie| cookie.lifetime == CookieLifetime::Permanent);
+            SessionPersistence {
+                name,
+                carrier: cookie.map_or(Carrier::Header, Carrier::Cookie),
+                absolute_timeout: bounded.then_some(absolute),
+                idle_timeout,
+            }
+        },
+    )
+}
+
+fn persistence() -> impl Strategy<Value = Persistence> {
+    prop_oneof![affinity().prop_map(Persistence::Affinity), session().prop_map(Persistence::Session)]
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
@@ -442,7 +468,25 @@ fn a_filter_of_a_newer_version_is_unknown() {
 #[test]
 fn what_is_not_known_or_not_valid_is_named() {
     assert!(Resource::decode(&wire_route(|_| ())).is_ok());
-    let cases: [(Vec<u8>, &str); 8] = [
+    let session = |change: fn(&mut proto::SessionPersistence)| {
+        wire_route(|rule| {
+            let lifetime = proto::CookieLifetime::Permanent.into();
+            let cookie = proto::SessionCookie { lifetime, ..Default::default() };
+            let carrier = Some(proto::session_persistence::Carrier::Cookie(cookie));
+            let day = Some(86_400_000_000_000);
+            let mut session =
+                proto::SessionPersistence { name: "stay".into(), carrier, absolute_timeout: day, ..Default::default() };
+            change(&mut session);
+            rule.persistence = Some(session);
+        })
+    };
+    assert!(Resource::decode(&session(|_| ())).is_ok());
+    let cases: [(Vec<u8>, &str); 10] = [
+        (
+            session(|session| session.absolute_timeout = None),
+            "route.rules[0].persistence.absolute_timeout: is not set, so a permanent cookie would never end",
+        ),
+        (session(|session| session.idle_timeout = Some(0)), "route.rules[0].persistence.idle_timeout: is 0"),
         (Vec::new(), "resource: is of a kind that is not known here"),
         (wire_route(|rule| rule.action = None), "route.rules[0].action: is not set, or not known here"),
         (

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use snapshot::{Balancer, PersistenceMode, SameSite};
+use snapshot::{AffinityMode, Balancer, SameSite};
 
 /// The prefix of the annotations that are meant for us.
 pub(super) const PREFIX: &str = "nginx.ingress.kubernetes.io/";
@@ -19,7 +19,7 @@ pub(super) struct Annotations {
     pub(super) ssl_redirect: Option<bool>,
     pub(super) force_ssl_redirect: Option<bool>,
     pub(super) affinity: Option<Affinity>,
-    pub(super) affinity_mode: Option<PersistenceMode>,
+    pub(super) affinity_mode: Option<AffinityMode>,
     pub(super) cookie_name: Option<String>,
     pub(super) cookie_path: Option<String>,
     pub(super) cookie_domain: Option<String>,

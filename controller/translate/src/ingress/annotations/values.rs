@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use snapshot::{Balancer, PersistenceMode, SameSite};
+use snapshot::{AffinityMode, Balancer, SameSite};
 
 use super::{Affinity, Protocol};
 
@@ -73,10 +73,10 @@ pub(super) fn affinity(text: &str) -> Result<Affinity, String> {
     }
 }
 
-pub(super) fn affinity_mode(text: &str) -> Result<PersistenceMode, String> {
+pub(super) fn affinity_mode(text: &str) -> Result<AffinityMode, String> {
     match text {
-        "balanced" => Ok(PersistenceMode::Balanced),
-        "persistent" => Ok(PersistenceMode::Persistent),
+        "balanced" => Ok(AffinityMode::Balanced),
+        "persistent" => Ok(AffinityMode::Persistent),
         _ => Err("balanced or persistent".into()),
     }
 }

@@ -1,42 +1,17 @@
-//! Cookies that keep a client on its endpoint.
+//! Cookies that keep a client on its endpoint, as ingress-nginx does it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
-use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
-use snapshot::{CookieSecure, Persistence, PersistenceMode, SameSite};
+use snapshot::{AffinityCookie, AffinityMode, CookieSecure};
 
+use super::{Attributes, Key, cookies};
 use crate::balance::{Endpoint, Picked, Usable};
 use crate::random;
 
 /// A cookie's value: 32 hexadecimal digits.
 type Value = [u8; 32];
-
-/// The key of the hashes in cookies, the same on every replica.
-#[derive(PartialEq, Eq)]
-pub(crate) struct CookieKey([u8; 32]);
-
-impl fmt::Debug for CookieKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
-impl CookieKey {
-    /// A key from [`snapshot::Settings::cookie_key`].
-    pub(crate) fn new(secret: &[u8]) -> Self {
-        Self(blake3::derive_key("sluice 2026 persistence cookie", secret))
-    }
-
-    fn hash(&self, endpoint: &Endpoint) -> [u8; 16] {
-        let hash = blake3::keyed_hash(&self.0, endpoint.address().to_string().as_bytes());
-        let mut short = [0; 16];
-        short.copy_from_slice(&hash.as_bytes()[..16]);
-        short
-    }
-}
 
 /// What a cluster's cookies stand for.
 #[derive(Debug)]
@@ -55,12 +30,12 @@ enum Values {
 
 impl Cookies {
     /// The cookies of a cluster with these endpoints.
-    pub(crate) fn new(persistence: &Persistence, key: &CookieKey, endpoints: &[Arc<Endpoint>]) -> Self {
-        let value = |endpoint: &Arc<Endpoint>| (random::to_hex(key.hash(endpoint)), endpoint.clone());
-        let seed = |endpoint: &Arc<Endpoint>| (u128::from_be_bytes(key.hash(endpoint)) >> 64) as u64;
+    pub(crate) fn new(persistence: &AffinityCookie, key: &Key, endpoints: &[Arc<Endpoint>]) -> Self {
+        let value = |endpoint: &Arc<Endpoint>| (random::to_hex(key.endpoint(endpoint)), endpoint.clone());
+        let seed = |endpoint: &Arc<Endpoint>| (u128::from_be_bytes(key.endpoint(endpoint)) >> 64) as u64;
         let values = match persistence.mode {
-            PersistenceMode::Persistent => Values::Persistent(endpoints.iter().map(value).collect()),
-            PersistenceMode::Balanced => Values::Balanced(endpoints.iter().map(seed).collect()),
+            AffinityMode::Persistent => Values::Persistent(endpoints.iter().map(value).collect()),
+            AffinityMode::Balanced => Values::Balanced(endpoints.iter().map(seed).collect()),
         };
         Self { name: persistence.cookie.clone(), values }
     }
@@ -110,9 +85,7 @@ fn rendezvous(value: &Value, seeds: &[u64], usable: &Usable<'_>) -> Option<Arc<E
 
 /// The values of all cookies of this name that could be ours.
 fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = Value> {
-    let cookies = headers.get_all(COOKIE).into_iter().flat_map(|header| header.as_bytes().split(|&byte| byte == b';'));
-    cookies.filter_map(move |cookie| {
-        let value = cookie.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+    cookies(headers, name).filter_map(|value| {
         let value = Value::try_from(value).ok()?;
         value.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(value)
     })
@@ -124,54 +97,36 @@ fn text(value: &Value) -> String {
 
 /// The `Set-Cookie` header; `None` when the domain cannot stand in one. The path is `/` where the matched one cannot.
 pub(crate) fn set_cookie(
-    persistence: &Persistence,
+    persistence: &AffinityCookie,
     value: &str,
     matched_path: &str,
     https: bool,
     unix_now: i64,
 ) -> Option<HeaderValue> {
-    let path = persistence.path.as_deref().unwrap_or(matched_path);
-    // A path that could end the attribute, or that no header can hold, would say something else.
-    let fits = path.starts_with('/') && path.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b';');
-    let mut cookie = format!("{}={value}; Path={}", persistence.cookie, if fits { path } else { "/" });
-    if let Some(domain) = &persistence.domain {
-        cookie.push_str(&format!("; Domain={domain}"));
-    }
-    if let Some(date) = persistence.expires.and_then(|seconds| http_date(unix_now.saturating_add(seconds))) {
-        cookie.push_str(&format!("; Expires={date}"));
-    }
-    if let Some(seconds) = persistence.max_age {
-        cookie.push_str(&format!("; Max-Age={seconds}"));
-    }
-    if https || persistence.secure == CookieSecure::Always {
-        cookie.push_str("; Secure");
-    }
-    cookie.push_str("; HttpOnly");
-    cookie.push_str(match persistence.same_site {
-        Some(SameSite::None) => "; SameSite=None",
-        Some(SameSite::Lax) => "; SameSite=Lax",
-        Some(SameSite::Strict) => "; SameSite=Strict",
-        None => "",
-    });
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(cookie)).ok()
-}
-
-/// A date as RFC 9110 writes it; `None` beyond the years it can write.
-fn http_date(unix: i64) -> Option<String> {
-    let date = jiff::Timestamp::from_second(unix).ok()?;
-    Some(date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+    let attributes = Attributes {
+        path: persistence.path.as_deref().unwrap_or(matched_path),
+        domain: persistence.domain.as_deref(),
+        expires: persistence.expires.map(|seconds| unix_now.saturating_add(seconds)),
+        max_age: persistence.max_age,
+        secure: https || persistence.secure == CookieSecure::Always,
+        same_site: persistence.same_site,
+    };
+    attributes.set_cookie(&persistence.cookie, value)
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
+    use http::header::COOKIE;
+    use snapshot::SameSite;
+
     use super::*;
     use crate::balance::{Outcome, judge, renew};
     use crate::tick::Tick;
 
-    fn persistence(mode: PersistenceMode) -> Persistence {
-        Persistence {
+    fn persistence(mode: AffinityMode) -> AffinityCookie {
+        AffinityCookie {
             cookie: "stick".into(),
             mode,
             path: None,
@@ -187,8 +142,8 @@ mod tests {
         renew(&[], &ports.map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect::<Vec<_>>())
     }
 
-    fn replica(mode: PersistenceMode, endpoints: &[Arc<Endpoint>]) -> Cookies {
-        Cookies::new(&persistence(mode), &CookieKey::new(b"the same on every replica"), endpoints)
+    fn replica(mode: AffinityMode, endpoints: &[Arc<Endpoint>]) -> Cookies {
+        Cookies::new(&persistence(mode), &Key::new(b"the same on every replica"), endpoints)
     }
 
     fn with_cookie(value: &str) -> HeaderMap {
@@ -204,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_client_stays_on_every_replica_and_while_others_come_and_go() {
-        for mode in [PersistenceMode::Persistent, PersistenceMode::Balanced] {
+        for mode in [AffinityMode::Persistent, AffinityMode::Balanced] {
             let (here, there) = (endpoints(1..9), endpoints(1..9));
             let first = pick(&replica(mode, &here), &HeaderMap::new(), &here, &[]);
             let headers = with_cookie(first.cookie().unwrap());
@@ -225,7 +180,7 @@ mod tests {
             ejection_time: std::time::Duration::from_secs(60),
             max_ejected_percent: 50,
         };
-        for mode in [PersistenceMode::Persistent, PersistenceMode::Balanced] {
+        for mode in [AffinityMode::Persistent, AffinityMode::Balanced] {
             let all = endpoints(1..5);
             let cookies = replica(mode, &all);
             let first = pick(&cookies, &HeaderMap::new(), &all, &[]);
@@ -243,18 +198,17 @@ mod tests {
     #[test]
     fn a_client_whose_endpoint_is_gone_gets_a_new_cookie() {
         let all = endpoints(1..4);
-        let first = pick(&replica(PersistenceMode::Persistent, &all), &HeaderMap::new(), &all, &[]);
+        let first = pick(&replica(AffinityMode::Persistent, &all), &HeaderMap::new(), &all, &[]);
         let gone = first.endpoint().address().port();
         let rest = endpoints((1..4).filter(|&port| port != gone));
-        let next =
-            pick(&replica(PersistenceMode::Persistent, &rest), &with_cookie(first.cookie().unwrap()), &rest, &[]);
+        let next = pick(&replica(AffinityMode::Persistent, &rest), &with_cookie(first.cookie().unwrap()), &rest, &[]);
         assert!(next.cookie().is_some_and(|value| Some(value) != first.cookie()));
     }
 
     #[test]
     fn balanced_keys_spread_over_the_endpoints() {
         let all = endpoints(1..5);
-        let cookies = replica(PersistenceMode::Balanced, &all);
+        let cookies = replica(AffinityMode::Balanced, &all);
         let mut counts = HashMap::new();
         for _ in 0..4000 {
             let picked = pick(&cookies, &HeaderMap::new(), &all, &[]);
@@ -264,26 +218,25 @@ mod tests {
     }
 
     #[test]
-    fn another_key_makes_other_values_and_no_value_shows_the_address() {
+    fn another_key_makes_other_values() {
         let all = endpoints(1..2);
-        let one = pick(&replica(PersistenceMode::Persistent, &all), &HeaderMap::new(), &all, &[]);
-        let other = Cookies::new(&persistence(PersistenceMode::Persistent), &CookieKey::new(b"another"), &all);
+        let one = pick(&replica(AffinityMode::Persistent, &all), &HeaderMap::new(), &all, &[]);
+        let other = Cookies::new(&persistence(AffinityMode::Persistent), &Key::new(b"another"), &all);
         assert_ne!(pick(&other, &HeaderMap::new(), &all, &[]).cookie(), one.cookie());
-        assert_eq!(format!("{:?}", CookieKey::new(b"x")), "(secret)");
     }
 
     #[test]
     fn set_cookie_says_what_is_configured() {
-        let plain = set_cookie(&persistence(PersistenceMode::Balanced), "v", "/shop", false, 0).unwrap();
+        let plain = set_cookie(&persistence(AffinityMode::Balanced), "v", "/shop", false, 0).unwrap();
         assert_eq!(plain, "stick=v; Path=/shop; HttpOnly");
-        let full = Persistence {
+        let full = AffinityCookie {
             path: Some("/".into()),
             domain: Some("shop.example".into()),
             expires: Some(86_400),
             max_age: Some(-1),
             same_site: Some(SameSite::Lax),
             secure: CookieSecure::Always,
-            ..persistence(PersistenceMode::Balanced)
+            ..persistence(AffinityMode::Balanced)
         };
         let full = set_cookie(&full, "v", "/shop", false, 784_111_777).unwrap();
         assert_eq!(
@@ -291,9 +244,9 @@ mod tests {
             "stick=v; Path=/; Domain=shop.example; Expires=Mon, 07 Nov 1994 08:49:37 GMT; Max-Age=-1; Secure; HttpOnly; \
              SameSite=Lax"
         );
-        let secure = set_cookie(&persistence(PersistenceMode::Balanced), "v", "", true, 0).unwrap();
+        let secure = set_cookie(&persistence(AffinityMode::Balanced), "v", "", true, 0).unwrap();
         assert_eq!(secure, "stick=v; Path=/; Secure; HttpOnly");
-        let forged = set_cookie(&persistence(PersistenceMode::Balanced), "v", "/a; Domain=example", true, 0).unwrap();
+        let forged = set_cookie(&persistence(AffinityMode::Balanced), "v", "/a; Domain=example", true, 0).unwrap();
         assert_eq!(forged, "stick=v; Path=/; Secure; HttpOnly");
     }
 }
