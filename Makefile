@@ -44,10 +44,11 @@ unit: ## unit tests, golden cases, laws, the data plane in process
 	$(call section,unit tests - golden cases - laws - data plane in process)
 	cargo test --locked --workspace --quiet
 
-control-plane: ## the controller against a real API server
+control-plane: ## the controller against a real API server, and the Gateway API's types against its schemas
 	$(call section,real control plane)
 	SLUICE_KUBERNETES=$(CACHE)/k8s/kubernetes SLUICE_GATEWAY_API=$(CACHE)/k8s/gateway-api \
-	  cargo test --locked -p sluice-controller --quiet -- --ignored
+	SLUICE_GATEWAY_API_EXPERIMENTAL=$(CACHE)/k8s/gateway-api-experimental \
+	  cargo test --locked -p sluice-controller -p sluice-crds --quiet -- --ignored
 
 e2e: ## the product on a real cluster; SCENARIOS="a b" for some of them
 	$(call section,real cluster)
