@@ -22,10 +22,9 @@ pub(super) fn integer(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| "a whole number".into())
 }
 
-/// A limit; ingress-nginx takes what is negative as none, too.
+/// A limit. ingress-nginx takes what is negative as none, but nobody who writes a limit can mean that.
 pub(super) fn limit(text: &str) -> Result<u32, String> {
-    let number = integer(text)?;
-    u32::try_from(number.max(0)).map_err(|_| format!("a whole number up to {}", u32::MAX))
+    text.parse().map_err(|_| format!("a whole number from 0 to {}", u32::MAX))
 }
 
 /// A time in seconds.
@@ -150,8 +149,8 @@ mod tests {
 
     #[test]
     fn numbers() {
-        assert_eq!(["10", "-1", "0"].map(limit), [Ok(10), Ok(0), Ok(0)]);
-        assert!(["4294967296", "1e3", "10r/s"].into_iter().all(|text| limit(text).is_err()));
+        assert_eq!(["10", "0"].map(limit), [Ok(10), Ok(0)]);
+        assert!(["4294967296", "-1", "1e3", "10r/s"].into_iter().all(|text| limit(text).is_err()));
         assert_eq!(seconds("60"), Ok(Duration::from_secs(60)));
         assert!(["0", "-1", "60s", ""].into_iter().all(|text| seconds(text).is_err()));
     }
