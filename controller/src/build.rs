@@ -408,10 +408,7 @@ fn ready_pods(resources: &Resources, service: &ObjectKey) -> BTreeSet<String> {
     let namespace = &service.namespace;
     let slices = resources.endpoint_slices.range(ObjectKey::new(namespace, "")..);
     let slices = slices.take_while(|(key, _)| key.namespace == *namespace).map(|(_, entry)| entry.current.as_ref());
-    let slices = slices.filter(|slice| {
-        let of = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));
-        of == Some(&service.name)
-    });
+    let slices = slices.filter(|slice| translate::service_of(&slice.metadata) == Some(service.name.as_str()));
     let is_ready = |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
     let endpoints = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| is_ready(endpoint).unwrap_or(true));
     endpoints.filter_map(|endpoint| endpoint.target_ref.as_ref()?.name.clone()).collect()

@@ -89,8 +89,7 @@ fn loopback_endpoints(resources: &Resources) -> BTreeMap<SocketAddr, String> {
     let mut found = BTreeMap::new();
     for (key, slice) in &resources.endpoint_slices {
         let slice = &slice.current;
-        let service = slice.metadata.labels.iter().flatten().find(|(name, _)| *name == "kubernetes.io/service-name");
-        let Some((_, service)) = service else { continue };
+        let Some(service) = translate::service_of(&slice.metadata) else { continue };
         let ports = slice.ports.iter().flatten().filter_map(|port| u16::try_from(port.port?).ok());
         for port in ports {
             let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);

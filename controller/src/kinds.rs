@@ -11,12 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use translate::objects::*;
-use translate::{Kind, ObjectKey, Resources, Stored};
-
-/// The label by which an EndpointSlice names its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The label by which the Service of a Gateway names it (GEP-1762).
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+use translate::{GATEWAY_NAME, Kind, ObjectKey, Resources, SERVICE_NAME, Stored};
 
 /// A kind that is watched.
 pub trait Watched:

@@ -256,8 +256,8 @@ impl Store {
 
 /// The Service that a slice belongs to.
 fn service_of(slice: &kube::core::ObjectMeta) -> Option<ObjectKey> {
-    let service = slice.labels.as_ref()?.get("kubernetes.io/service-name")?;
-    Some(ObjectKey::new(slice.namespace.clone().unwrap_or_default(), service.clone()))
+    let service = translate::service_of(slice)?;
+    Some(ObjectKey::new(slice.namespace.clone().unwrap_or_default(), service))
 }
 
 #[cfg(test)]

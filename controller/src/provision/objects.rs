@@ -9,11 +9,10 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
-use translate::{ObjectKey, ServiceType, Transport};
+use translate::{GATEWAY_NAME, ObjectKey, ServiceType, Transport, label_value};
 
 use super::Wanted;
 
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 const INSTALLATION: &str = "sluice.dev/installation";
 
@@ -70,17 +69,15 @@ impl Template {
         let infrastructure = &wanted.infrastructure;
         let parameters = infrastructure.parameters.clone().unwrap_or_default();
         let name = translate::infrastructure_name(&gateway.name, &infrastructure.class);
-        // A label's value has 63 characters at most, a Gateway's name 253.
-        let label = |value: &str| if value.len() <= 63 { value.to_owned() } else { name.clone() };
         let selector: BTreeMap<String, String> = [
-            (GATEWAY_NAME.to_owned(), label(&gateway.name)),
+            (GATEWAY_NAME.to_owned(), label_value(&gateway.name, &name)),
             ("app.kubernetes.io/name".to_owned(), "sluice-gateway".to_owned()),
         ]
         .into();
         let mut labels = infrastructure.labels.clone();
         labels.extend(selector.clone());
         labels.extend([
-            (CLASS_NAME.to_owned(), label(&infrastructure.class)),
+            (CLASS_NAME.to_owned(), label_value(&infrastructure.class, &name)),
             ("app.kubernetes.io/managed-by".to_owned(), "sluice".to_owned()),
             (INSTALLATION.to_owned(), self.installation.clone()),
         ]);

@@ -6,13 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use k8s_openapi::api::core::v1::{self, Service};
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube_core::ObjectMeta;
 use snapshot::{Cluster, Endpoint, Endpoints, Resource, Snapshot};
 
 use crate::context::Context;
 use crate::{DataPlane, Kind, ObjectKey, Resources, Settings, Transport};
 
 /// The label by which an EndpointSlice names its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Services with their EndpointSlices, indexed once.
 pub(crate) struct Services<'a> {
@@ -25,7 +26,7 @@ impl<'a> Services<'a> {
     pub(crate) fn new(resources: &'a Resources) -> Self {
         let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (key, entry) in &resources.endpoint_slices {
-            if let Some(service) = service_of(&entry.current) {
+            if let Some(service) = service_of(&entry.current.metadata) {
                 slices.entry((key.namespace.as_str(), service)).or_default().push(entry.current.as_ref());
             }
         }
@@ -182,7 +183,7 @@ pub(crate) fn refresh(
         .range(from..)
         .take_while(|(key, _)| key.namespace == service.namespace)
         .map(|(_, entry)| entry.current.as_ref())
-        .filter(|slice| service_of(slice) == Some(service.name.as_str()))
+        .filter(|slice| service_of(&slice.metadata) == Some(service.name.as_str()))
         .collect();
     let ports = entry.current.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     ports
@@ -196,8 +197,9 @@ pub(crate) fn refresh(
         .collect()
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<&str> {
-    slice.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
+/// The name of the Service that an EndpointSlice belongs to.
+pub fn service_of(slice: &ObjectMeta) -> Option<&str> {
+    slice.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
 }
 
 fn find<'a>(service: &'a Service, key: &ObjectKey, wanted: PortRef<'_>) -> Result<ServicePort<'a>, BackendError> {

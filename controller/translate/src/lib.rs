@@ -20,7 +20,8 @@ mod settings;
 mod status;
 mod translation;
 
-pub use gateway::{gateway_label, infrastructure_name};
+pub use backends::{SERVICE_NAME, service_of};
+pub use gateway::{GATEWAY_NAME, infrastructure_name, label_value};
 pub use problem::{Problem, Severity};
 pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored, objects};
 pub use settings::{PortMap, Settings};

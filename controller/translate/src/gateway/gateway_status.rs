@@ -8,12 +8,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
 
 use super::listeners::{Listener, Owner};
-use super::{View, condition, frontend, gateway_label, infrastructure_name, listener_set, listener_status, pods};
+use super::{
+    GATEWAY_NAME, View, condition, frontend, infrastructure_name, label_value, listener_set, listener_status, pods,
+};
 use crate::context::Context;
 use crate::{Infrastructure, Kind, Resources};
-
-/// The label by which generated objects name their Gateway (GEP-1762).
-pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Asks for data planes, and puts the listeners that can be served into their snapshot.
 pub(super) fn serve(context: &mut Context, view: &View) {
@@ -148,8 +147,8 @@ struct Addresses {
 
 impl Addresses {
     fn find(resources: &Resources, view: &View) -> Self {
-        let class = &view.object.spec.gateway_class_name;
-        let (name, label) = (infrastructure_name(&view.key.name, class), gateway_label(&view.key.name, class));
+        let name = infrastructure_name(&view.key.name, &view.object.spec.gateway_class_name);
+        let label = label_value(&view.key.name, &name);
         let ours = |service: &&std::sync::Arc<Service>| {
             let labels = service.metadata.labels.as_ref();
             labels.and_then(|labels| labels.get(GATEWAY_NAME)) == Some(&label)

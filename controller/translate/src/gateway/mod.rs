@@ -47,7 +47,7 @@ use parameters::Reference;
 use protocol::Protocol;
 
 pub(crate) use conditions::condition;
-pub use names::{gateway_label, infrastructure_name};
+pub use names::{GATEWAY_NAME, infrastructure_name, label_value};
 
 /// A Gateway of ours.
 struct View<'a> {

@@ -2,6 +2,9 @@
 
 use snapshot::Hash;
 
+/// The label that names the Gateway on what is made for it (GEP-1762).
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+
 /// The longest name of a Service, and the longest value of a label.
 const LONGEST: usize = 63;
 
@@ -24,13 +27,10 @@ pub fn infrastructure_name(gateway_name: &str, class_name: &str) -> String {
     format!("{}-{hash}", cut.trim_end_matches('-'))
 }
 
-/// The value of the label that names the Gateway on what is made for it (GEP-1762): the Gateway's name, or its
-/// [`infrastructure_name`] where that is too long for a label.
-pub fn gateway_label(gateway_name: &str, class_name: &str) -> String {
-    match gateway_name.len() <= LONGEST {
-        true => gateway_name.to_owned(),
-        false => infrastructure_name(gateway_name, class_name),
-    }
+/// The value of the labels that name a Gateway and its class on what is made for the Gateway (GEP-1762): `name`, or where that
+/// is too long for a label, the Gateway's [`infrastructure_name`].
+pub fn label_value(name: &str, infrastructure_name: &str) -> String {
+    if name.len() <= LONGEST { name.to_owned() } else { infrastructure_name.to_owned() }
 }
 
 #[cfg(test)]
@@ -63,9 +63,8 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_the_gateways_name_where_it_fits() {
-        assert_eq!(gateway_label(&"a".repeat(63), "sluice"), "a".repeat(63));
-        let long = "a".repeat(64);
-        assert_eq!(gateway_label(&long, "sluice"), infrastructure_name(&long, "sluice"));
+    fn a_label_is_the_name_where_it_fits() {
+        assert_eq!(label_value(&"a".repeat(63), "short"), "a".repeat(63));
+        assert_eq!(label_value(&"a".repeat(64), "short"), "short");
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::gateway_status::GATEWAY_NAME;
-use super::{View, gateway_label};
+use super::{GATEWAY_NAME, View, infrastructure_name, label_value};
 use crate::{ObjectKey, Resources};
 
 /// Why a pod does not run.
@@ -19,7 +18,8 @@ pub(super) struct Trouble {
 
 /// What keeps every pod of the Gateway from running; `None` while one of them has no such trouble, or there is none.
 pub(super) fn trouble(resources: &Resources, view: &View) -> Option<Trouble> {
-    let label = gateway_label(&view.key.name, &view.object.spec.gateway_class_name);
+    let name = &view.key.name;
+    let label = label_value(name, &infrastructure_name(name, &view.object.spec.gateway_class_name));
     let from = ObjectKey::new(&view.key.namespace, "");
     let in_namespace = resources
         .pods
