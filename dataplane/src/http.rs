@@ -5,22 +5,22 @@ use std::rc::Rc;
 use http::header::{CONNECTION, HOST, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::Instant;
 
+use crate::arriving::Arriving;
 use crate::attempt;
-use crate::body::{self, Download, RequestBody, ResponseBody, Upload};
+use crate::authorize::{self, Denied};
+use crate::body::{Download, ResponseBody};
 use crate::check::Target;
 use crate::connection::Client;
 use crate::exchange::Exchange;
-use crate::filter::{self, Outgoing};
+use crate::filter::{self, Filter, Outgoing};
 use crate::forwarded::{self, Forwarded};
 use crate::hop_by_hop;
 use crate::mirror;
 use crate::normalise;
-use crate::reason::{Answer, Reason};
-use crate::replay::Recording;
+use crate::reason::{Answer, REASON_HEADER, Reason};
 use crate::route::{self, PathMatched, RequestView};
 use crate::shared::State;
 use crate::tick::Tick;
@@ -123,7 +123,10 @@ async fn forward(
         now,
     };
     let mut outgoing = Outgoing { headers, path: target.raw().clone(), host: target.authority().cloned() };
-    filter::on_request(&rule.filters, &context, &mut outgoing, &mut exchange.effects)?;
+    let mut arriving = Arriving::new(body);
+    if let Some(denied) = pass(exchange, &rule, &rule.filters, &context, &mut outgoing, &mut arriving).await? {
+        return Ok(denied);
+    }
 
     let backend = match (&rule.action, bound) {
         // A session goes before the weights (GEP-1619).
@@ -136,9 +139,11 @@ async fn forward(
         route::Target::Refuse(reason) => return Err((*reason).into()),
     };
     let session = session.or_else(|| cluster.session(&outgoing.headers));
-    filter::on_request(&backend.filters, &context, &mut outgoing, &mut exchange.effects)?;
+    if let Some(denied) = pass(exchange, &rule, &backend.filters, &context, &mut outgoing, &mut arriving).await? {
+        return Ok(denied);
+    }
 
-    let body = request_body(exchange, body, &rule)?;
+    let body = arriving.for_backend(exchange, &rule)?;
     // A copy of a request that leaves HTTP would be a request for something else.
     if !exchange.effects.duplicates.is_empty() && !upgrade {
         let duplicates = std::mem::take(&mut exchange.effects.duplicates);
@@ -187,6 +192,40 @@ async fn forward(
     Ok(reply)
 }
 
+/// Takes the request through filters. Where a service refuses it, this is the answer.
+async fn pass(
+    exchange: &mut Exchange,
+    rule: &route::Rule,
+    filters: &[Filter],
+    context: &filter::Context<'_>,
+    request: &mut Outgoing,
+    arriving: &mut Arriving,
+) -> Result<Option<Reply>, Answer> {
+    for part in filters.split_inclusive(|filter| matches!(filter, Filter::ExternalAuth(_))) {
+        filter::on_request(part, context, request, &mut exchange.effects)?;
+        let Some(Filter::ExternalAuth(auth)) = part.last() else { break };
+        // Few rules ask, so the others do not carry the room for it.
+        let asked = Box::pin(authorize::ask(auth, exchange, rule, context.method, request, arriving));
+        if let Some(denied) = asked.await? {
+            return Ok(Some(deny(exchange, rule, denied)));
+        }
+    }
+    Ok(None)
+}
+
+/// The refusal of a service that was asked.
+fn deny(exchange: &mut Exchange, rule: &route::Rule, denied: Denied) -> Reply {
+    exchange.failed(Reason::AuthDenied);
+    exchange.picked = Some(denied.picked);
+    let (head, ()) = denied.response.into_parts();
+    let mut response = response_head(head.status, head.headers);
+    let headers = response.headers_mut();
+    hop_by_hop::strip(headers);
+    filter::on_answer(&rule.filters, exchange.client.is_tls(), &exchange.effects, headers);
+    headers.insert(REASON_HEADER, HeaderValue::from_static(Reason::AuthDenied.as_str()));
+    Reply::Stream(response, denied.body)
+}
+
 /// Whether the request leaves HTTP behind. An upgrade to HTTP/2 is none: it would be a tunnel for further requests, past
 /// routes and limits. It is optional, so the request is answered as if it did not ask.
 fn wants_upgrade(request: &Request<Incoming>) -> bool {
@@ -208,23 +247,6 @@ fn mark_upgrade(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
     }
-}
-
-fn request_body(exchange: &mut Exchange, body: Incoming, rule: &route::Rule) -> Result<RequestBody, Reason> {
-    if body.is_end_stream() {
-        return Ok(RequestBody::Empty);
-    }
-    let left = rule.max_body.unwrap_or(u64::MAX);
-    if body.size_hint().lower() > left {
-        return Err(Reason::BodyTooLarge);
-    }
-    let upload = Rc::new(Upload::new(Instant::now()));
-    exchange.upload = Some(upload.clone());
-    let body = body::Incoming::new(body, left, upload);
-    if rule.retry.is_some() || !exchange.effects.duplicates.is_empty() {
-        return Ok(RequestBody::Kept(Recording::new(body).replay()));
-    }
-    Ok(RequestBody::Streamed(body))
 }
 
 /// The request that `outgoing` describes, as HTTP/1.1 has it. `protocol` is what it wants to switch to.

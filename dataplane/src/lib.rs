@@ -4,8 +4,10 @@
 //! failing a request.
 
 mod admin;
+mod arriving;
 mod attempt;
 mod authorities;
+mod authorize;
 mod background;
 pub mod balance;
 mod body;
@@ -43,6 +45,7 @@ mod replay;
 pub mod route;
 mod shared;
 pub mod source;
+mod subrequest;
 pub mod tick;
 mod tickets;
 mod tls;

@@ -76,13 +76,17 @@ pub enum Reason {
     Preflight,
     /// A preflight request comes from an origin that the rule does not allow.
     OriginRefused,
+    /// The service that decides which requests may pass refuses this one, in its own words.
+    AuthDenied,
+    /// The service that decides which requests may pass gives no answer.
+    AuthUnavailable,
     /// A defect of ours.
     Internal,
 }
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Reason; 34] = [
+    pub const ALL: [Reason; 36] = [
         Reason::NoRoute,
         Reason::InvalidBackend,
         Reason::Unsupported,
@@ -116,6 +120,8 @@ impl Reason {
         Reason::Redirect,
         Reason::Preflight,
         Reason::OriginRefused,
+        Reason::AuthDenied,
+        Reason::AuthUnavailable,
         Reason::Internal,
     ];
 
@@ -145,7 +151,7 @@ impl Reason {
             Reason::ConnectFailed | Reason::UpstreamTls | Reason::UpstreamReset | Reason::BadResponse => {
                 StatusCode::BAD_GATEWAY
             }
-            Reason::Unavailable | Reason::NoEndpoints | Reason::Overloaded | Reason::Cut => {
+            Reason::Unavailable | Reason::NoEndpoints | Reason::Overloaded | Reason::Cut | Reason::AuthUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Reason::ConnectTimeout
@@ -155,7 +161,7 @@ impl Reason {
             | Reason::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
             Reason::Redirect => StatusCode::FOUND,
             Reason::Preflight => StatusCode::NO_CONTENT,
-            Reason::OriginRefused => StatusCode::FORBIDDEN,
+            Reason::OriginRefused | Reason::AuthDenied => StatusCode::FORBIDDEN,
         }
     }
 
@@ -174,7 +180,8 @@ impl Reason {
             | Reason::UpstreamReset
             | Reason::BadResponse
             | Reason::Overloaded
-            | Reason::Misdirected => GrpcStatus::Unavailable,
+            | Reason::Misdirected
+            | Reason::AuthUnavailable => GrpcStatus::Unavailable,
             Reason::ReadTimeout | Reason::SendTimeout | Reason::RequestTimeout | Reason::ClientTimeout => {
                 GrpcStatus::DeadlineExceeded
             }
@@ -184,7 +191,7 @@ impl Reason {
             Reason::BadRequest | Reason::PlainHttp | Reason::BadFraming | Reason::BadHost | Reason::BadPath => {
                 GrpcStatus::InvalidArgument
             }
-            Reason::OriginRefused => GrpcStatus::PermissionDenied,
+            Reason::OriginRefused | Reason::AuthDenied => GrpcStatus::PermissionDenied,
             Reason::ClientGone => GrpcStatus::Cancelled,
             Reason::Unsupported | Reason::Internal => GrpcStatus::Internal,
             Reason::Redirect | Reason::Preflight | Reason::Handshake | Reason::IdleTimeout | Reason::Cut => {
@@ -246,6 +253,8 @@ impl Reason {
             Reason::Redirect => ("redirect", ""),
             Reason::Preflight => ("preflight", ""),
             Reason::OriginRefused => ("origin_refused", "Scripts of this origin may not do this.\n"),
+            Reason::AuthDenied => ("auth_denied", "You may not do this.\n"),
+            Reason::AuthUnavailable => ("auth_unavailable", "Nobody can say whether you may do this.\n"),
             Reason::Internal => ("internal", "Something went wrong.\n"),
         }
     }

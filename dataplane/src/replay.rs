@@ -94,12 +94,20 @@ impl Recording {
         Replay { recording: self.clone(), attempt, position: 0, delivered: 0, trailers_sent: false }
     }
 
+    /// All of the body, if it is kept.
+    pub fn whole(&self) -> Option<Copied> {
+        let tape = self.0.borrow();
+        (tape.state == State::Complete).then(|| tape.copied())
+    }
+
     /// A copy as soon as all of the body is kept. Ends without one when that never happens.
     pub fn copy(&self) -> oneshot::Receiver<Copied> {
         let (sender, receiver) = oneshot::channel();
         let mut tape = self.0.borrow_mut();
-        if tape.state != State::Lost {
-            tape.copies.push(sender);
+        match tape.state {
+            State::Kept => tape.copies.push(sender),
+            State::Complete => _ = sender.send(tape.copied()),
+            State::Lost => {}
         }
         receiver
     }
@@ -144,12 +152,16 @@ impl Tape {
         self.copies.clear();
     }
 
+    fn copied(&self) -> Copied {
+        Copied { data: Bytes::copy_from_slice(&self.kept), trailers: self.trailers.clone() }
+    }
+
     fn complete(&mut self) {
         self.state = State::Complete;
         if self.copies.is_empty() {
             return;
         }
-        let copied = Copied { data: Bytes::copy_from_slice(&self.kept), trailers: self.trailers.clone() };
+        let copied = self.copied();
         for copy in self.copies.drain(..) {
             // Whoever waited for it may have given up.
             let _ = copy.send(copied.clone());

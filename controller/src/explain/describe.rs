@@ -115,6 +115,13 @@ pub(super) fn filter(filter: &Filter) -> String {
             });
             format!("scripts from {} may read answers", origins.collect::<Vec<_>>().join(", "))
         }
+        Filter::ExternalAuth(auth) => {
+            let body = match auth.max_body {
+                0 => String::new(),
+                most => format!(", with bodies up to {most} bytes"),
+            };
+            format!("asks {} whether the request may pass{body}", auth.cluster)
+        }
         Filter::Unknown => "something that this version does not know: the rule answers 500".into(),
     }
 }

@@ -454,6 +454,8 @@ pub enum Filter {
     Mirror(Mirror),
     /// Answers preflight requests, and says on other answers who may read them.
     Cors(Cors),
+    /// Asks a service whether the request may pass.
+    ExternalAuth(ExternalAuth),
     /// Sent by a newer controller; the rule is refused with [`Refusal::Unsupported`].
     Unknown,
 }
@@ -613,6 +615,37 @@ pub struct Cors {
     pub expose_headers: AllowList,
     /// How many seconds the answer to a preflight request holds.
     pub max_age: u32,
+}
+
+/// A question to a service whether a request may pass (GEP-1494); without an answer it may not. The service sees the request as
+/// it is at this place among the filters, and what it refuses is answered as it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExternalAuth {
+    /// Name of the [`Cluster`] that is asked.
+    pub cluster: String,
+    /// How it is asked.
+    pub protocol: AuthProtocol,
+    /// Largest request body in bytes that the service sees; larger ones are refused. 0: it sees none, however large.
+    pub max_body: u16,
+}
+
+/// How a service is asked whether a request may pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum AuthProtocol {
+    /// With a request of the same method, host, path and query: 200 lets pass.
+    Http(HttpAuth),
+}
+
+/// What a service that is asked by HTTP sees, and what it may say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HttpAuth {
+    /// What stands before the path; empty, or with a leading and without a trailing slash.
+    pub path_prefix: String,
+    /// Headers that it sees besides `Authorization`, in lower case.
+    pub request_headers: Vec<String>,
+    /// Headers of its answer that go into a request that may pass, in lower case, in place of the client's. Of names that are
+    /// listed nothing of the client's remains that the service did not see.
+    pub response_headers: AllowList,
 }
 
 /// A set of origins.

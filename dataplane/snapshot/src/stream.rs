@@ -24,4 +24,5 @@ pub const CAPABILITIES: &[&str] = &[
     "connection_limit",
     "mirror",
     "cors",
+    "external_auth",
 ];

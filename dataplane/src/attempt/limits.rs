@@ -70,7 +70,7 @@ impl Limits {
 }
 
 /// The reason when it was the client's body that ended the attempt.
-pub(super) fn of_client(upload: &Upload) -> Option<Reason> {
+pub fn of_client(upload: &Upload) -> Option<Reason> {
     match upload.state() {
         UploadState::TooLarge => Some(Reason::BodyTooLarge),
         UploadState::ClientGone => Some(Reason::ClientGone),

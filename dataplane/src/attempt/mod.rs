@@ -23,7 +23,8 @@ use crate::tick::Tick;
 use crate::upstream::{self, BackendError, Connection, Connector, SendError, Sent};
 use crate::worker::Worker;
 use again::Again;
-use limits::{Limits, earliest, of_client};
+pub use limits::of_client;
+use limits::{Limits, earliest};
 
 /// Most retries that no rule asked for (ingress-nginx `proxy-next-upstream-tries`, which counts the first attempt too).
 const RETRIES: usize = 2;

@@ -2,6 +2,7 @@
 
 mod cors;
 mod edit;
+mod external_auth;
 mod limits;
 mod mirror;
 mod nginx;
@@ -25,6 +26,7 @@ use crate::tick::Tick;
 
 pub use cors::Cors;
 pub use edit::{HeaderEdit, RequestEdit};
+pub use external_auth::ExternalAuth;
 pub use limits::{ConnectionLimit, RateLimit};
 pub use mirror::{Duplicate, Mirror};
 pub use redirect::Redirect;
@@ -57,6 +59,8 @@ pub enum Filter {
     Mirror(Mirror),
     /// Answers preflight requests, and says who may read answers.
     Cors(Box<Cors>),
+    /// Asks whether the request may pass.
+    ExternalAuth(Box<ExternalAuth>),
 }
 
 /// What filters may know of a request.
@@ -100,7 +104,7 @@ pub struct Effects {
     pub origin: Option<HeaderValue>,
 }
 
-/// Takes a request through filters.
+/// Takes a request through filters. One that asks a service is left to the caller.
 ///
 /// # Errors
 /// The answer, when a filter answers by itself.
@@ -125,7 +129,7 @@ pub fn on_request(
                 effects.origin = request.headers.get(ORIGIN).cloned();
                 cors.preflight(context.method, &request.headers)?;
             }
-            Filter::ResponseHeaders(_) | Filter::StrictTransportSecurity(_) => {}
+            Filter::ResponseHeaders(_) | Filter::StrictTransportSecurity(_) | Filter::ExternalAuth(_) => {}
         }
     }
     Ok(())
@@ -164,6 +168,7 @@ impl Filter {
     pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
         match self {
             Filter::Mirror(mirror) => Some(mirror.cluster()),
+            Filter::ExternalAuth(auth) => Some(auth.cluster()),
             _ => None,
         }
     }
@@ -213,6 +218,9 @@ impl Filter {
             }
             snapshot::Filter::Mirror(mirror) => Filter::Mirror(Mirror::compile(mirror, clusters)?),
             snapshot::Filter::Cors(cors) => Filter::Cors(Box::new(Cors::compile(cors)?)),
+            snapshot::Filter::ExternalAuth(auth) => {
+                Filter::ExternalAuth(Box::new(ExternalAuth::compile(auth, clusters)?))
+            }
             snapshot::Filter::Unknown => return Ok(None),
         }))
     }

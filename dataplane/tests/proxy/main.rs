@@ -13,6 +13,7 @@ mod client;
 mod client_certificates;
 mod cors;
 mod drain;
+mod external_auth;
 mod grpc;
 mod hostile_backend;
 mod http1;

@@ -1,4 +1,5 @@
-//! The backend of the tests: answers every request with what it received, as JSON, and sends WebSocket messages back.
+//! The backend of the tests: answers every request with what it received, as JSON, and sends WebSocket messages back. The header
+//! `x-answer-status` asks for another status than 200.
 //!
 //! `echo serve` is the server; `echo pause` does nothing until it is told to end, which is all that the first container
 //! of every pod has to do.
@@ -125,6 +126,11 @@ async fn answer(
     });
     let mut response = Response::new(Full::from(answer.to_string()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(asked) =
+        head.headers.get("x-answer-status").and_then(|code| StatusCode::from_bytes(code.as_bytes()).ok())
+    {
+        *response.status_mut() = asked;
+    }
     if *ending.borrow() && head.version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

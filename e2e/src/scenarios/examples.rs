@@ -88,6 +88,18 @@ async fn answers(suite: &Suite, example: &str, certificate: &CertificateDer<'_>)
             Ok(())
         }
         "ingress-sticky" | "backendpolicy" => site.cookie_keeps_the_pod().await,
+        "httproute-external-auth" => {
+            site.is_answered_by("/cart", "echo").await?;
+            let headers = [("x-user", "made-up"), ("cookie", "a=b")];
+            let echo = site.at("/cart").get_with(&headers).await?.echo()?;
+            ensure!(echo["headers"]["x-user"].is_null(), "a client made up {}", echo["headers"]["x-user"]);
+            let denied = site.at("/cart").get_with(&[("x-answer-status", "401")]).await?;
+            ensure!(denied.status == 401, "status {}", denied.status);
+            ensure!(denied.header("x-sluice-reason") == "auth_denied", "reason {}", denied.header("x-sluice-reason"));
+            let asked: Value = serde_json::from_slice(&denied.body)?;
+            ensure!(asked["path"] == "/authorize/cart" && asked["service"] == "echo-v2", "asked: {asked}");
+            Ok(())
+        }
         "httproute-sessions" => {
             site.cookie_keeps_the_pod().await?;
             Site(site.at("/api")).header_keeps_the_pod("x-session").await

@@ -104,12 +104,15 @@ fn http<R: RouteKind>(
                 origins.push(why.clone());
                 refuse(Refusal::Unavailable)
             }
-            (Some(work), _) => {
-                filters.extend(steps(context, place, &work.filters, &mut origins));
-                let persistence = work.persistence.as_ref().map(|sessions| sessions.named(&rule.name));
-                let action = action(context, place, work, &mut origins);
-                (action, work.timeouts.clone(), work.retry.clone(), persistence)
-            }
+            (Some(work), _) => match steps(context, place, &work.filters, &mut origins) {
+                Err(refusal) => refuse(refusal),
+                Ok(steps) => {
+                    filters.extend(steps);
+                    let persistence = work.persistence.as_ref().map(|sessions| sessions.named(&rule.name));
+                    let action = action(context, place, work, &mut origins);
+                    (action, work.timeouts.clone(), work.retry.clone(), persistence)
+                }
+            },
         };
         Rule {
             name: rule.name.clone(),
@@ -162,26 +165,40 @@ fn action(context: &mut Context, place: Place, work: &Work, origins: &mut Vec<St
     if work.backends.is_empty() || redirects {
         return Action::Refuse(Refusal::InvalidBackend);
     }
-    let backend = |backend: &Backend| snapshot::Backend {
-        weight: backend.weight,
-        target: target(context, place, backend, origins),
-        filters: steps(context, place, &backend.filters, origins),
+    let backend = |backend: &Backend| {
+        let weight = backend.weight;
+        match steps(context, place, &backend.filters, origins) {
+            Ok(filters) => snapshot::Backend { weight, target: target(context, place, backend, origins), filters },
+            Err(refusal) => snapshot::Backend { weight, target: Target::Refuse(refusal), filters: Vec::new() },
+        }
     };
     Action::Forward(work.backends.iter().map(backend).collect())
 }
 
-/// The filters of a rule or a backend. A mirror that leads nowhere is left out: it protects nothing.
-fn steps(context: &mut Context, place: Place, steps: &[Step], origins: &mut Vec<String>) -> Vec<Filter> {
-    let filter = |step: &Step| match step {
-        Step::Filter(filter) => Some(filter.clone()),
+/// The filters of a rule or a backend. A mirror that leads nowhere is left out: it protects nothing. Where nobody can be asked
+/// whether requests may pass, they are refused.
+fn steps(
+    context: &mut Context,
+    place: Place,
+    steps: &[Step],
+    origins: &mut Vec<String>,
+) -> Result<Vec<Filter>, Refusal> {
+    let mut filter = |step: &Step| match step {
+        Step::Filter(filter) => Ok(Some(filter.clone())),
         Step::Mirror(mirror) => {
-            let port = mirror.target.as_ref().ok()?;
             let (numerator, denominator) = (mirror.numerator, mirror.denominator);
-            let cluster = cluster(context, place, port, origins)?;
-            Some(Filter::Mirror(snapshot::Mirror { cluster, numerator, denominator }))
+            let port = mirror.target.as_ref().ok();
+            let cluster = port.and_then(|port| cluster(context, place, port, origins));
+            Ok(cluster.map(|cluster| Filter::Mirror(snapshot::Mirror { cluster, numerator, denominator })))
+        }
+        Step::ExternalAuth(auth) => {
+            let port = auth.target.as_ref().map_err(|_| Refusal::InvalidBackend)?;
+            let cluster = cluster(context, place, port, origins).ok_or(Refusal::Unavailable)?;
+            let (protocol, max_body) = (auth.protocol.clone(), auth.max_body);
+            Ok(Some(Filter::ExternalAuth(snapshot::ExternalAuth { cluster, protocol, max_body })))
         }
     };
-    steps.iter().filter_map(filter).collect()
+    steps.iter().filter_map(|step| filter(step).transpose()).collect()
 }
 
 fn target(context: &mut Context, place: Place, backend: &Backend, origins: &mut Vec<String>) -> Target {

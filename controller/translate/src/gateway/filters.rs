@@ -10,6 +10,7 @@ use snapshot::{
 
 use super::backends::Backends;
 use super::cors;
+use super::external_auth::{self, ExternalAuth};
 use super::mirror::{self, Mirror};
 use super::rules::Unusable;
 use crate::Kind;
@@ -20,6 +21,8 @@ pub(super) enum Step<'a> {
     Filter(Filter),
     /// One that sends copies to a backend.
     Mirror(Mirror<'a>),
+    /// One that asks a backend whether requests may pass.
+    ExternalAuth(ExternalAuth<'a>),
 }
 
 impl Step<'_> {
@@ -76,12 +79,19 @@ pub(super) fn of_backend<'a>(
 }
 
 fn step<'a>(filter: &HTTPRouteFilter, surroundings: Surroundings<'_, 'a>) -> Result<Step<'a>, Unusable> {
-    if filter.type_ != "RequestMirror" {
-        return one_filter(filter, surroundings.matches).map(Step::Filter);
+    match filter.type_.as_str() {
+        "RequestMirror" => {
+            let field = "requestMirror";
+            let value = filter.request_mirror.as_ref().ok_or_else(|| missing(filter, field))?;
+            mirror::parse(value, surroundings).map(Step::Mirror).map_err(|unusable| unusable.within(field))
+        }
+        "ExternalAuth" => {
+            let field = "externalAuth";
+            let value = filter.external_auth.as_ref().ok_or_else(|| missing(filter, field))?;
+            external_auth::parse(value, surroundings).map(Step::ExternalAuth).map_err(|unusable| unusable.within(field))
+        }
+        _ => one_filter(filter, surroundings.matches).map(Step::Filter),
     }
-    let field = "requestMirror";
-    let value = filter.request_mirror.as_ref().ok_or_else(|| missing(filter, field))?;
-    mirror::parse(value, surroundings).map(Step::Mirror).map_err(|unusable| unusable.within(field))
 }
 
 fn missing(filter: &HTTPRouteFilter, field: &str) -> Unusable {

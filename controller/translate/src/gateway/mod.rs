@@ -10,6 +10,7 @@ mod class;
 mod conditions;
 mod cors;
 mod emit;
+mod external_auth;
 mod filters;
 mod frontend;
 mod gateway_status;

@@ -149,10 +149,10 @@ fn unresolved<R: RouteKind>(context: &mut Context, key: &ObjectKey, rules: &Rule
     let mut messages = Vec::new();
     for rule in &rules.rules {
         let Some(work) = &rule.work else { continue };
-        let mut mirrors = lost_mirrors(&work.filters, &rule.place);
+        let mut lost = lost(&work.filters, &rule.place);
         for (index, backend) in work.backends.iter().enumerate() {
             let field = format!("{}.backendRefs[{index}]", rule.place);
-            mirrors.extend(lost_mirrors(&backend.filters, &field));
+            lost.extend(self::lost(&backend.filters, &field));
             let Err(error) = &backend.target else { continue };
             let consequence = match R::KIND {
                 Kind::HTTPRoute | Kind::GRPCRoute => "its share of requests is answered with 500",
@@ -163,22 +163,26 @@ fn unresolved<R: RouteKind>(context: &mut Context, key: &ObjectKey, rules: &Rule
             context.warn(R::KIND, key, field, error.reason, message);
             reason = reason.or(Some(error.reason));
         }
-        for (field, error) in mirrors {
+        for (field, error, consequence) in lost {
             messages.push(format!("{field}: {}", error.message));
-            context.warn(R::KIND, key, field, error.reason, format!("{}; nothing is mirrored", error.message));
+            context.warn(R::KIND, key, field, error.reason, format!("{}; {consequence}", error.message));
             reason = reason.or(Some(error.reason));
         }
     }
     reason.map(|reason| (reason, messages.join("; ")))
 }
 
-/// The mirrors among the filters of `parent` that lead nowhere, with the path of the reference.
-fn lost_mirrors<'s>(filters: &'s [Step], parent: &str) -> Vec<(String, &'s Unresolved)> {
-    let lost = |(index, step): (usize, &'s Step)| match step {
-        Step::Mirror(mirror) => {
-            Some((format!("{parent}.filters[{index}].requestMirror.backendRef"), mirror.target.as_ref().err()?))
-        }
-        Step::Filter(_) => None,
+/// The references among the filters of `parent` that lead nowhere, each with its path and what follows.
+fn lost<'s>(filters: &'s [Step], parent: &str) -> Vec<(String, &'s Unresolved, &'static str)> {
+    let lost = |(index, step): (usize, &'s Step)| {
+        let (field, target, consequence) = match step {
+            Step::Mirror(mirror) => ("requestMirror", &mirror.target, "nothing is mirrored"),
+            Step::ExternalAuth(auth) => {
+                ("externalAuth", &auth.target, "nothing passes, requests are answered with 500")
+            }
+            Step::Filter(_) => return None,
+        };
+        Some((format!("{parent}.filters[{index}].{field}.backendRef"), target.as_ref().err()?, consequence))
     };
     filters.iter().enumerate().filter_map(lost).collect()
 }

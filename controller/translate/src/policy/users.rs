@@ -8,7 +8,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressBackend};
 use super::target::Target;
 use crate::{Kind, ObjectKey, Resources, Statuses};
 
-/// The Gateways and Ingresses of ours that send traffic to each Service, mirrored requests included.
+/// The Gateways and Ingresses of ours that send traffic to each Service, also by filters of routes.
 pub(super) fn users(resources: &Resources, statuses: &Statuses) -> BTreeMap<ObjectKey, BTreeSet<ParentReference>> {
     let mut users: BTreeMap<ObjectKey, BTreeSet<ParentReference>> = BTreeMap::new();
     for (kind, route) in statuses.routes.keys() {
@@ -39,7 +39,7 @@ pub(super) fn gateways_of(kind: Kind, route: &ObjectKey, statuses: &Statuses) ->
     gateways.map(|gateway| whole(Kind::Gateway, &gateway)).collect()
 }
 
-/// The backends of a route, those of its mirrors included.
+/// The backends of a route, those of its filters included.
 fn references<'r>(kind: Kind, route: &ObjectKey, resources: &'r Resources) -> Vec<&'r BackendObjectReference> {
     macro_rules! rules {
         ($kind:ident) => {{
@@ -48,14 +48,13 @@ fn references<'r>(kind: Kind, route: &ObjectKey, resources: &'r Resources) -> Ve
         }};
     }
     macro_rules! of_requests {
-        ($kind:ident) => {
+        ($kind:ident, $of_filter:expr) => {
             rules!($kind)
                 .flat_map(|rule| {
                     let backends = || rule.backend_refs.iter().flatten();
                     let of_backends = backends().flat_map(|backend| backend.filters.iter().flatten());
                     let filters = rule.filters.iter().flatten().chain(of_backends);
-                    let mirrors = filters.filter_map(|filter| Some(&filter.request_mirror.as_ref()?.backend_ref));
-                    backends().map(|backend| &backend.backend.object).chain(mirrors)
+                    backends().map(|backend| &backend.backend.object).chain(filters.flat_map($of_filter))
                 })
                 .collect()
         };
@@ -66,8 +65,13 @@ fn references<'r>(kind: Kind, route: &ObjectKey, resources: &'r Resources) -> Ve
         };
     }
     match kind {
-        Kind::HTTPRoute => of_requests!(HTTPRoute),
-        Kind::GRPCRoute => of_requests!(GRPCRoute),
+        Kind::HTTPRoute => of_requests!(HTTPRoute, |filter| {
+            let mirror = filter.request_mirror.as_ref().map(|mirror| &mirror.backend_ref);
+            mirror.into_iter().chain(filter.external_auth.as_ref().map(|auth| &auth.backend_ref))
+        }),
+        Kind::GRPCRoute => {
+            of_requests!(GRPCRoute, |filter| filter.request_mirror.as_ref().map(|mirror| &mirror.backend_ref))
+        }
         Kind::TLSRoute => of_connections!(TLSRoute),
         Kind::TCPRoute => of_connections!(TCPRoute),
         Kind::UDPRoute => of_connections!(UDPRoute),

@@ -29,6 +29,7 @@ impl From<&Filter> for proto::Filter {
             Filter::ConnectionLimit(limit) => Some(Wire::ConnectionLimit(limit.into())),
             Filter::Mirror(mirror) => Some(Wire::Mirror(mirror.into())),
             Filter::Cors(cors) => Some(Wire::Cors(cors.into())),
+            Filter::ExternalAuth(auth) => Some(Wire::ExternalAuth(auth.into())),
             Filter::Unknown => None,
         };
         Self { filter }
@@ -55,6 +56,7 @@ impl TryFrom<proto::Filter> for Filter {
             Some(Wire::ConnectionLimit(limit)) => Filter::ConnectionLimit(field(limit, "connection_limit")?),
             Some(Wire::Mirror(mirror)) => Filter::Mirror(field(mirror, "mirror")?),
             Some(Wire::Cors(cors)) => Filter::Cors(field(cors, "cors")?),
+            Some(Wire::ExternalAuth(auth)) => Filter::ExternalAuth(field(auth, "external_auth")?),
             None => Filter::Unknown,
         })
     }
@@ -90,7 +92,7 @@ impl TryFrom<proto::Header> for (String, String) {
 }
 
 /// A `token` (RFC 9110, section 5.6.2) in lower case.
-fn header_name(name: String, field: &str) -> Result<String, DecodeError> {
+pub(super) fn header_name(name: String, field: &str) -> Result<String, DecodeError> {
     let token = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(token) {
         return Err(DecodeError::new(field, format!("{name:?} is not a header name in lower case")));

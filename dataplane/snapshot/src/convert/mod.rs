@@ -2,6 +2,7 @@
 //!
 //! Decoding parses every value into the model's closed types again. What does not fit fails with the field's name.
 
+mod auth;
 mod cluster;
 mod cors;
 mod filter;

@@ -117,8 +117,20 @@ fn filter() -> impl Strategy<Value = Filter> {
             Filter::Mirror(Mirror { cluster, numerator, denominator })
         }),
         cors().prop_map(Filter::Cors),
+        external_auth().prop_map(Filter::ExternalAuth),
         Just(Filter::Unknown),
     ]
+}
+
+fn external_auth() -> impl Strategy<Value = ExternalAuth> {
+    let names = || vec("[a-z0-9!#$%&'*+.^_`|~-]{1,8}", 0..3);
+    let allowed = option::of(names()).prop_map(|these| these.map_or(AllowList::Any, AllowList::These));
+    (name(), "(/[a-z]{1,6})?", names(), allowed, any::<u16>()).prop_map(
+        |(cluster, path_prefix, request_headers, response_headers, max_body)| {
+            let protocol = AuthProtocol::Http(HttpAuth { path_prefix, request_headers, response_headers });
+            ExternalAuth { cluster, protocol, max_body }
+        },
+    )
 }
 
 fn cors() -> impl Strategy<Value = Cors> {

@@ -1,0 +1,97 @@
+//! Requests that a worker sends besides those it passes on: copies, and questions about requests.
+
+use std::net::SocketAddr;
+use std::task::Context;
+use std::time::Duration;
+
+use http::Request;
+use tokio::time::Instant;
+
+use crate::attempt::message;
+use crate::balance::{Outcome, Picked};
+use crate::body::RequestBody;
+use crate::clock::{Alarm, within};
+use crate::cluster::{Cluster, Selection};
+use crate::replay::Copied;
+use crate::tick::Tick;
+use crate::upstream::{Connection, SendError, Sent};
+use crate::worker::Worker;
+
+/// How long connecting may take, where the rule has no limit.
+pub const CONNECT: Duration = Duration::from_secs(5);
+/// How often it is tried.
+const ATTEMPTS: u32 = 3;
+
+/// A request that is sent until an endpoint has taken it.
+pub struct Subrequest<'a> {
+    /// Where it goes.
+    pub cluster: &'a Cluster,
+    /// As HTTP/1.1 has it.
+    pub head: Request<()>,
+    /// What follows.
+    pub body: Option<Copied>,
+    /// How long connecting may take.
+    pub connect: Duration,
+    /// The pause before it is tried again; twice as long before the third time.
+    pub pause: Duration,
+    /// When the head of the answer must be there.
+    pub until: Instant,
+}
+
+impl Subrequest<'_> {
+    /// The answer, and the choice that led to it; `None` when no endpoint has answered.
+    pub async fn send(self, worker: &Worker) -> Option<(Sent, Picked)> {
+        let Self { cluster, head, body, connect, pause, until } = self;
+        let has_host = head.headers().contains_key(http::header::HOST);
+        let connector = worker.connector(cluster).ok()?;
+        let mut tried = Vec::new();
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 && !pause.is_zero() {
+                tokio::time::sleep(pause * attempt).await;
+            }
+            let choose = |tried: &[SocketAddr]| {
+                let selection = Selection { headers: head.headers(), tried, now: Tick::now(), session: None };
+                worker.pool.choose(cluster, &connector, selection)
+            };
+            let (picked, entry) = choose(&tried).or_else(|| choose(&[]))?;
+            let endpoint = picked.endpoint();
+            tried.push(endpoint.address());
+            let connection = match within(Some(until), entry.checkout(Some(connect))).await? {
+                Ok(connection) => connection,
+                Err(error) => {
+                    tracing::debug!(endpoint = %endpoint.address(), %error, "no connection for a request of our own");
+                    cluster.report(endpoint, Outcome::Failed, Tick::now());
+                    continue;
+                }
+            };
+            let mut request = message::with_body(&head, body.clone().map_or(RequestBody::Empty, RequestBody::Copied));
+            message::address(&mut request, &connector, endpoint.address(), has_host);
+            let began = Instant::now();
+            let reused = connection.is_reused();
+            let mut alarm = Alarm::new(Some(until));
+            let limit = move |cx: &mut Context<'_>| alarm.poll(cx);
+            let sent = match connection {
+                Connection::Http1(connection) => connection.send(&mut request, limit).await,
+                Connection::Http2(connection) => connection.send(&mut request, limit).await,
+            };
+            match sent.ok()? {
+                Ok(sent) => {
+                    cluster.report(endpoint, Outcome::Answered(sent.status(), began.elapsed()), Tick::now());
+                    return Some((sent, picked));
+                }
+                // The endpoint closed a connection that was idle.
+                Err(SendError { unsent, .. }) if reused && (unsent || message::is_idempotent(head.method())) => {
+                    entry.forget_idle();
+                }
+                Err(SendError { error, unsent }) => {
+                    tracing::debug!(endpoint = %endpoint.address(), %error, "a request of our own failed");
+                    cluster.report(endpoint, Outcome::Failed, Tick::now());
+                    if !unsent {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
+    }
+}
