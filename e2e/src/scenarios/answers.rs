@@ -14,7 +14,7 @@ use crate::suite::{GATEWAY_DATAPLANES, SYSTEM, Suite};
 /// Gateway API, then the chart as a user installs it, then the backends of all scenarios.
 pub async fn helm_install(suite: &mut Suite) -> Result<String> {
     let cluster = &suite.cluster;
-    let crds = cluster.programs.join("gateway-api");
+    let crds = cluster.programs.join("gateway-api-experimental");
     cluster.kubectl(&format!("apply --server-side -f {}", crds.display())).await?;
     cluster.kubectl("wait --for=condition=Established crd --all --timeout=60s").await?;
     cluster.kubectl("-n kube-system rollout status deployment/coredns --timeout=60s").await?;

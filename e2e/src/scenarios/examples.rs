@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
 
 use super::REPOSITORY;
 use crate::certificates;
@@ -25,13 +28,13 @@ pub async fn apply(suite: &mut Suite) -> Result<String> {
 
     let folder = Path::new(REPOSITORY).join("deploy/examples");
     cluster.apply(&restricted_namespace(NAMESPACE)).await?;
-    cluster.apply(&(pods("echo", "v1") + &pods("echo-v2", "v2"))).await?;
+    cluster.apply(&(pods("echo", "v1") + &pods("echo-v2", "v2") + &name_servers())).await?;
     cluster.kubectl(&format!("-n {NAMESPACE} apply -f {}", folder.display())).await?;
     let certificate = std::fs::read(folder.join("certificate.yaml"))?;
     let certificate: Value = serde_saphyr::from_slice(&certificate)?;
     let pem = certificate["stringData"]["tls.crt"].as_str().context("certificate.yaml holds no tls.crt")?;
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes())?;
-    for deployment in ["echo", "echo-v2"] {
+    for deployment in ["echo", "echo-v2", "dns"] {
         cluster.rolled_out(NAMESPACE, deployment).await?;
     }
     cluster.kubectl(&format!("-n {NAMESPACE} wait --for=condition=Programmed gateway --all --timeout=120s")).await?;
@@ -62,6 +65,31 @@ spec:
 {}
 ---",
         echo_pod(name)
+    )
+}
+
+/// The pods that the example with a name server selects.
+fn name_servers() -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: dns, namespace: {NAMESPACE}}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: dns}}}}
+  template:
+    metadata: {{labels: {{app: dns}}}}
+    spec:
+      securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
+      containers:
+        - name: dns
+          image: docker.io/local/e2e:1
+          imagePullPolicy: Never
+          command: [/coredns, -dns.port=5353]
+          securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+          readinessProbe: {{tcpSocket: {{port: 5353}}, periodSeconds: 1}}
+---"
     )
 }
 
@@ -108,6 +136,12 @@ async fn answers(suite: &Suite, example: &str, certificate: &CertificateDer<'_>)
             site.shows(certificate).await?;
             site.redirects("/cart", 308, &format!("https://{}/cart", site.host())).await
         }
+        "listenerset" => {
+            site.shows(certificate).await?;
+            site.is_answered_by("/", "echo").await
+        }
+        "tlsroute" => site.shows(certificate).await,
+        "udproute" => site.answers_dns().await,
         "gateway-http" | "gatewayconfig" => site.is_answered_by("/", "echo").await,
         "gateway-client-certificates" => site.lets_nobody_in_without_certificate().await,
         // Here nothing listens for TLS: what cannot prove itself is not spoken to in plain text instead.
@@ -167,6 +201,19 @@ async fn answers(suite: &Suite, example: &str, certificate: &CertificateDer<'_>)
     }
 }
 
+/// How long a name server may take.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// A question for the address of `example.org` (RFC 1035), with an identity of its own.
+const QUESTION: &[u8] = b"\x53\x4c\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01";
+
+/// Whether this is a successful answer to [`QUESTION`].
+fn is_answer(message: &[u8]) -> Result<()> {
+    ensure!(message.len() > 12 && message[..2] == QUESTION[..2], "no answer: {message:?}");
+    ensure!(message[2] & 0x80 != 0 && message[3] & 0x0f == 0, "flags {:?}", &message[2..4]);
+    Ok(())
+}
+
 fn refused_by_policy(answer: &Answer) -> Result<()> {
     ensure!(answer.status == 429, "status {}", answer.status);
     ensure!(!answer.header("retry-after").is_empty(), "there is no Retry-After");
@@ -196,11 +243,33 @@ impl Site {
         Target { path: path.into(), ..self.0.clone() }
     }
 
+    /// Waits until a question is answered, over UDP and over TCP.
+    async fn answers_dns(&self) -> Result<()> {
+        let mut address = self.0.address;
+        address.set_port(53);
+        until(PATIENCE, "answers over UDP and TCP", async || {
+            let socket = UdpSocket::bind(("0.0.0.0", 0)).await?;
+            socket.connect(address).await?;
+            socket.send(QUESTION).await?;
+            let mut answer = [0; 512];
+            let length = timeout(WAIT, socket.recv(&mut answer)).await??;
+            is_answer(&answer[..length])?;
+
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_u16(QUESTION.len().try_into()?).await?;
+            stream.write_all(QUESTION).await?;
+            let length = usize::from(timeout(WAIT, stream.read_u16()).await??).min(answer.len());
+            timeout(WAIT, stream.read_exact(&mut answer[..length])).await??;
+            is_answer(&answer[..length])
+        })
+        .await
+    }
+
     /// The port for HTTPS takes connections, and no request of a client that shows no certificate.
     async fn lets_nobody_in_without_certificate(&self) -> Result<()> {
         let mut target = Target { tls: Some(certificates::trusting_all()), ..self.0.clone() };
         target.address.set_port(443);
-        tokio::net::TcpStream::connect(target.address).await.context("port 443")?;
+        TcpStream::connect(target.address).await.context("port 443")?;
         match target.get().await {
             Ok(answer) => bail!("a client without certificate got {}", answer.status),
             Err(_) => Ok(()),

@@ -42,7 +42,7 @@ fn of_pod(pod: &Arc<Pod>) -> Option<Trouble> {
             && condition.reason.as_deref() == Some("Unschedulable")
     });
     if let Some(condition) = unscheduled {
-        let why = condition.message.as_deref().unwrap_or("no node takes it");
+        let why = condition.message.as_deref().unwrap_or("no node takes it").trim_end_matches('.');
         return Some(Trouble {
             reason: "NoResources",
             message: format!(
