@@ -28,6 +28,11 @@ impl Arriving {
         Self { body: Some(body).filter(|body| !body.is_end_stream()), kept: None }
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.body.is_none() && self.kept.is_none()
+    }
+
     /// Waits for all of it, keeps it, and returns a copy; `None` when there is none. `most` is not more than
     /// [`crate::replay::MOST`].
     ///

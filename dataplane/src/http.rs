@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, HOST, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -10,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::arriving::Arriving;
 use crate::attempt;
-use crate::authorize::{self, Denied};
+use crate::authorize::{self, Denied, DeniedBody};
 use crate::body::{Download, ResponseBody};
 use crate::check::Target;
 use crate::connection::Client;
@@ -41,6 +42,7 @@ pub async fn serve(client: Rc<Client>, mut request: Request<Incoming>) -> Respon
         Ok(Reply::Stream(response, download)) => {
             finish(exchange, response, |exchange| ResponseBody::backend(download, exchange))
         }
+        Ok(Reply::Whole(response, body)) => finish(exchange, response, |exchange| ResponseBody::own(body, exchange)),
         Ok(Reply::Switched(response, backend)) => switch(exchange, response, upgrade, backend),
         Err(answer) => {
             exchange.request_id.get_or_insert_with(|| forwarded::request_id(&mut parts.headers));
@@ -57,9 +59,10 @@ pub fn refuse_plain(client: Rc<Client>, request: Request<Incoming>) -> Response<
     refuse(exchange, Reason::PlainHttp.into())
 }
 
-/// A backend's answer.
+/// A backend's answer, or that of a service that refuses the request.
 enum Reply {
     Stream(Response<()>, Download),
+    Whole(Response<()>, Bytes),
     Switched(Response<()>, Upgraded),
 }
 
@@ -166,6 +169,7 @@ async fn forward(
         hop_by_hop::strip(headers);
         filter::on_response(&backend.filters, https, effects, headers);
         filter::on_response(&rule.filters, https, effects, headers);
+        effects.of_answer.iter().for_each(|change| change.apply(headers));
         match kept {
             Some((SET_COOKIE, cookie)) => _ = headers.append(SET_COOKIE, cookie),
             Some((name, token)) => _ = headers.insert(name, token),
@@ -205,7 +209,7 @@ async fn pass(
         filter::on_request(part, context, request, &mut exchange.effects)?;
         let Some(Filter::ExternalAuth(auth)) = part.last() else { break };
         // Few rules ask, so the others do not carry the room for it.
-        let asked = Box::pin(authorize::ask(auth, exchange, rule, context.method, request, arriving));
+        let asked = Box::pin(authorize::ask(auth, exchange, rule, context, request, arriving));
         if let Some(denied) = asked.await? {
             return Ok(Some(deny(exchange, rule, denied)));
         }
@@ -223,7 +227,11 @@ fn deny(exchange: &mut Exchange, rule: &route::Rule, denied: Denied) -> Reply {
     hop_by_hop::strip(headers);
     filter::on_answer(&rule.filters, exchange.client.is_tls(), &exchange.effects, headers);
     headers.insert(REASON_HEADER, HeaderValue::from_static(Reason::AuthDenied.as_str()));
-    Reply::Stream(response, denied.body)
+    match denied.body {
+        DeniedBody::Streamed(body) => Reply::Stream(response, body),
+        DeniedBody::Whole(_) if exchange.method == Method::HEAD => Reply::Whole(response, Bytes::new()),
+        DeniedBody::Whole(body) => Reply::Whole(response, body),
+    }
 }
 
 /// Whether the request leaves HTTP behind. An upgrade to HTTP/2 is none: it would be a tunnel for further requests, past

@@ -231,6 +231,16 @@ impl Body for Replay {
 }
 
 impl Copied {
+    /// A body of this.
+    pub fn new(data: Bytes) -> Self {
+        Self { data, trailers: None }
+    }
+
+    /// All of it but trailers.
+    pub fn into_data(self) -> Bytes {
+        self.data
+    }
+
     /// The next frame, or the end.
     pub fn next(&mut self) -> Option<Frame<Bytes>> {
         if !self.data.is_empty() {

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use snapshot::{
-    AffinityMode, BackendProtocol, Balancer, Carrier, Cluster, Filter, HeaderEdit, LimitKey, Match, Mirror,
-    OriginPattern, PathMatch, PathRewrite, Persistence, Refusal, Retry, Rule, Scheme, SessionPersistence, ValueMatch,
-    ValuePattern, Verification,
+    AffinityMode, AuthProtocol, BackendProtocol, Balancer, Carrier, Cluster, Filter, HeaderEdit, LimitKey, Match,
+    Mirror, OriginPattern, PathMatch, PathRewrite, Persistence, Refusal, Retry, Rule, Scheme, SessionPersistence,
+    ValueMatch, ValuePattern, Verification,
 };
 
 /// A match: `path prefix /cart, method GET, header x-a = b`.
@@ -120,7 +120,11 @@ pub(super) fn filter(filter: &Filter) -> String {
                 0 => String::new(),
                 most => format!(", with bodies up to {most} bytes"),
             };
-            format!("asks {} whether the request may pass{body}", auth.cluster)
+            let protocol = match auth.protocol {
+                AuthProtocol::Http(_) => "HTTP",
+                AuthProtocol::Grpc(_) => "gRPC",
+            };
+            format!("asks {} by {protocol} whether the request may pass{body}", auth.cluster)
         }
         Filter::Unknown => "something that this version does not know: the rule answers 500".into(),
     }

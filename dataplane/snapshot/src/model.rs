@@ -634,6 +634,15 @@ pub struct ExternalAuth {
 pub enum AuthProtocol {
     /// With a request of the same method, host, path and query: 200 lets pass.
     Http(HttpAuth),
+    /// With a call of Envoy's protocol, `envoy.service.auth.v3.Authorization/Check`. The cluster speaks HTTP/2.
+    Grpc(GrpcAuth),
+}
+
+/// What a service that is asked by gRPC sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GrpcAuth {
+    /// Headers that it sees, in lower case.
+    pub request_headers: AllowList,
 }
 
 /// What a service that is asked by HTTP sees, and what it may say.

@@ -1,11 +1,12 @@
 //! Questions to a service whether a request may pass (GEP-1494).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
-use snapshot::AuthProtocol;
+use snapshot::AllowList;
 
 use super::Outgoing;
 use crate::cluster::{Cluster, ClusterRegistry};
@@ -14,8 +15,26 @@ use crate::hop_by_hop;
 /// A compiled [`snapshot::ExternalAuth`].
 #[derive(Debug)]
 pub struct ExternalAuth {
-    cluster: Arc<Cluster>,
-    max_body: u16,
+    /// Who is asked.
+    pub cluster: Arc<Cluster>,
+    /// Largest body in bytes that the service sees; 0 when it sees none.
+    pub max_body: u16,
+    /// How it is asked.
+    pub protocol: AuthProtocol,
+}
+
+/// How a service is asked.
+#[derive(Debug)]
+pub enum AuthProtocol {
+    /// With a request like the client's.
+    Http(HttpAuth),
+    /// With a call of Envoy's protocol.
+    Grpc(GrpcAuth),
+}
+
+/// A compiled [`snapshot::HttpAuth`].
+#[derive(Debug)]
+pub struct HttpAuth {
     path_prefix: Box<str>,
     /// What the service sees besides what it always sees.
     request_headers: Box<[HeaderName]>,
@@ -23,37 +42,54 @@ pub struct ExternalAuth {
     response_headers: Option<Box<[HeaderName]>>,
 }
 
+/// A compiled [`snapshot::GrpcAuth`].
+#[derive(Debug)]
+pub struct GrpcAuth {
+    /// What the service sees; `None` is everything.
+    request_headers: Option<Box<[HeaderName]>>,
+}
+
+/// A change of a header that the service asks for.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each says what it does")]
+pub enum HeaderChange {
+    Set(HeaderName, HeaderValue),
+    Append(HeaderName, HeaderValue),
+    SetIfAbsent(HeaderName, HeaderValue),
+    SetIfPresent(HeaderName, HeaderValue),
+}
+
 impl ExternalAuth {
     pub(super) fn compile(source: &snapshot::ExternalAuth, clusters: &ClusterRegistry) -> Result<Self, String> {
         let cluster = clusters.get(&source.cluster);
         let cluster = cluster.ok_or_else(|| format!("the cluster {:?} does not exist", source.cluster))?.clone();
-        let names = |names: &[String]| {
-            let name = |name: &String| HeaderName::try_from(name).map_err(|_| format!("invalid header name {name:?}"));
-            names.iter().map(name).collect::<Result<Box<[_]>, _>>()
+        let protocol = match &source.protocol {
+            snapshot::AuthProtocol::Http(http) => AuthProtocol::Http(HttpAuth {
+                path_prefix: http.path_prefix.as_str().into(),
+                request_headers: names(&http.request_headers)?,
+                response_headers: allowed(&http.response_headers)?,
+            }),
+            snapshot::AuthProtocol::Grpc(grpc) => {
+                AuthProtocol::Grpc(GrpcAuth { request_headers: allowed(&grpc.request_headers)? })
+            }
         };
-        let AuthProtocol::Http(http) = &source.protocol;
-        Ok(Self {
-            cluster,
-            max_body: source.max_body,
-            path_prefix: http.path_prefix.as_str().into(),
-            request_headers: names(&http.request_headers)?,
-            response_headers: match &http.response_headers {
-                snapshot::AllowList::Any => None,
-                snapshot::AllowList::These(these) => Some(names(these)?),
-            },
-        })
+        Ok(Self { cluster, max_body: source.max_body, protocol })
     }
+}
 
-    /// Who is asked.
-    pub fn cluster(&self) -> &Arc<Cluster> {
-        &self.cluster
+fn allowed(list: &AllowList) -> Result<Option<Box<[HeaderName]>>, String> {
+    match list {
+        AllowList::Any => Ok(None),
+        AllowList::These(these) => names(these).map(Some),
     }
+}
 
-    /// Largest body in bytes that the service sees; 0 when it sees none.
-    pub fn max_body(&self) -> u16 {
-        self.max_body
-    }
+fn names(names: &[String]) -> Result<Box<[HeaderName]>, String> {
+    let name = |name: &String| HeaderName::try_from(name).map_err(|_| format!("invalid header name {name:?}"));
+    names.iter().map(name).collect()
+}
 
+impl HttpAuth {
     /// The question about a request, whose body is shown to the service or not. `None` when the path becomes too long.
     pub fn question(&self, method: &Method, request: &Outgoing, with_body: bool) -> Option<Request<()>> {
         let mut question = Request::new(());
@@ -115,5 +151,46 @@ fn replace(headers: &mut HeaderMap, name: &HeaderName, with: &HeaderMap) {
     headers.remove(name);
     for value in with.get_all(name) {
         headers.append(name.clone(), value.clone());
+    }
+}
+
+impl GrpcAuth {
+    /// The headers that the service sees, several values of a name joined by commas.
+    pub fn shown(&self, headers: &HeaderMap) -> HashMap<String, String> {
+        let mut shown = HashMap::<String, String>::new();
+        let allowed = |name: &HeaderName| self.request_headers.as_ref().is_none_or(|names| names.contains(name));
+        for (name, value) in headers.iter().filter(|(name, _)| allowed(name)) {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            match shown.get_mut(name.as_str()) {
+                Some(before) => {
+                    before.push(',');
+                    before.push_str(&value);
+                }
+                None => _ = shown.insert(name.as_str().to_owned(), value.into_owned()),
+            }
+        }
+        shown
+    }
+}
+
+impl HeaderChange {
+    /// The header that is changed.
+    pub fn name(&self) -> &HeaderName {
+        match self {
+            Self::Set(name, _) | Self::Append(name, _) | Self::SetIfAbsent(name, _) | Self::SetIfPresent(name, _) => {
+                name
+            }
+        }
+    }
+
+    /// Makes the change.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::Set(name, value) => _ = headers.insert(name, value.clone()),
+            Self::Append(name, value) => _ = headers.append(name, value.clone()),
+            Self::SetIfAbsent(name, value) if !headers.contains_key(name) => _ = headers.insert(name, value.clone()),
+            Self::SetIfPresent(name, value) if headers.contains_key(name) => _ = headers.insert(name, value.clone()),
+            Self::SetIfAbsent(..) | Self::SetIfPresent(..) => {}
+        }
     }
 }

@@ -26,7 +26,7 @@ use crate::tick::Tick;
 
 pub use cors::Cors;
 pub use edit::{HeaderEdit, RequestEdit};
-pub use external_auth::ExternalAuth;
+pub use external_auth::{AuthProtocol, ExternalAuth, GrpcAuth, HeaderChange, HttpAuth};
 pub use limits::{ConnectionLimit, RateLimit};
 pub use mirror::{Duplicate, Mirror};
 pub use redirect::Redirect;
@@ -102,6 +102,8 @@ pub struct Effects {
     pub duplicates: Vec<Duplicate>,
     /// Where the request comes from, if some filter wants to know with the answer.
     pub origin: Option<HeaderValue>,
+    /// What a service that was asked wants of the backend's answer.
+    pub of_answer: Vec<HeaderChange>,
 }
 
 /// Takes a request through filters. One that asks a service is left to the caller.
@@ -168,7 +170,7 @@ impl Filter {
     pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
         match self {
             Filter::Mirror(mirror) => Some(mirror.cluster()),
-            Filter::ExternalAuth(auth) => Some(auth.cluster()),
+            Filter::ExternalAuth(auth) => Some(&auth.cluster),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@ mod client_certificates;
 mod cors;
 mod drain;
 mod external_auth;
+mod external_auth_grpc;
 mod grpc;
 mod hostile_backend;
 mod http1;

@@ -76,6 +76,17 @@ impl<'a> Backends<'a> {
         namespace: &str,
         reference: &BackendObjectReference,
     ) -> Result<Port<'a>, Unresolved> {
+        self.resolve_for(kind, namespace, reference, kind)
+    }
+
+    /// The same where what is spoken there is what routes of the kind `spoken` speak.
+    pub fn resolve_for(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        reference: &BackendObjectReference,
+        spoken: Kind,
+    ) -> Result<Port<'a>, Unresolved> {
         let unresolved = |reason, message| Err(Unresolved { reason, message });
         let group = reference.group.as_deref().unwrap_or_default();
         let target = reference.kind.as_deref().unwrap_or("Service");
@@ -95,15 +106,15 @@ impl<'a> Backends<'a> {
         let Some(number) = reference.port else {
             return unresolved("BackendNotFound", format!("port is missing: name a port of Service {key}"));
         };
-        let wanted = match kind {
+        let wanted = match spoken {
             Kind::UDPRoute => PortRef::Udp(number),
             _ => PortRef::Number(number),
         };
         match self.services.port(&key, wanted) {
             Ok(port) => {
-                let tls = self.policies.tls_to(&key, port.name).filter(|_| kind != Kind::UDPRoute);
-                let protocol = protocol(kind, &port, tls.as_deref())?;
-                Ok(Port { protocol, tls, cluster: cluster(kind, &port), port })
+                let tls = self.policies.tls_to(&key, port.name).filter(|_| spoken != Kind::UDPRoute);
+                let protocol = protocol(spoken, &port, tls.as_deref())?;
+                Ok(Port { protocol, tls, cluster: cluster(spoken, &port), port })
             }
             Err(error) => unresolved("BackendNotFound", format!("{error}: create it, or correct the reference")),
         }

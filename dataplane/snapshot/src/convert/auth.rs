@@ -2,17 +2,18 @@
 
 use super::filter::header_name;
 use super::{DecodeError, field, not_blank, required, unset};
-use crate::{AllowList, AuthProtocol, ExternalAuth, HttpAuth, proto};
+use crate::{AllowList, AuthProtocol, ExternalAuth, GrpcAuth, HttpAuth, proto};
 
 impl From<&ExternalAuth> for proto::ExternalAuth {
     fn from(auth: &ExternalAuth) -> Self {
         use proto::external_auth::Protocol;
-        let AuthProtocol::Http(http) = &auth.protocol;
-        Self {
-            cluster: auth.cluster.clone(),
-            protocol: Some(Protocol::Http(http.into())),
-            max_body: auth.max_body.into(),
-        }
+        let protocol = match &auth.protocol {
+            AuthProtocol::Http(http) => Protocol::Http(http.into()),
+            AuthProtocol::Grpc(grpc) => {
+                Protocol::Grpc(proto::GrpcAuth { request_headers: Some((&grpc.request_headers).into()) })
+            }
+        };
+        Self { cluster: auth.cluster.clone(), protocol: Some(protocol), max_body: auth.max_body.into() }
     }
 }
 
@@ -21,11 +22,16 @@ impl TryFrom<proto::ExternalAuth> for ExternalAuth {
 
     fn try_from(wire: proto::ExternalAuth) -> Result<Self, DecodeError> {
         use proto::external_auth::Protocol;
-        let Protocol::Http(http) = wire.protocol.ok_or_else(|| unset("protocol"))?;
+        let protocol = match wire.protocol.ok_or_else(|| unset("protocol"))? {
+            Protocol::Http(http) => AuthProtocol::Http(field(http, "http")?),
+            Protocol::Grpc(grpc) => {
+                AuthProtocol::Grpc(GrpcAuth { request_headers: allowed(grpc.request_headers, "grpc.request_headers")? })
+            }
+        };
         let max_body = u16::try_from(wire.max_body);
         Ok(Self {
             cluster: not_blank(wire.cluster, "cluster")?,
-            protocol: AuthProtocol::Http(field(http, "http")?),
+            protocol,
             max_body: max_body.map_err(|_| DecodeError::new("max_body", "is larger than what is kept of a body"))?,
         })
     }
@@ -49,15 +55,19 @@ impl TryFrom<proto::HttpAuth> for HttpAuth {
         if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.ends_with('/')) {
             return Err(DecodeError::new("path_prefix", format!("{prefix:?} does not fit before a path")));
         }
-        let response_headers = match required(wire.response_headers, "response_headers")? {
-            AllowList::Any => AllowList::Any,
-            AllowList::These(these) => AllowList::These(names(these, "response_headers")?),
-        };
+        let response_headers = allowed(wire.response_headers, "response_headers")?;
         Ok(Self {
             path_prefix: prefix,
             request_headers: names(wire.request_headers, "request_headers")?,
             response_headers,
         })
+    }
+}
+
+fn allowed(list: Option<proto::AllowList>, field: &str) -> Result<AllowList, DecodeError> {
+    match required(list, field)? {
+        AllowList::Any => Ok(AllowList::Any),
+        AllowList::These(these) => names(these, field).map(AllowList::These),
     }
 }
 

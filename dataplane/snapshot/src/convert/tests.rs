@@ -124,13 +124,16 @@ fn filter() -> impl Strategy<Value = Filter> {
 
 fn external_auth() -> impl Strategy<Value = ExternalAuth> {
     let names = || vec("[a-z0-9!#$%&'*+.^_`|~-]{1,8}", 0..3);
-    let allowed = option::of(names()).prop_map(|these| these.map_or(AllowList::Any, AllowList::These));
-    (name(), "(/[a-z]{1,6})?", names(), allowed, any::<u16>()).prop_map(
-        |(cluster, path_prefix, request_headers, response_headers, max_body)| {
-            let protocol = AuthProtocol::Http(HttpAuth { path_prefix, request_headers, response_headers });
-            ExternalAuth { cluster, protocol, max_body }
-        },
-    )
+    let allowed = || option::of(names()).prop_map(|these| these.map_or(AllowList::Any, AllowList::These));
+    let http = ("(/[a-z]{1,6})?", names(), allowed()).prop_map(|(path_prefix, request_headers, response_headers)| {
+        AuthProtocol::Http(HttpAuth { path_prefix, request_headers, response_headers })
+    });
+    let grpc = allowed().prop_map(|request_headers| AuthProtocol::Grpc(GrpcAuth { request_headers }));
+    (name(), prop_oneof![http, grpc], any::<u16>()).prop_map(|(cluster, protocol, max_body)| ExternalAuth {
+        cluster,
+        protocol,
+        max_body,
+    })
 }
 
 fn cors() -> impl Strategy<Value = Cors> {
