@@ -11,9 +11,9 @@ use snapshot::*;
 use tokio::net::TcpListener;
 
 use crate::authority::{Authority, parts, self_signed};
-use crate::backend::echo;
+use crate::backend::{Backend, echo};
 use crate::client::fetch;
-use crate::rig::{Rig, addresses, cluster};
+use crate::rig::{Rig, addresses, cluster, route, rule};
 
 /// A backend that speaks TLS.
 struct TlsBackend {
@@ -247,4 +247,23 @@ async fn a_certificate_is_shown_to_backends_that_ask_for_one() {
     assert_eq!(rejected[0].id, ResourceId::new(Kind::Cluster, "app"));
     assert!(rejected[0].reason.contains("\"ours\""), "{}", rejected[0].reason);
     assert_eq!(status(&rig).await, 502, "a certificate that was taken away is shown no more");
+}
+
+#[tokio::test]
+async fn a_service_that_decides_what_passes_has_to_prove_itself() {
+    let (ours, stranger) = (Authority::new(), Authority::new());
+    let service = TlsBackend::start(&ours.server(&["auth.example"]), None).await;
+    let backend = Backend::echo("one").await;
+    let mut rig = Rig::plain(&[backend.address]);
+    rig.snapshot.insert("auth", Resource::Endpoints(addresses(&[service.address])));
+    let http = HttpAuth { path_prefix: String::new(), request_headers: Vec::new(), response_headers: AllowList::Any };
+    let auth = ExternalAuth { cluster: "auth".into(), protocol: AuthProtocol::Http(http), max_body: 0 };
+    let guarded = Rule { filters: vec![Filter::ExternalAuth(auth)], ..rule("guarded", "/", "app") };
+    rig.snapshot.insert("all", Resource::Route(route("web", vec![guarded])));
+    for (authority, expected) in [(&ours, (200, "")), (&stranger, (503, "auth_unavailable"))] {
+        let tls = tls("auth.example", required(&[&authority.der], &[]));
+        rig.set("auth", Resource::Cluster(Cluster { protocol: BackendProtocol::Https(tls), ..cluster("auth") }));
+        let answer = fetch(rig.address(), "/").await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-sluice-reason")), expected);
+    }
 }
