@@ -3,10 +3,12 @@
 //! The table is compiled from a copy of the snapshot in which every combination of route, listener, host, rule and match has a
 //! rule of its own; which of them answers tells everything.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use dataplane::compile::{Compiler, Rejection};
 use dataplane::route::{self, PathMatched, RequestView, RouteTable};
 use snapshot::{Kind, Resource, Rule, Snapshot};
-use std::sync::Arc;
 
 /// A routing table whose answers tell where they come from.
 pub(super) struct Probe<'s> {
@@ -23,7 +25,7 @@ pub(super) struct Place<'s> {
     pub(super) route: &'s str,
     /// Name of the listener.
     pub(super) listener: &'s str,
-    /// The host pattern, one of the route's on this listener.
+    /// The names for which it is reached: those that a host name of the route and the listener have in common.
     pub(super) host: &'s snapshot::HostPattern,
     /// The rule.
     pub(super) rule: &'s Rule,
@@ -54,17 +56,25 @@ impl<'s> Probe<'s> {
     pub(super) fn new(snapshot: &'s Snapshot, conditions: Conditions) -> Self {
         let mut copy = Snapshot::default();
         let mut places = Vec::new();
+        let listeners: BTreeMap<_, _> = listeners(snapshot).collect();
         for (id, hashed) in snapshot.iter() {
             let Resource::Route(route) = hashed.resource().as_ref() else {
                 copy.insert_hashed(id.clone(), hashed.clone());
                 continue;
             };
             for attachment in &route.attachments {
+                let listener = listeners.get(attachment.listener.as_str());
                 for host in &attachment.hostnames {
+                    let common = listener.map_or(host, |listener| host.narrower(&listener.hostname));
                     let first = places.len();
                     for rule in &route.rules {
-                        let place =
-                            |selector| Place { route: &id.name, listener: &attachment.listener, host, rule, selector };
+                        let place = |selector| Place {
+                            route: &id.name,
+                            listener: &attachment.listener,
+                            host: common,
+                            rule,
+                            selector,
+                        };
                         places.extend(rule.matches.iter().map(place));
                     }
                     let rules = (first..)

@@ -78,7 +78,8 @@ fn samples(snapshot: &Snapshot, address: IpAddr) -> Vec<Sample<'_>> {
             for host in &attachment.hostnames {
                 for rule in &route.rules {
                     let Some((path, arguments)) = rule.matches.iter().find_map(request) else { continue };
-                    let target = Target { host: sample(host, address), port: listener.port, tls, address };
+                    let host = sample(host.narrower(&listener.hostname), address);
+                    let target = Target { host, port: listener.port, tls, address };
                     samples.push(Sample { rule, target, path, arguments });
                 }
             }
@@ -194,8 +195,9 @@ mod tests {
     #[test]
     fn each_rule_gets_a_command_that_selects_it() {
         let mut snapshot = Snapshot::default();
-        let listener = Listener { port: 8080, hostname: HostPattern::Any, protocol: Protocol::Http };
-        snapshot.insert("http", Resource::Listener(listener));
+        let listener = |hostname| Resource::Listener(Listener { port: 8080, hostname, protocol: Protocol::Http });
+        snapshot.insert("http", listener(HostPattern::Any));
+        snapshot.insert("own", listener(HostPattern::Exact("own.localhost".into())));
         let header = ValueMatch { name: "x-a".into(), value: ValuePattern::Exact("it's".into()) };
         let limit = RateLimit {
             id: "l".into(),
@@ -218,6 +220,11 @@ mod tests {
             ],
         };
         snapshot.insert("r", Resource::Route(route));
+        let route = Route {
+            attachments: vec![Attachment { listener: "own".into(), hostnames: vec![HostPattern::Any] }],
+            rules: vec![rule("four", PathMatch::Prefix("/".into()), Vec::new(), Vec::new())],
+        };
+        snapshot.insert("s", Resource::Route(route));
         let found = commands(&snapshot, Ipv4Addr::UNSPECIFIED.into());
         assert_eq!(
             found,
@@ -226,6 +233,7 @@ mod tests {
                 "curl http://a.localhost:8080/l   # two",
                 r"curl --resolve any.example.com:8080:127.0.0.1 -H 'x-a: it'\''s' http://any.example.com:8080/   # one",
                 "curl --resolve any.example.com:8080:127.0.0.1 http://any.example.com:8080/l   # two",
+                "curl http://own.localhost:8080/   # four",
                 "for i in $(seq 5); do curl -s -o /dev/null -w '%{http_code} ' http://a.localhost:8080/l; done; echo   # two, its limit",
                 "for i in $(seq 5); do curl -s -o /dev/null -w '%{http_code} ' --resolve any.example.com:8080:127.0.0.1 \
                  http://any.example.com:8080/l; done; echo   # two, its limit",

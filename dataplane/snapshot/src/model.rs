@@ -3,6 +3,7 @@
 //!
 //! `Serialize` is for people (golden files, `sluice explain -o json`); the wire format is protobuf.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -107,6 +108,18 @@ pub enum HostPattern {
     AnyLabels(String),
     /// Every name, and requests without one.
     Any,
+}
+
+impl HostPattern {
+    /// Of two patterns that have names in common the one whose names are all in both: they are nested.
+    pub fn narrower<'p>(&'p self, other: &'p Self) -> &'p Self {
+        let width = |pattern: &Self| match pattern {
+            Self::Exact(_) => (0, Reverse(0)),
+            Self::OneLabel(suffix) | Self::AnyLabels(suffix) => (1, Reverse(suffix.len())),
+            Self::Any => (2, Reverse(0)),
+        };
+        if width(other) < width(self) { other } else { self }
+    }
 }
 
 impl fmt::Display for HostPattern {
@@ -220,7 +233,8 @@ pub struct Route {
 pub struct Attachment {
     /// Name of the [`Listener`].
     pub listener: String,
-    /// The host names of the route on this listener (already intersected with the listener's). Never empty.
+    /// The host names of the route on this listener. Never empty. They may be wider than the listener's: each has names in common
+    /// with it, and only requests for those come to the listener.
     pub hostnames: Vec<HostPattern>,
 }
 
@@ -292,7 +306,7 @@ pub struct Match {
 }
 
 /// A condition on the path, without the query.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum PathMatch {
     /// Exactly this path.
     Exact(String),
@@ -306,7 +320,7 @@ pub enum PathMatch {
 }
 
 /// A condition on a header or a query parameter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ValueMatch {
     /// The name; of headers in lower case.
     pub name: String,
@@ -315,7 +329,7 @@ pub struct ValueMatch {
 }
 
 /// A condition on a value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum ValuePattern {
     /// Exactly this value.
     Exact(String),

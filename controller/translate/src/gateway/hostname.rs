@@ -24,11 +24,15 @@ pub(super) fn intersection(a: &HostPattern, b: &HostPattern) -> Option<HostPatte
 }
 
 /// The host names of a route on a listener, sorted; empty when they have nothing in common.
+///
+/// They stay as they are written: between routes the characters of the route's own host name count, not those of what it has in
+/// common with the listener (`spec.hostnames`), and only requests for the listener's names come to the listener.
 pub(super) fn attached(listener: &HostPattern, route: &[HostPattern]) -> Vec<HostPattern> {
     if route.is_empty() {
-        return vec![listener.clone()];
+        return vec![HostPattern::Any];
     }
-    let mut hostnames: Vec<_> = route.iter().filter_map(|hostname| intersection(listener, hostname)).collect();
+    let mut hostnames: Vec<_> =
+        route.iter().filter(|hostname| intersection(listener, hostname).is_some()).cloned().collect();
     hostnames.sort();
     hostnames.dedup();
     hostnames
