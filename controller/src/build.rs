@@ -24,7 +24,7 @@ use crate::last_good::Unrecorded;
 use crate::metrics::Metrics;
 use crate::provision;
 use crate::shutdown::Shutdown;
-use crate::status::{self, Gate, Refused, Unwritten, Wanted};
+use crate::status::{Gate, Refused, Unwritten, Wanted};
 use crate::store::{Change, Store};
 use crate::stream::{Acks, Publisher, ServiceAccount};
 
@@ -397,7 +397,7 @@ where
 
 /// The object that a resource was made from; else the Gateway whose data plane it is.
 fn origin(id: &ResourceId, plane: &DataPlane) -> Option<(Kind, ObjectKey)> {
-    status::object(id).or_else(|| match plane {
+    translate::object(id).or_else(|| match plane {
         DataPlane::Gateway(gateway) => Some((Kind::Gateway, gateway.clone())),
         DataPlane::Shared => None,
     })

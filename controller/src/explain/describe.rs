@@ -1,34 +1,9 @@
 //! Parts of a snapshot in words.
 
-use std::fmt::Write;
-
 use snapshot::{
-    AffinityMode, AuthProtocol, BackendProtocol, Balancer, Carrier, Cluster, Filter, HeaderEdit, LimitKey, Match,
-    Mirror, OriginPattern, PathMatch, PathRewrite, Persistence, Refusal, Retry, Rule, Scheme, SessionPersistence,
-    ValueMatch, ValuePattern, Verification,
+    AffinityMode, AuthProtocol, BackendProtocol, Balancer, Carrier, Cluster, Filter, HeaderEdit, LimitKey, Mirror,
+    OriginPattern, PathRewrite, Persistence, Refusal, Retry, Rule, Scheme, SessionPersistence, Verification,
 };
-
-/// A match: `path prefix /cart, method GET, header x-a = b`.
-pub(super) fn selector(selector: &Match) -> String {
-    let mut words = match &selector.path {
-        PathMatch::Exact(path) => format!("path {path}"),
-        PathMatch::Prefix(path) => format!("path prefix {path}"),
-        PathMatch::LastElement(element) => format!("path ending in /{element}"),
-        PathMatch::Regex(expression) => format!("path by expression {expression}"),
-    };
-    if let Some(method) = &selector.method {
-        let _ = write!(words, ", method {method}");
-    }
-    for (what, conditions) in [("header", &selector.headers), ("query parameter", &selector.query)] {
-        for ValueMatch { name, value } in conditions {
-            let _ = match value {
-                ValuePattern::Exact(value) => write!(words, ", {what} {name} = {value}"),
-                ValuePattern::Regex(expression) => write!(words, ", {what} {name} by expression {expression}"),
-            };
-        }
-    }
-    words
-}
 
 /// A rule's limits in time and size.
 pub(super) fn limits(rule: &Rule) -> Vec<String> {

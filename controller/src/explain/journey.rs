@@ -227,7 +227,7 @@ fn follow(journey: &mut Journey, snapshot: &Snapshot, answering: &Answering<'_, 
     journey.rule = Some(RuleStep {
         route: place.route.to_owned(),
         name: rule.name.clone(),
-        matched: describe::selector(place.selector),
+        matched: place.selector.to_string(),
         filters: rule.filters.iter().filter(|filter| acts(filter, tls)).cloned().collect(),
         origins: rule.origins.clone(),
         limits: describe::limits(rule),
@@ -315,7 +315,7 @@ const ENOUGH: usize = 8;
 
 fn near_misses(snapshot: &Snapshot, probe: &Probe<'_>, port: u16, request: &RequestView<'_>) -> Vec<String> {
     if let Some(Answering { place, .. }) = Probe::new(snapshot, Conditions::Path).find(port, request) {
-        let condition = describe::selector(place.selector);
+        let condition = place.selector;
         return vec![format!("{} comes closest: its path fits, but it asks for {condition}", place.rule.name)];
     }
     let on_port = |place: &&Place<'_>| match resource(snapshot, Kind::Listener, place.listener) {
@@ -326,7 +326,7 @@ fn near_misses(snapshot: &Snapshot, probe: &Probe<'_>, port: u16, request: &Requ
     let here: BTreeSet<_> = places
         .iter()
         .filter(|place| matches(place.host, request.host))
-        .map(|place| format!("{} for {}", describe::selector(place.selector), place.rule.name))
+        .map(|place| format!("{} for {}", place.selector, place.rule.name))
         .collect();
     if here.is_empty() {
         return vec![known_hosts(places.iter().map(|place| place.host), "rules on this port")];

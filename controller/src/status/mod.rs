@@ -19,7 +19,7 @@ use crate::stream::{Acks, Wait};
 
 pub use gate::Gate;
 use programmed::World;
-pub use refused::{Refused, object};
+pub use refused::Refused;
 pub use writer::{MANAGER, Writer};
 
 /// An object whose status the controller writes.

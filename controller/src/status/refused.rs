@@ -42,7 +42,7 @@ impl Refused {
         }
         let routes =
             rejected.iter().filter(|(id, _)| matches!(id.kind, snapshot::Kind::Route | snapshot::Kind::L4Route));
-        let routes = routes.filter_map(|(id, why)| Some((object(id)?, (*why).to_owned())));
+        let routes = routes.filter_map(|(id, why)| Some((translate::object(id)?, (*why).to_owned())));
         refused.routes = routes.collect();
         refused
     }
@@ -107,39 +107,7 @@ pub(super) fn route(
     changed.then_some(parents)
 }
 
-/// The object that a resource was made from, read from its name: `Ingress/shop/web/...`, `HTTPRoute/shop/web@gateways/public`.
-/// Certificates have their Secret's.
-pub fn object(id: &ResourceId) -> Option<(Kind, ObjectKey)> {
-    let mut parts = id.name.split('/');
-    let kind = match id.kind {
-        snapshot::Kind::Certificate => Kind::Secret,
-        _ => {
-            let name = parts.next()?;
-            *Kind::ALL.iter().find(|kind| kind.name() == name)?
-        }
-    };
-    let (namespace, name) = (parts.next()?, parts.next()?);
-    let name = name.split_once('@').map_or(name, |(name, _)| name);
-    Some((kind, ObjectKey::new(namespace, name)))
-}
-
 fn certificates(tls: &Tls) -> impl Iterator<Item = &str> {
     let by_name = tls.certificates.iter().map(|certificate| certificate.certificate.as_str());
     by_name.chain(tls.default_certificate.as_deref())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_resources_lead_to_objects() {
-        let of = |kind, name: &str| object(&ResourceId::new(kind, name)).map(|(kind, key)| format!("{kind} {key}"));
-        let route = |name| of(snapshot::Kind::Route, name);
-        assert_eq!(route("HTTPRoute/shop/web@gateways/public").as_deref(), Some("HTTPRoute shop/web"));
-        assert_eq!(route("HTTPRoute/shop/web@gateways/public/https").as_deref(), Some("HTTPRoute shop/web"));
-        assert_eq!(route("Ingress/shop/web").as_deref(), Some("Ingress shop/web"));
-        assert_eq!(of(snapshot::Kind::Certificate, "shop/tls").as_deref(), Some("Secret shop/tls"));
-        assert_eq!(of(snapshot::Kind::Settings, "settings"), None);
-    }
 }

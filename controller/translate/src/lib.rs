@@ -12,6 +12,7 @@ mod context;
 mod duration;
 mod gateway;
 mod ingress;
+mod origin;
 mod policy;
 mod problem;
 mod resources;
@@ -22,6 +23,7 @@ mod translation;
 
 pub use backends::{SERVICE_NAME, service_of};
 pub use gateway::{GATEWAY_NAME, infrastructure_name, label_value};
+pub use origin::object;
 pub use problem::{Problem, Severity};
 pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored, objects};
 pub use settings::{PortMap, Settings};

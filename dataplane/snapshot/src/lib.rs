@@ -15,6 +15,7 @@ mod model;
 pub mod proto;
 mod secret;
 mod stream;
+mod words;
 
 pub use address::is_local;
 pub use convert::DecodeError;

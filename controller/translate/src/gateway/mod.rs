@@ -31,6 +31,7 @@ mod protocol;
 mod route;
 mod route_kind;
 mod rules;
+mod shadowed;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -104,6 +105,7 @@ pub(crate) fn translate(context: &mut Context) {
         views.insert(key.clone(), view);
     }
     route::translate(context, &backends, &mut views);
+    shadowed::report(context);
     for view in views.values() {
         gateway_status::report(context, view);
         listener_set::report(context, view);
