@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Helpers of tests may stop at the first surprise, too.
 
 mod precedence;
+mod scale;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;

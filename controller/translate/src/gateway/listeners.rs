@@ -1,4 +1,4 @@
-//! The listeners of one Gateway and its ListenerSets, each judged by itself and beside the others.
+//! The listeners of one Gateway and its ListenerSets, each judged by itself.
 
 use std::fmt;
 
@@ -114,7 +114,8 @@ impl Listener<'_> {
         self.unusable.is_none()
     }
 
-    fn terminates_tls(&self) -> bool {
+    /// Whether it can be used and TLS ends at it.
+    pub fn terminates_tls(&self) -> bool {
         self.usable() && self.protocol.is_some_and(Protocol::terminates_tls)
     }
 }
@@ -179,85 +180,4 @@ fn kinds(spec: &gateway::Listener, protocol: Option<Protocol>) -> (Vec<RouteGrou
     );
     let kinds = possible.iter().filter(|kind| is_asked(kind)).map(kind).collect();
     (kinds, (!wrong.is_empty()).then_some(message))
-}
-
-/// Finds what listeners, in order of precedence, cannot have at the same time. Within a Gateway nobody wins; a listener of a
-/// ListenerSet yields to those of the Gateway and to all before it (GEP-1713).
-pub(super) fn compare(listeners: &mut [Listener]) {
-    for index in 0..listeners.len() {
-        let (before, rest) = listeners.split_at_mut(index);
-        let Some((this, after)) = rest.split_first_mut() else { continue };
-        if !this.usable() {
-            continue;
-        }
-        let is_gateways = |listener: &&Listener| matches!(listener.owner, Owner::Gateway(_));
-        let conflict = match this.owner {
-            Owner::Gateway(_) => {
-                let rivals = before.iter().chain(after.iter()).filter(is_gateways).filter(|rival| rival.usable());
-                conflict(this, rivals)
-            }
-            Owner::ListenerSet(_) => {
-                let rivals = before.iter().filter(|rival| rival.usable());
-                conflict(this, rivals.filter(|rival| rival.conflict.is_none() || is_gateways(rival)))
-            }
-        };
-        this.conflict = conflict;
-    }
-    let overlaps: Vec<_> = (0..listeners.len()).map(|index| overlap(listeners, index)).collect();
-    for (listener, overlap) in listeners.iter_mut().zip(overlaps) {
-        listener.overlap = overlap;
-    }
-}
-
-fn conflict<'r, 'a: 'r>(
-    this: &Listener,
-    rivals: impl Iterator<Item = &'r Listener<'a>>,
-) -> Option<(&'static str, String)> {
-    let same_port: Vec<_> = rivals.filter(|rival| rival.port == this.port).collect();
-    let quarrels = |rival: &Listener| match (this.protocol, rival.protocol) {
-        (Some(this), Some(rival)) => !this.gets_along_with(rival),
-        _ => false,
-    };
-    let same_transport =
-        |rival: &Listener| this.protocol.map(Protocol::transport) == rival.protocol.map(Protocol::transport);
-    if let Some(rival) = same_port.iter().find(|rival| quarrels(rival)) {
-        let message = format!(
-            "port {} is asked for with protocol {} here and {} by listener {}: use another port",
-            this.spec.port,
-            this.spec.protocol,
-            rival.spec.protocol,
-            called(this, rival)
-        );
-        return Some(("ProtocolConflict", message));
-    }
-    let rival = same_port.iter().find(|rival| rival.hostname == this.hostname && same_transport(rival))?;
-    let message = format!(
-        "listener {} has the same port and hostname ({} and {}): change one of the two",
-        called(this, rival),
-        rival.spec.port,
-        rival.hostname
-    );
-    Some(("HostnameConflict", message))
-}
-
-/// A listener as its neighbour calls it: by name within an object, with the object else.
-fn called(this: &Listener, other: &Listener) -> String {
-    match this.owner == other.owner {
-        true => other.spec.name.clone(),
-        false => format!("{} of {}", other.spec.name, other.owner),
-    }
-}
-
-/// A connection that a client opened for one of two overlapping listeners may be used for the other's names (RFC 9110, 7.4).
-fn overlap(listeners: &[Listener], index: usize) -> Option<String> {
-    let this = listeners.get(index).filter(|listener| listener.terminates_tls())?;
-    let others = listeners.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
-    let overlapping = others.filter(|other| {
-        other.terminates_tls()
-            && other.port == this.port
-            && hostname::intersection(&other.hostname, &this.hostname).is_some()
-    });
-    let names: Vec<_> = overlapping.map(|other| called(this, other)).collect();
-    (!names.is_empty())
-        .then(|| format!("listener {} on the same port answers for some of the same names", names.join(", ")))
 }

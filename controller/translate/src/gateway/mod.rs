@@ -8,6 +8,7 @@ mod attachment;
 mod backends;
 mod class;
 mod conditions;
+mod conflicts;
 mod cors;
 mod emit;
 mod external_auth;
@@ -137,7 +138,7 @@ fn view<'a>(
         .chain(added)
         .flat_map(|(owner, listeners)| listeners.iter().map(move |spec| listeners::judge(&owner, spec, ports)))
         .collect();
-    listeners::compare(&mut listeners);
+    conflicts::compare(&mut listeners);
     for listener in &mut listeners {
         if listener.usable() && listener.protocol.is_some_and(Protocol::terminates_tls) {
             (listener.tls, listener.unresolved) = tls::terminate(context, grants, plane.as_ref(), listener);

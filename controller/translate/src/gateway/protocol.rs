@@ -5,7 +5,7 @@ use crds::gateway::Listener;
 use crate::{Kind, Transport};
 
 /// The supported protocols.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Protocol {
     /// Plain HTTP.
     Http,

@@ -1,0 +1,222 @@
+//! What listeners of a Gateway, its own and those of its ListenerSets, cannot have at the same time, and where they overlap.
+//!
+//! There may be thousands: each looks up those that matter to it, and none is compared with all others.
+
+use std::collections::BTreeMap;
+
+use snapshot::HostPattern;
+
+use super::listeners::{Listener, Owner};
+use super::protocol::Protocol;
+use crate::Transport;
+
+/// How many listeners a message names.
+const NAMED: usize = 8;
+
+/// Finds what listeners, in order of precedence, cannot have at the same time. Within a Gateway nobody wins; a listener of a
+/// ListenerSet yields to those of the Gateway and to all before it (GEP-1713).
+pub(super) fn compare(listeners: &mut [Listener]) {
+    let is_gateways = |listener: &Listener| matches!(listener.owner, Owner::Gateway(_));
+    let mut rivals = Rivals::default();
+    for (index, listener) in listeners.iter().enumerate() {
+        if listener.usable() && is_gateways(listener) {
+            rivals.add(index, listener);
+        }
+    }
+    for index in 0..listeners.len() {
+        let this = &listeners[index];
+        if !this.usable() {
+            continue;
+        }
+        let conflict = rivals.conflict(listeners, index);
+        if conflict.is_none() && !is_gateways(this) {
+            rivals.add(index, this);
+        }
+        listeners[index].conflict = conflict;
+    }
+    let overlaps = overlaps(listeners);
+    for (listener, overlap) in listeners.iter_mut().zip(overlaps) {
+        listener.overlap = overlap;
+    }
+}
+
+/// The listeners to which others have to yield, by number, each list in order.
+#[derive(Default)]
+struct Rivals {
+    by_protocol: BTreeMap<u16, BTreeMap<Protocol, Vec<usize>>>,
+    by_name: BTreeMap<(u16, Transport, HostPattern), Vec<usize>>,
+}
+
+impl Rivals {
+    fn add(&mut self, index: usize, listener: &Listener) {
+        if let Some(protocol) = listener.protocol {
+            self.by_protocol.entry(listener.port).or_default().entry(protocol).or_default().push(index);
+            let name = (listener.port, protocol.transport(), listener.hostname.clone());
+            self.by_name.entry(name).or_default().push(index);
+        }
+    }
+
+    /// What keeps listener `index` from being served: a reason and a sentence.
+    fn conflict(&self, listeners: &[Listener], index: usize) -> Option<(&'static str, String)> {
+        let this = &listeners[index];
+        let protocol = this.protocol?;
+        let of_port = self.by_protocol.get(&this.port).into_iter().flatten();
+        let quarrelling = of_port.filter(|(other, _)| !protocol.gets_along_with(**other));
+        if let Some(rival) = quarrelling.filter_map(|(_, rivals)| rivals.first()).min() {
+            let rival = &listeners[*rival];
+            let message = format!(
+                "port {} is asked for with protocol {} here and {} by listener {}: use another port",
+                this.spec.port,
+                this.spec.protocol,
+                rival.spec.protocol,
+                called(this, rival)
+            );
+            return Some(("ProtocolConflict", message));
+        }
+        let same = self.by_name.get(&(this.port, protocol.transport(), this.hostname.clone()))?;
+        let rival = &listeners[*same.iter().find(|rival| **rival != index)?];
+        let message = format!(
+            "listener {} has the same port and hostname ({} and {}): change one of the two",
+            called(this, rival),
+            rival.spec.port,
+            rival.hostname
+        );
+        Some(("HostnameConflict", message))
+    }
+}
+
+/// A listener as its neighbour calls it: by name within an object, with the object else.
+fn called(this: &Listener, other: &Listener) -> String {
+    match this.owner == other.owner {
+        true => other.spec.name.clone(),
+        false => format!("{} of {}", other.spec.name, other.owner),
+    }
+}
+
+/// Which other listeners answer for some of a listener's names, for each: a sentence. A connection that a client opened for one of
+/// them may be used for the other's names (RFC 9110, 7.4).
+fn overlaps(listeners: &[Listener]) -> Vec<Option<String>> {
+    let with_tls = || listeners.iter().enumerate().filter(|(_, listener)| listener.terminates_tls());
+    let mut same: BTreeMap<(u16, HostPattern), Vec<usize>> = BTreeMap::new();
+    for (index, listener) in with_tls() {
+        same.entry((listener.port, listener.hostname.clone())).or_default().push(index);
+    }
+    let mut narrower: BTreeMap<(u16, HostPattern), Vec<usize>> = BTreeMap::new();
+    for (index, listener) in with_tls() {
+        for place in wider(listener).filter(|place| same.contains_key(place)) {
+            narrower.entry(place).or_default().push(index);
+        }
+    }
+    let overlap = |(index, this): (usize, &Listener)| {
+        let place = (this.port, this.hostname.clone());
+        let wider = wider(this);
+        let lists = [same.get(&place), narrower.get(&place)].into_iter().flatten();
+        let lists: Vec<_> = lists.chain(wider.filter_map(|place| same.get(&place))).collect();
+        // Its own number is in one of them.
+        let others = lists.iter().map(|list| list.len()).sum::<usize>() - 1;
+        let first = lists.iter().flat_map(|list| list.iter().take(NAMED + 1));
+        let mut first: Vec<_> = first.filter(|other| **other != index).collect();
+        first.sort();
+        first.truncate(NAMED);
+        let mut names = first.iter().map(|other| called(this, &listeners[**other])).collect::<Vec<_>>().join(", ");
+        if others > first.len() {
+            names.push_str(&format!(" and {} more", others - first.len()));
+        }
+        (others > 0).then(|| format!("listener {names} on the same port answers for some of the same names"))
+    };
+    let numbered = listeners.iter().enumerate();
+    numbered.map(|(index, this)| this.terminates_tls().then(|| overlap((index, this))).flatten()).collect()
+}
+
+/// The places of listeners that answer for all names of this one and others.
+fn wider(listener: &Listener) -> impl Iterator<Item = (u16, HostPattern)> {
+    let name = match &listener.hostname {
+        HostPattern::Exact(name) | HostPattern::OneLabel(name) | HostPattern::AnyLabels(name) => name.as_str(),
+        HostPattern::Any => "",
+    };
+    let suffixes = name.match_indices('.').map(|(dot, _)| HostPattern::AnyLabels(name[dot + 1..].to_owned()));
+    let any = (listener.hostname != HostPattern::Any).then_some(HostPattern::Any);
+    suffixes.chain(any).map(|hostname| (listener.port, hostname))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::gateway::{hostname, listeners};
+    use crate::{ObjectKey, PortMap};
+
+    fn spec() -> impl Strategy<Value = (bool, crds::gateway::Listener)> {
+        let protocol = prop::sample::select(vec!["HTTP", "HTTPS", "HTTPS", "TLS", "TCP", "UDP", "SCTP"]);
+        let hostname =
+            prop::sample::select(vec!["", "a.example", "b.example", "*.example", "*.a.example", "x.a.example"]);
+        (any::<bool>(), 80..82, protocol, hostname).prop_map(|(own, port, protocol, hostname)| {
+            let spec = json!({"name": "", "port": port, "protocol": protocol, "hostname": hostname});
+            (own, serde_json::from_value(spec).unwrap())
+        })
+    }
+
+    /// The rules as they are said: everybody is compared with everybody.
+    fn said(listeners: &[Listener]) -> (Vec<Option<&'static str>>, Vec<Option<String>>) {
+        let own = |listener: &Listener| matches!(listener.owner, Owner::Gateway(_));
+        let mut conflicts: Vec<Option<&str>> = Vec::new();
+        for (index, this) in listeners.iter().enumerate() {
+            let yields = |&(other, rival): &(usize, &Listener)| {
+                let before = other < index && (own(rival) || conflicts[other].is_none());
+                rival.usable()
+                    && rival.port == this.port
+                    && other != index
+                    && if own(this) { own(rival) } else { before }
+            };
+            let rivals: Vec<_> = listeners.iter().enumerate().filter(yields).map(|(_, rival)| rival).collect();
+            let both = |rival: &&&Listener| this.protocol.zip(rival.protocol);
+            let quarrel = |rival: &&Listener| both(&rival).is_some_and(|(one, other)| !one.gets_along_with(other));
+            let same = |rival: &&Listener| {
+                let transport = both(&rival).is_some_and(|(one, other)| one.transport() == other.transport());
+                transport && rival.hostname == this.hostname
+            };
+            conflicts.push(match this.usable() {
+                true if rivals.iter().any(quarrel) => Some("ProtocolConflict"),
+                true if rivals.iter().any(same) => Some("HostnameConflict"),
+                _ => None,
+            });
+        }
+        let overlap = |(index, this): (usize, &Listener)| {
+            let with = |&(other, rival): &(usize, &Listener)| {
+                let common = hostname::intersection(&this.hostname, &rival.hostname).is_some();
+                other != index && rival.terminates_tls() && rival.port == this.port && common
+            };
+            let others: Vec<_> =
+                listeners.iter().enumerate().filter(with).map(|(_, other)| called(this, other)).collect();
+            let more = others.len().saturating_sub(NAMED);
+            let names = others[..others.len() - more].join(", ");
+            let names = if more > 0 { format!("{names} and {more} more") } else { names };
+            let message = format!("listener {names} on the same port answers for some of the same names");
+            (this.terminates_tls() && !others.is_empty()).then_some(message)
+        };
+        let overlaps = listeners.iter().enumerate().map(overlap).collect();
+        (conflicts, overlaps)
+    }
+
+    proptest! {
+        #[test]
+        fn looking_up_finds_what_comparing_all_would(mut specs in prop::collection::vec(spec(), 1..24)) {
+            specs.sort_by_key(|(own, _)| !own);
+            (0..).zip(&mut specs).for_each(|(index, (_, spec)): (usize, _)| spec.name = format!("l{index}"));
+            let owner = |own: bool| match own {
+                true => Owner::Gateway(ObjectKey::new("a", "edge")),
+                false => Owner::ListenerSet(ObjectKey::new("a", "more")),
+            };
+            let judged = specs.iter().map(|(own, spec)| listeners::judge(&owner(*own), spec, PortMap::default()));
+            let mut listeners: Vec<_> = judged.collect();
+            let (conflicts, overlaps) = said(&listeners);
+            compare(&mut listeners);
+            let found: Vec<_> = listeners.iter().map(|one| one.conflict.as_ref().map(|(reason, _)| *reason)).collect();
+            prop_assert_eq!(found, conflicts);
+            let found: Vec<_> = listeners.iter().map(|one| one.overlap.clone()).collect();
+            prop_assert_eq!(found, overlaps);
+        }
+    }
+}
