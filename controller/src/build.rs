@@ -113,12 +113,9 @@ impl Builder {
             if !self.store.ready() {
                 continue;
             }
-            let dirty = self.store.take_dirty();
-            if dirty.structure || settings_changed || retry.is_some_and(|at| at <= Instant::now()) {
-                let complete = self.build(&mut built).await?;
+            let all = settings_changed || retry.is_some_and(|at| at <= Instant::now());
+            if let Some(complete) = self.follow(&mut built, all).await? {
                 retry = (!complete).then(|| Instant::now() + RETRY);
-            } else if !dirty.endpoints.is_empty() {
-                self.build_endpoints(&mut built, &dirty.endpoints);
             }
             self.tell(&mut built, &acks.borrow_and_update().clone());
             wake = built.gate.take_wake();
@@ -132,6 +129,18 @@ impl Builder {
         while let Ok(Some(change)) = timeout_at(end.min(Instant::now() + QUIET), changes.recv()).await {
             self.store.change(change);
         }
+    }
+
+    /// Builds what changes since the last time ask for, or `all`. Returns, after a full build, what [`Self::build`] returns.
+    async fn follow(&mut self, built: &mut Built, all: bool) -> Result<Option<bool>, JoinError> {
+        let dirty = self.store.take_dirty();
+        if all || dirty.structure {
+            return self.build(built).await.map(Some);
+        }
+        if !dirty.endpoints.is_empty() {
+            self.build_endpoints(built, &dirty.endpoints);
+        }
+        Ok(None)
     }
 
     /// Translates everything and publishes it. Returns whether every Secret and ConfigMap that is referred to could be had.
@@ -424,3 +433,6 @@ fn send_if_new<T: PartialEq>(channel: &watch::Sender<Arc<T>>, value: T) {
         new
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! However objects come, change and go: what is built in the end is what a fresh start builds of those that are there.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::last_good::Record;
+
+/// An object with its versions.
+struct Pooled {
+    kind: Kind,
+    key: ObjectKey,
+    versions: Vec<Value>,
+}
+
+/// Those of `pool.yaml`, and Secrets and a ConfigMap with certificates.
+static POOL: LazyLock<Vec<Pooled>> = LazyLock::new(|| {
+    let mut documents: Vec<Value> = serde_saphyr::from_multiple(include_str!("pool.yaml")).unwrap();
+    for namespace in ["a", "b"] {
+        for _ in 0..2 {
+            let made =
+                rcgen::generate_simple_self_signed(vec!["a.example".to_owned(), "set.example".to_owned()]).unwrap();
+            let data = json!({
+                "tls.crt": STANDARD.encode(made.cert.pem()), "tls.key": STANDARD.encode(made.signing_key.serialize_pem()),
+            });
+            let metadata = json!({"namespace": namespace, "name": "tls"});
+            documents.push(json!({"kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls", "data": data}));
+        }
+    }
+    for _ in 0..2 {
+        let made = rcgen::generate_simple_self_signed(vec!["authority.example".to_owned()]).unwrap();
+        let metadata = json!({"namespace": "b", "name": "authority"});
+        documents.push(json!({"kind": "ConfigMap", "metadata": metadata, "data": {"ca.crt": made.cert.pem()}}));
+    }
+    let mut pool: Vec<Pooled> = Vec::new();
+    for document in documents {
+        let kind = *Kind::ALL.iter().find(|kind| document["kind"] == kind.name()).unwrap();
+        let text = |field: &str| document["metadata"][field].as_str().unwrap_or_default();
+        let key = ObjectKey::new(text("namespace"), text("name"));
+        match pool.iter_mut().find(|known| known.kind == kind && known.key == key) {
+            Some(known) => known.versions.push(document),
+            None => pool.push(Pooled { kind, key, versions: vec![document] }),
+        }
+    }
+    pool
+});
+
+/// What the API server holds, by place in the pool.
+type Present = BTreeMap<usize, Value>;
+
+/// Something that happens to an object.
+#[derive(Clone, Debug)]
+struct Event {
+    object: usize,
+    happening: Happening,
+    /// Whether a build follows at once; else it sees what comes next, too.
+    build: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    /// It is created, or changed, to this version.
+    Apply(usize),
+    /// It goes.
+    Delete,
+    /// It goes while the watch is interrupted.
+    DeleteUnseen,
+    /// It goes and comes back as another object of the same name while the watch is interrupted.
+    Recreate(usize),
+    /// Nothing; the watch lists everything again.
+    Relist,
+}
+
+impl Event {
+    /// Changes what is there. Returns what the watches tell.
+    fn happen(&self, present: &mut Present, now: usize) -> Vec<Change> {
+        let kind = POOL[self.object].kind;
+        let all = |present: &Present| {
+            let keys = present.keys().map(|index| &POOL[*index]).filter(|pooled| pooled.kind == kind);
+            kinds::of_kind!(kind, listed(keys.map(|pooled| pooled.key.clone()).collect()))
+        };
+        match self.happening {
+            Happening::Apply(version) => {
+                let before = present.get(&self.object).map(|object| object["metadata"].clone());
+                vec![self.put(present, version, before, now)]
+            }
+            Happening::Recreate(version) => {
+                let object = self.put(present, version, None, now);
+                vec![object, all(present)]
+            }
+            Happening::Delete => match present.remove(&self.object) {
+                Some(_) => vec![kinds::of_kind!(kind, delete(POOL[self.object].key.clone()))],
+                None => Vec::new(),
+            },
+            Happening::DeleteUnseen => {
+                present.remove(&self.object);
+                vec![all(present)]
+            }
+            Happening::Relist => vec![all(present)],
+        }
+    }
+
+    fn put(&self, present: &mut Present, version: usize, before: Option<Value>, now: usize) -> Change {
+        let Pooled { kind, versions, .. } = &POOL[self.object];
+        let mut object = versions[version % versions.len()].clone();
+        let metadata = &mut object["metadata"];
+        match before {
+            Some(before) => {
+                metadata["uid"] = before["uid"].clone();
+                metadata["creationTimestamp"] = before["creationTimestamp"].clone();
+                metadata["generation"] = json!(before["generation"].as_i64().unwrap() + 1);
+            }
+            None => {
+                metadata["uid"] = json!(format!("{}-{now}", self.object));
+                metadata["creationTimestamp"] = json!(format!("2026-01-01T00:{:02}:{:02}Z", now / 60, now % 60));
+                metadata["generation"] = json!(1);
+            }
+        }
+        present.insert(self.object, object.clone());
+        kinds::of_kind!(*kind, apply(object))
+    }
+}
+
+fn apply<T: Watched>(object: Value) -> Change {
+    Change::apply(kinds::stored::<T>(serde_json::from_value(object).unwrap()))
+}
+
+fn delete<T: Watched>(key: ObjectKey) -> Change {
+    Change::delete::<T>(key)
+}
+
+fn listed<T: Watched>(keys: BTreeSet<ObjectKey>) -> Change {
+    Change::listed::<T>(keys)
+}
+
+/// As much of an API server as it takes to fetch the objects that are kept on demand.
+async fn serve(listener: TcpListener, objects: Arc<Mutex<HashMap<String, Value>>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let objects = objects.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let objects = objects.clone();
+            async move {
+                let missing = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
+                let objects = objects.lock().unwrap_or_else(PoisonError::into_inner);
+                let (status, body) = match objects.get(request.uri().path()) {
+                    Some(object) => (200, object),
+                    None => (404, &missing),
+                };
+                let response = Response::builder().status(status).body(Full::new(Bytes::from(body.to_string())));
+                Ok::<_, hyper::Error>(response.unwrap())
+            }
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+/// A controller without watches and writers.
+struct Rig {
+    builder: Builder,
+    built: Built,
+    fetchable: Arc<Mutex<HashMap<String, Value>>>,
+}
+
+impl Rig {
+    async fn start(present: &Present) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let fetchable = Arc::default();
+        tokio::spawn(serve(listener, Arc::clone(&fetchable)));
+        let settings = Settings::default();
+        let controllers = vec![settings.gateway_controller.clone(), settings.ingress_controller.clone()];
+        let mut rig = Self {
+            builder: Builder {
+                client: Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap(),
+                store: Store::new(Kind::ALL.iter().copied(), controllers),
+                settings: watch::channel(Arc::new(settings)).1,
+                shared: ServiceAccount { namespace: "sluice".into(), name: "dataplane".into() },
+                shared_service: None,
+                publisher: Publisher::new(),
+                outputs: Outputs {
+                    unwritten: watch::Sender::default(),
+                    reports: watch::Sender::default(),
+                    infrastructure: watch::Sender::default(),
+                    classes: watch::Sender::default(),
+                    unrecorded: watch::Sender::default(),
+                    ready: watch::Sender::default(),
+                },
+                leads: watch::channel(true).1,
+                metrics: Metrics::default(),
+            },
+            built: Built::default(),
+            fetchable,
+        };
+        rig.offer(present);
+        for (index, object) in present {
+            let change = kinds::of_kind!(POOL[*index].kind, apply(object.clone()));
+            rig.builder.store.change(change);
+        }
+        for kind in Kind::ALL {
+            let keys = present.keys().map(|index| &POOL[*index]).filter(|pooled| pooled.kind == *kind);
+            let keys = keys.map(|pooled| pooled.key.clone()).collect();
+            rig.builder.store.change(kinds::of_kind!(*kind, listed(keys)));
+        }
+        rig.builder.store.change(Change::recorded(Record::default()));
+        assert!(rig.builder.store.ready());
+        rig.build().await;
+        rig
+    }
+
+    /// Lets these be fetched.
+    fn offer(&self, present: &Present) {
+        let of_kind = |kind: Kind| match kind {
+            Kind::Secret => Some("secrets"),
+            Kind::ConfigMap => Some("configmaps"),
+            _ => None,
+        };
+        let fetchable = present.iter().filter_map(|(index, object)| {
+            let Pooled { kind, key, .. } = &POOL[*index];
+            let path = format!("/api/v1/namespaces/{}/{}/{}", key.namespace, of_kind(*kind)?, key.name);
+            Some((path, object.clone()))
+        });
+        *self.fetchable.lock().unwrap_or_else(PoisonError::into_inner) = fetchable.collect();
+    }
+
+    async fn build(&mut self) {
+        let complete = self.builder.follow(&mut self.built, false).await.unwrap();
+        assert_ne!(complete, Some(false), "everything that is referred to can be fetched");
+        let acks = self.builder.publisher.acks().borrow().clone();
+        self.builder.tell(&mut self.built, &acks);
+    }
+}
+
+/// Everything that leaves the build is the same.
+fn same(after_all: &Rig, fresh: &Rig) -> Result<(), TestCaseError> {
+    prop_assert_eq!(&after_all.built.snapshots, &fresh.built.snapshots);
+    prop_assert_eq!(&after_all.built.identities, &fresh.built.identities);
+    let (one, other) = (&after_all.builder.outputs, &fresh.builder.outputs);
+    prop_assert_eq!(&**one.unwritten.borrow(), &**other.unwritten.borrow());
+    prop_assert_eq!(&**one.reports.borrow(), &**other.reports.borrow());
+    prop_assert_eq!(&**one.infrastructure.borrow(), &**other.infrastructure.borrow());
+    prop_assert_eq!(&**one.classes.borrow(), &**other.classes.borrow());
+    prop_assert!(one.unrecorded.borrow().is_none() && other.unrecorded.borrow().is_none());
+    Ok(())
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let happening = prop_oneof![
+        4 => (0..3_usize).prop_map(Happening::Apply),
+        4 => Just(Happening::Delete),
+        1 => Just(Happening::DeleteUnseen),
+        1 => (0..3_usize).prop_map(Happening::Recreate),
+        1 => Just(Happening::Relist),
+    ];
+    (0..POOL.len(), happening, any::<bool>()).prop_map(|(object, happening, build)| Event { object, happening, build })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 500, ..ProptestConfig::with_cases(48) })]
+
+    #[test]
+    fn any_sequence_of_events_ends_where_a_fresh_start_does(
+        absent in prop::collection::btree_set(0..POOL.len(), 0..6),
+        events in prop::collection::vec(event(), 1..32),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut present = Present::new();
+            for object in (0..POOL.len()).filter(|object| !absent.contains(object)) {
+                Event { object, happening: Happening::Apply(0), build: false }.happen(&mut present, object);
+            }
+            let mut rig = Rig::start(&present).await;
+            let resources: usize = rig.built.snapshots.values().map(|snapshot| snapshot.iter().count()).sum();
+            prop_assert!(!absent.is_empty() || resources > 20, "the pool makes a whole");
+            for (event, now) in events.iter().zip(POOL.len()..) {
+                let changes = event.happen(&mut present, now);
+                rig.offer(&present);
+                changes.into_iter().for_each(|change| rig.builder.store.change(change));
+                if event.build {
+                    rig.build().await;
+                }
+            }
+            rig.build().await;
+            same(&rig, &Rig::start(&present).await)
+        })?;
+    }
+}
