@@ -11,6 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,6 +27,8 @@ struct Running {
     child: Child,
     lines: Receiver<String>,
     http_port: u16,
+    /// Where the endpoints of the Services are, in the order in which they are written.
+    endpoints: Vec<u16>,
 }
 
 impl Drop for Running {
@@ -57,7 +64,7 @@ fn start() -> (Running, Vec<String>) {
     let (sender, lines) = channel();
     let stdout = BufReader::new(child.stdout.take().expect("its output"));
     std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-    let running = Running { dir, child, lines, http_port: ports[0] };
+    let running = Running { dir, child, lines, http_port: ports[0], endpoints: ports[2..].to_vec() };
     let greeting = running.lines_until(|line| line.starts_with("serving "));
     (running, greeting)
 }
@@ -276,6 +283,94 @@ fn a_deleted_file_takes_its_routes_along() {
         assert!(began.elapsed() < PATIENCE);
     }
     running.wait_for_service("shop.localhost", "/", "demo/storefront");
+}
+
+/// An HTTPRoute to a Service of another namespace.
+const ACROSS: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: across, namespace: demo}
+spec:
+  parentRefs: [{name: api}]
+  hostnames: [api.localhost]
+  rules: [{matches: [{path: {value: /across}}], backendRefs: [{namespace: elsewhere, name: away, port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: away, namespace: elsewhere}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: away-1, namespace: elsewhere, labels: {kubernetes.io/service-name: away}}
+addressType: IPv4
+ports: [{port: PORT}]
+endpoints: [{addresses: [127.0.0.1]}]
+"#;
+
+const GRANT: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: from-demo, namespace: elsewhere}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: demo}]
+  to: [{group: "", kind: Service}]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_goes_cuts_the_traffic_of_open_connections() {
+    let (running, _) = start();
+    let file = |name: &str| running.dir.path().join(name);
+    fs::write(file("across.yaml"), ACROSS.replace("PORT", &running.endpoints[0].to_string())).expect("a file");
+    fs::write(file("grant.yaml"), GRANT).expect("a file");
+    let began = Instant::now();
+    while running.ask("api.localhost", "/across").is_ok_and(|(status, _)| status != 200) {
+        assert!(began.elapsed() < PATIENCE, "the route never served");
+    }
+
+    // Both stay open to the end: a connection that is closed fails the test.
+    let connect = async || {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", running.http_port)).await.expect("a connection");
+        TokioIo::new(stream)
+    };
+    let (mut http1, driver) = http1::handshake(connect().await).await.expect("HTTP/1.1");
+    tokio::spawn(driver);
+    let (mut http2, driver) = http2::handshake(TokioExecutor::new(), connect().await).await.expect("HTTP/2");
+    tokio::spawn(driver);
+    let mut statuses = async || {
+        let request = |uri: &str| {
+            let request = Request::get(uri).header("host", "api.localhost");
+            request.body(Empty::<Bytes>::new()).expect("a request")
+        };
+        let mut answers = Vec::new();
+        http1.ready().await.expect("an open connection");
+        answers.push(http1.send_request(request("/across")).await.expect("an answer"));
+        http2.ready().await.expect("an open connection");
+        let mut over_http2 = request("http://api.localhost/across");
+        over_http2.headers_mut().clear();
+        answers.push(http2.send_request(over_http2).await.expect("an answer"));
+        let mut statuses = [0; 2];
+        for (answer, status) in answers.into_iter().zip(&mut statuses) {
+            *status = answer.status().as_u16();
+            answer.into_body().collect().await.expect("a whole answer");
+        }
+        statuses
+    };
+    assert_eq!(statuses().await, [200, 200]);
+    for (present, status) in [(false, 500), (true, 200), (false, 500)] {
+        let began = Instant::now();
+        match present {
+            true => fs::write(file("grant.yaml"), GRANT).expect("a file"),
+            false => fs::remove_file(file("grant.yaml")).expect("a removal"),
+        }
+        while statuses().await != [status, status] {
+            assert!(began.elapsed() < PATIENCE, "{status} never came");
+        }
+        println!("{status} after {:?}", began.elapsed());
+        for _ in 0..20 {
+            assert_eq!(statuses().await, [status, status], "and so it stays");
+        }
+    }
 }
 
 #[test]

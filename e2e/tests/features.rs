@@ -22,7 +22,10 @@ fn each_feature_has_its_tests() {
                 ("proxy", Some((file, function))) => {
                     defines(&read(&format!("dataplane/tests/proxy/{file}.rs")), function)
                 }
-                ("control_plane", None) => ["cluster", "dataplane", "kinds", "main"]
+                ("laws", Some((file, function))) => {
+                    defines(&read(&format!("controller/tests/laws/{file}.rs")), function)
+                }
+                ("control_plane", None) => ["cluster", "dataplane", "kinds", "main", "second_writer"]
                     .iter()
                     .any(|file| defines(&read(&format!("controller/tests/control_plane/{file}.rs")), name)),
                 ("unit", Some((file, function))) => defines(&read(file), function),
