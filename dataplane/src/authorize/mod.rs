@@ -59,6 +59,8 @@ pub async fn ask(
         0 => None,
         most => arriving.whole(exchange, rule, most.into()).await?,
     };
+    // Without trailers: with them the question could not tell its length.
+    let body = body.map(Copied::into_data).unwrap_or_default();
     let own = Instant::now() + WITHIN;
     let whole = rule.timeouts.request.map(|limit| exchange.start + limit);
     let question = Question { auth, rule, whole, until: whole.map_or(own, |whole| whole.min(own)) };
@@ -87,9 +89,9 @@ impl Question<'_> {
         exchange: &Exchange,
         context: &Context<'_>,
         request: &mut Outgoing,
-        body: Option<Copied>,
+        body: Bytes,
     ) -> Result<Option<Denied>, Reason> {
-        let head = auth.question(context.method, request, body.is_some()).ok_or(Reason::BadPath)?;
+        let head = auth.question(context.method, request, !body.is_empty()).ok_or(Reason::BadPath)?;
         match self.send(exchange, head, body).await? {
             (Sent::Answered(mut response, body), _) if auth.is_yes(response.status()) => {
                 auth.grant(std::mem::take(response.headers_mut()), request);
@@ -112,13 +114,12 @@ impl Question<'_> {
         exchange: &mut Exchange,
         context: &Context<'_>,
         request: &mut Outgoing,
-        body: Option<Copied>,
+        body: Bytes,
         size: Option<u64>,
     ) -> Result<Option<Denied>, Reason> {
         let head = grpc::head(self.until.saturating_duration_since(Instant::now()));
-        let body = body.map(Copied::into_data).unwrap_or_default();
         let question = grpc::question(auth, exchange, context, request, &body, size);
-        let (sent, picked) = self.send(exchange, head, Some(Copied::new(question))).await?;
+        let (sent, picked) = self.send(exchange, head, question).await?;
         let Sent::Answered(response, body) = sent else { return Err(Reason::AuthUnavailable) };
         match within(Some(self.until), grpc::read(response, body)).await.flatten() {
             Some(Verdict::Passes(changes, removed, of_answer)) => {
@@ -136,16 +137,11 @@ impl Question<'_> {
         }
     }
 
-    async fn send(
-        &self,
-        exchange: &Exchange,
-        head: Request<()>,
-        body: Option<Copied>,
-    ) -> Result<(Sent, Picked), Reason> {
+    async fn send(&self, exchange: &Exchange, head: Request<()>, body: Bytes) -> Result<(Sent, Picked), Reason> {
         let question = Subrequest {
             cluster: &self.auth.cluster,
             head,
-            body,
+            body: (!body.is_empty()).then(|| Copied::new(body)),
             connect: self.rule.timeouts.connect.unwrap_or(CONNECT),
             pause: Duration::ZERO,
             until: self.until,

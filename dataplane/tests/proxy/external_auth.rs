@@ -229,8 +229,11 @@ async fn bodies_are_shown_up_to_the_limit_and_reach_the_backend_as_well() {
     let (auth, questions) = service(false, || full("yes")).await;
     let rig = rig(&backend, &[auth.address], vec![asks(http(&[], None), 5), asks(http(&[], None), 5)]);
     let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n";
-    for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"]
-    {
+    for body in [
+        "Content-Length: 5\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n",
+    ] {
         let answer = raw(rig.address(), format!("{head}{body}").as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\n\nhello"), "{answer}");
         let asked = std::mem::take(&mut *questions.lock().unwrap());
@@ -250,6 +253,11 @@ async fn bodies_are_shown_up_to_the_limit_and_reach_the_backend_as_well() {
     assert_eq!(fetch(rig.address(), "/").await.status, 200);
     let asked = questions.lock().unwrap().join("");
     assert!(asked.contains("content-length: 0\n"), "a request without a body: {asked}");
+    questions.lock().unwrap().clear();
+    let empty = raw(rig.address(), format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n").as_bytes()).await;
+    assert!(empty.starts_with("HTTP/1.1 200 "), "{empty}");
+    let asked = questions.lock().unwrap().join("");
+    assert!(asked.contains("content-length: 0\n") && !asked.contains("transfer-encoding"), "{asked}");
 }
 
 #[tokio::test]
