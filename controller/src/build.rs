@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 use translate::{
-    DataPlane, Infrastructure, Kind, ObjectKey, Problem, Resources, Settings, Severity, Translation, translate,
+    DataPlane, Infrastructure, Kind, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
+    translate,
 };
 
 use crate::class_guard::Classes;
@@ -82,6 +83,9 @@ struct Built {
     identities: BTreeMap<ServiceAccount, DataPlane>,
     wanted: Wanted,
     gate: Gate,
+    plan: provision::Plan,
+    /// Data planes that Gateways leave, each with those that they go to.
+    moves: Vec<(DataPlane, DataPlane)>,
     reports: Vec<Report>,
     /// Those that are logged, sorted.
     told: Vec<Report>,
@@ -208,11 +212,10 @@ impl Builder {
     fn publish(&mut self, built: &mut Built, translation: Translation, complete: bool) {
         let Translation { snapshots, statuses, problems, infrastructure, rejected, .. } = translation;
         let mut identities = BTreeMap::from([(self.shared.clone(), DataPlane::Shared)]);
-        for (gateway, infrastructure) in &infrastructure {
-            let name = translate::infrastructure_name(&gateway.name, &infrastructure.class);
-            let account = ServiceAccount { namespace: gateway.namespace.clone(), name };
-            // A Gateway whose account would be another's gets none rather than the other's keys.
-            identities.entry(account).or_insert_with(|| DataPlane::Gateway(gateway.clone()));
+        for (plane, infrastructure) in &infrastructure {
+            let (namespace, name) = (infrastructure.key.namespace.clone(), infrastructure.key.name.clone());
+            // Data planes whose account would be another's get none rather than the other's keys.
+            identities.entry(ServiceAccount { namespace, name }).or_insert_with(|| plane.clone());
         }
         built.snapshots = snapshots.into_iter().map(|(plane, snapshot)| (plane, Arc::new(snapshot))).collect();
         built.identities = identities;
@@ -221,7 +224,8 @@ impl Builder {
         // Without its parameters nobody knows how they should look.
         let infrastructure: BTreeMap<_, _> =
             infrastructure.into_iter().filter(|(_, infrastructure)| infrastructure.parameters.is_some()).collect();
-        let spared = self.spared(statuses.gateways.keys(), &infrastructure);
+        let spared = self.spared(&statuses, &infrastructure);
+        built.moves = self.moves(&statuses, &infrastructure);
         send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
         built.gate.forget_except(&statuses);
         built.wanted.replace(statuses);
@@ -233,12 +237,13 @@ impl Builder {
         let uid = |kind, key: &ObjectKey| kinds::uid(resources, kind, key);
         let wanted = infrastructure
             .into_iter()
-            .filter_map(|(gateway, infrastructure)| {
-                let uid = uid(Kind::Gateway, &gateway)?;
-                Some((gateway, provision::Wanted { uid, infrastructure }))
+            .filter_map(|(plane, infrastructure)| {
+                let (kind, owner) = plane.owner()?;
+                Some((plane, provision::Wanted { uid: uid(kind, &owner)?, infrastructure }))
             })
             .collect();
-        send_if_new(&self.outputs.infrastructure, Some(provision::Plan { wanted, spared }));
+        built.plan = provision::Plan { wanted, spared };
+        self.tell_plan(built);
         let reports = problems
             .into_iter()
             .chain(self.store.problems().cloned())
@@ -275,22 +280,51 @@ impl Builder {
         ours.map(|class| (class.name.clone(), used.contains(class.name.as_str()))).collect()
     }
 
-    /// The Gateways of our classes, or that cannot be told from ours for now, which get no data planes as they are: what a bad
-    /// edit refuses today may be serving.
-    fn spared<'a>(
-        &'a self,
-        ours: impl Iterator<Item = &'a ObjectKey>,
-        infrastructure: &BTreeMap<ObjectKey, Infrastructure>,
-    ) -> BTreeSet<ObjectKey> {
+    /// The data planes of Gateways of our classes, or that cannot be told from ours for now, which get none as they are: what a bad edit
+    /// refuses today may be serving, in data planes of its own or in those of its class.
+    fn spared(&self, statuses: &Statuses, infrastructure: &BTreeMap<DataPlane, Infrastructure>) -> BTreeSet<DataPlane> {
+        let gateways = &self.store.resources.gateways;
         let unreadable = |kind| self.store.problems().filter(move |problem| problem.kind == kind);
         let classes: BTreeSet<_> = unreadable(Kind::GatewayClass).map(|problem| problem.object.name.as_str()).collect();
-        let of_such_a_class = self.store.resources.gateways.iter();
-        let of_such_a_class = of_such_a_class
-            .filter(|(_, entry)| classes.contains(entry.current.spec.gateway_class_name.as_str()))
-            .map(|(key, _)| key);
+        let class_of = |key: &ObjectKey| Some(gateways.get(key)?.current.spec.gateway_class_name.as_str());
+        let of_such_a_class = gateways.keys().filter(|key| class_of(key).is_some_and(|class| classes.contains(class)));
         let unreadable = unreadable(Kind::Gateway).map(|problem| &problem.object);
-        let there = ours.chain(of_such_a_class).chain(unreadable);
-        there.filter(|key| !infrastructure.contains_key(*key)).cloned().collect()
+        let there = statuses.gateways.keys().chain(of_such_a_class).chain(unreadable);
+        let unserved = there.filter(|key| !infrastructure.contains_key(&statuses.data_plane(key)));
+        let planes = unserved.flat_map(|key| {
+            let of_class = class_of(key).map(|class| DataPlane::Class(class.to_owned()));
+            std::iter::once(DataPlane::Gateway(key.clone())).chain(of_class)
+        });
+        planes.filter(|plane| !infrastructure.contains_key(plane)).collect()
+    }
+
+    /// Data planes that are still there though their Gateways belong to others now, since their class began or ceased to share; each
+    /// with the others.
+    fn moves(
+        &self,
+        statuses: &Statuses,
+        infrastructure: &BTreeMap<DataPlane, Infrastructure>,
+    ) -> Vec<(DataPlane, DataPlane)> {
+        let (resources, settings) = (&self.store.resources, self.settings.borrow());
+        let moves = statuses.data_planes.iter().filter_map(|(gateway, to)| {
+            let class = &infrastructure.get(to)?.class;
+            let from = match to {
+                DataPlane::Class(_) => DataPlane::Gateway(gateway.clone()),
+                DataPlane::Gateway(_) | DataPlane::Shared => DataPlane::Class(class.clone()),
+            };
+            let is_left =
+                !infrastructure.contains_key(&from) && translate::service(resources, &settings, &from, class).is_some();
+            is_left.then(|| (from, to.clone()))
+        });
+        moves.collect()
+    }
+
+    /// Tells the provisioner what there should be. What Gateways leave stays until a pod is ready where they go.
+    fn tell_plan(&self, built: &Built) {
+        let mut plan = built.plan.clone();
+        let waiting = built.moves.iter().filter(|(_, to)| !built.gate.is_ready(to));
+        plan.spared.extend(waiting.map(|(from, _)| from.clone()));
+        send_if_new(&self.outputs.infrastructure, Some(plan));
     }
 
     /// The path of most events: replaces the endpoints of these Services, looking at no route.
@@ -318,6 +352,7 @@ impl Builder {
         }
         if self.services(built).any(|(_, service)| services.contains(&service)) {
             self.expect(built);
+            self.tell_plan(built);
         }
         self.metrics.built_endpoints();
     }
@@ -329,10 +364,12 @@ impl Builder {
         built.gate.expect(ready);
     }
 
-    /// The Services that lead to data planes. A Gateway's has the name of its account.
+    /// The Services that lead to data planes. Those for Gateways have the name of the account.
     fn services(&self, built: &Built) -> impl Iterator<Item = (DataPlane, ObjectKey)> {
         built.identities.iter().filter_map(|(account, plane)| match plane {
-            DataPlane::Gateway(_) => Some((plane.clone(), ObjectKey::new(&account.namespace, &account.name))),
+            DataPlane::Gateway(_) | DataPlane::Class(_) => {
+                Some((plane.clone(), ObjectKey::new(&account.namespace, &account.name)))
+            }
             DataPlane::Shared => Some((plane.clone(), self.shared_service.clone()?)),
         })
     }
@@ -404,12 +441,9 @@ where
     })
 }
 
-/// The object that a resource was made from; else the Gateway whose data plane it is.
+/// The object that a resource was made from; else the one that the data planes are for.
 fn origin(id: &ResourceId, plane: &DataPlane) -> Option<(Kind, ObjectKey)> {
-    translate::object(id).or_else(|| match plane {
-        DataPlane::Gateway(gateway) => Some((Kind::Gateway, gateway.clone())),
-        DataPlane::Shared => None,
-    })
+    translate::object(id).or_else(|| plane.owner())
 }
 
 /// The pods to which a Service sends traffic.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use translate::objects::*;
-use translate::{GATEWAY_NAME, Kind, ObjectKey, Resources, SERVICE_NAME, Stored};
+use translate::{CLASS_NAME, GATEWAY_NAME, Kind, ObjectKey, Resources, SERVICE_NAME, Stored};
 
 /// A kind that is watched.
 pub trait Watched:
@@ -102,7 +102,7 @@ impl Watched for ConfigMap {
 }
 
 impl Watched for Pod {
-    const LABELS: Option<&'static str> = Some(GATEWAY_NAME);
+    const LABELS: Option<&'static str> = Some(CLASS_NAME);
 
     /// Keeps what tells why a pod does not start. One that runs, or is about to, is like any other.
     fn strip(&mut self) {
@@ -162,7 +162,7 @@ fn strip(kind: Kind, metadata: &mut ObjectMeta) {
         match kind {
             Kind::Namespace => {}
             Kind::EndpointSlice => labels.retain(|name, _| name == SERVICE_NAME),
-            Kind::Service | Kind::Pod => labels.retain(|name, _| name == GATEWAY_NAME),
+            Kind::Service | Kind::Pod => labels.retain(|name, _| name == GATEWAY_NAME || name == CLASS_NAME),
             _ => labels.clear(),
         }
         (!labels.is_empty()).then_some(labels)
@@ -243,12 +243,12 @@ mod tests {
         assert_eq!(stored(slice), expected);
 
         let service: Service = serde_json::from_value(json!({
-            "metadata": metadata(json!({"app": "web", GATEWAY_NAME: "public"})), "spec": {"selector": {"app": "web"}},
+            "metadata": metadata(json!({"app": "web", GATEWAY_NAME: "public", CLASS_NAME: "c"})), "spec": {"selector": {"app": "web"}},
         }))
         .unwrap();
         let expected: Service = serde_json::from_value(json!({
             "metadata": {
-                "namespace": "shop", "name": "web", "uid": "1", "generation": 2, "labels": {GATEWAY_NAME: "public"},
+                "namespace": "shop", "name": "web", "uid": "1", "generation": 2, "labels": {GATEWAY_NAME: "public", CLASS_NAME: "c"},
             },
             "spec": {},
         }))

@@ -71,7 +71,7 @@ pub struct Options {
     #[arg(long, default_value = "IfNotPresent")]
     pub dataplane_image_pull_policy: String,
 
-    /// A Secret to fetch that image with, by name, in each Gateway's own namespace; may be given several times
+    /// A Secret to fetch that image with, by name, in the namespace of their pods; may be given several times
     #[arg(long)]
     pub dataplane_image_pull_secret: Vec<String>,
 
@@ -169,6 +169,7 @@ impl Options {
     pub fn settings(&self) -> Settings {
         let key = |reference: &Option<Reference>| reference.clone().map(|reference| reference.0);
         Settings {
+            namespace: self.namespace.clone(),
             ingress_controller: self.controller_class.clone(),
             ingress_class: self.ingress_class.clone(),
             watch_ingress_without_class: self.watch_ingress_without_class,

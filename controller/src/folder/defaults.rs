@@ -1,4 +1,5 @@
-//! What a cluster has by itself and a folder need not spell out: namespaces, and classes when it has none.
+//! What a cluster has by itself and a folder need not spell out: namespaces, an IngressClass when it has none, and the GatewayClass that
+//! comes with Sluice.
 
 use std::collections::BTreeSet;
 
@@ -11,18 +12,17 @@ use translate::{Kind, ObjectKey, Settings};
 
 use super::object::Object;
 
-/// The objects to add to those that the files hold (`present`). A class that the user named is there even among others.
+/// The objects to add to those that the files hold (`present`). A class that the user named is there even among others. So is the
+/// GatewayClass: unlike an IngressClass it concerns nobody who does not name it.
 pub(super) fn missing<'a>(
     present: impl Iterator<Item = &'a (Kind, ObjectKey)>,
     settings: &Settings,
 ) -> Vec<((Kind, ObjectKey), Object)> {
     let present: BTreeSet<_> = present.collect();
-    let has = |kind| match is_named(settings) {
-        true => present.contains(&(kind, ObjectKey::new("", &settings.ingress_class))),
-        false => present.iter().any(|(other, _)| *other == kind),
-    };
+    let has = |kind| present.contains(&(kind, ObjectKey::new("", &settings.ingress_class)));
+    let has_other = || !is_named(settings) && present.iter().any(|(kind, _)| *kind == Kind::IngressClass);
     let mut objects = Vec::new();
-    if !has(Kind::IngressClass) {
+    if !has(Kind::IngressClass) && !has_other() {
         objects.push((Kind::IngressClass, ingress_class(settings)));
     }
     if !has(Kind::GatewayClass) {

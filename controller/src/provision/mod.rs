@@ -1,4 +1,5 @@
-//! The data planes of Gateways: a Deployment and a Service of their own in the Gateway's namespace (GEP-1762).
+//! The data planes of Gateways: a Deployment and a Service of their own in the Gateway's namespace (GEP-1762), or those that all
+//! Gateways of a class share, in the namespace of the installation.
 
 mod apply;
 mod objects;
@@ -7,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::gateway::Gateway;
+use crds::gateway::{Gateway, GatewayClass};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::Value;
 use snapshot::Hash;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use translate::{Infrastructure, Kind, ObjectKey, Problem, Severity};
+use translate::{DataPlane, Infrastructure, ObjectKey, Problem, Severity};
 
 use crate::events::{self, Report};
 use crate::shutdown::Shutdown;
@@ -26,10 +28,10 @@ const AGAIN: Duration = Duration::from_secs(5 * 60);
 /// When a failed write is tried again; twice as long after every failure, up to [`AGAIN`].
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What a Gateway asks for.
+/// What a Gateway, or a class, asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The Gateway's `uid`: the objects belong to it and go with it.
+    /// The `uid` of the Gateway or GatewayClass: the objects belong to it and go with it.
     pub uid: String,
     /// What translation says.
     pub infrastructure: Infrastructure,
@@ -38,10 +40,11 @@ pub struct Wanted {
 /// What there should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What Gateways ask for.
-    pub wanted: BTreeMap<ObjectKey, Wanted>,
-    /// Gateways that are there but cannot be followed as they are: what was made for them stays as it is.
-    pub spared: BTreeSet<ObjectKey>,
+    /// What Gateways and classes ask for.
+    pub wanted: BTreeMap<DataPlane, Wanted>,
+    /// Data planes of Gateways that are there but cannot be followed as they are, or that have not moved away yet: what was made for
+    /// them stays as it is.
+    pub spared: BTreeSet<DataPlane>,
 }
 
 /// Keeps the data planes of Gateways as they should be.
@@ -68,7 +71,7 @@ impl Provisioner {
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let mut applied: BTreeMap<Id, Hash> = BTreeMap::new();
         let mut all_again = Instant::now();
-        let mut spared: BTreeSet<ObjectKey> = BTreeSet::new();
+        let mut spared: BTreeSet<DataPlane> = BTreeSet::new();
         let mut retry = RETRY;
         loop {
             let leads = *self.leader.borrow_and_update();
@@ -110,9 +113,9 @@ impl Provisioner {
         let mut complete = true;
         let mut keep = BTreeSet::new();
         let first = applied.is_empty();
-        for (gateway, wanted) in &plan.wanted {
+        for (plane, wanted) in &plan.wanted {
             let mut denied = false;
-            for object in self.template.objects(gateway, wanted) {
+            for object in self.template.objects(plane, wanted) {
                 let id = id(&object);
                 let hash = Hash::of(object.to_string().as_bytes());
                 keep.insert(id.clone());
@@ -127,7 +130,7 @@ impl Provisioner {
                         complete = false;
                         // Without rights every object fails alike: the first one says it all.
                         if refusal(&error).is_none() || !std::mem::replace(&mut denied, true) {
-                            self.tell(gateway, wanted, &id.0, &error).await;
+                            self.tell(plane, wanted, &id.0, &error).await;
                         }
                     }
                 }
@@ -150,20 +153,23 @@ impl Provisioner {
         complete
     }
 
-    /// Says why a Gateway lacks an object: in the log, and to the Gateway's owner in an Event.
-    async fn tell(&self, gateway: &ObjectKey, wanted: &Wanted, kind: &str, error: &WriteError) {
+    /// Says why data planes lack an object: in the log, and in an Event of the Gateway or the class.
+    async fn tell(&self, plane: &DataPlane, wanted: &Wanted, kind: &str, error: &WriteError) {
         let message = match refusal(error) {
             Some(refusal) => format!(
-                "The API server denies the {kind} of the Gateway's data planes: {refusal}. If Sluice lacks the right, let \
-                 the chart grant it (controller.gatewayClassResource.enabled). Until then the Gateway has no data planes \
-                 or keeps those that it has."
+                "The API server denies the {kind} of the data planes of {plane}: {refusal}. If Sluice lacks the right, let \
+                 the chart grant it (controller.gatewayClassResource.enabled). Until then there are no data planes, \
+                 or they stay as they are."
             ),
-            None => format!("The {kind} of the Gateway's data planes is not applied and will be tried again: {error}."),
+            None => {
+                format!("The {kind} of the data planes of {plane} is not applied and will be tried again: {error}.")
+            }
         };
-        tracing::warn!(%gateway, "{message}");
+        tracing::warn!(%plane, "{message}");
+        let Some((kind, object)) = plane.owner() else { return };
         let problem = Problem {
-            kind: Kind::Gateway,
-            object: gateway.clone(),
+            kind,
+            object,
             field: String::new(),
             reason: "ProvisioningFailed",
             message,
@@ -171,12 +177,12 @@ impl Provisioner {
         };
         let report = Report { problem, uid: Some(wanted.uid.clone()) };
         if let Err(error) = within(events::tell(&self.client, &self.instance, &report, false)).await {
-            tracing::warn!(%gateway, %error, "the Event is not written");
+            tracing::warn!(%plane, %error, "the Event is not written");
         }
     }
 
     /// Deletes what this installation once made and nobody wants now.
-    async fn sweep(&self, keep: &BTreeSet<Id>, spared: &BTreeSet<ObjectKey>) -> Result<(), WriteError> {
+    async fn sweep(&self, keep: &BTreeSet<Id>, spared: &BTreeSet<DataPlane>) -> Result<(), WriteError> {
         let ours = ListParams::default().labels(&self.template.selector());
         for resource in objects::kinds() {
             let listed = within(async {
@@ -185,10 +191,9 @@ impl Provisioner {
             for object in listed.await? {
                 let namespace = object.namespace().unwrap_or_default();
                 let name = object.name_any();
-                // The label could be a shortened name.
-                let is_spared = object.owner_references().iter().any(|owner| {
-                    owner.kind == Gateway::kind(&()) && spared.contains(&ObjectKey::new(&namespace, &owner.name))
-                });
+                // Labels could be shortened names.
+                let planes = object.owner_references().iter().filter_map(|owner| made_for(owner, &namespace));
+                let is_spared = planes.into_iter().any(|plane| spared.contains(&plane));
                 if is_spared || keep.contains(&(resource.kind.clone(), ObjectKey::new(&namespace, &name))) {
                     continue;
                 }
@@ -204,6 +209,15 @@ impl Provisioner {
             }
         }
         Ok(())
+    }
+}
+
+/// The data planes that an object in this namespace is for.
+fn made_for(owner: &OwnerReference, namespace: &str) -> Option<DataPlane> {
+    match owner.kind.as_str() {
+        kind if kind == Gateway::kind(&()) => Some(DataPlane::Gateway(ObjectKey::new(namespace, &owner.name))),
+        kind if kind == GatewayClass::kind(&()) => Some(DataPlane::Class(owner.name.clone())),
+        _ => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The manifests of a Gateway's data planes.
+//! The manifests of the data planes of a Gateway, or of those that all Gateways of a class share.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,10 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
-use translate::{GATEWAY_NAME, ObjectKey, ServiceType, Transport, label_value};
+use translate::{CLASS_NAME, DataPlane, GATEWAY_NAME, ServiceType, Transport, label_value};
 
 use super::Wanted;
 
-const CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 const INSTALLATION: &str = "sluice.dev/installation";
 
 /// How long a data plane may finish its connections, in seconds; the pod lives a little longer.
@@ -32,7 +31,7 @@ pub struct Template {
     pub pull_secrets: Vec<String>,
     /// `sizeLimit` of the volume for the last good snapshot.
     pub state_size_limit: String,
-    /// How many pods each Gateway gets.
+    /// How many pods each Gateway, or class, gets.
     pub replicas: u32,
     /// Where the controllers listen: a headless Service's name with the port.
     pub controllers: String,
@@ -46,7 +45,7 @@ pub struct Template {
     pub metrics_annotations: bool,
 }
 
-/// The kinds that are made for a Gateway.
+/// The kinds that are made.
 pub fn kinds() -> [ApiResource; 6] {
     [
         ApiResource::erase::<ServiceAccount>(&()),
@@ -61,23 +60,28 @@ pub fn kinds() -> [ApiResource; 6] {
 impl Template {
     /// Selects the objects of this installation.
     pub fn selector(&self) -> String {
-        format!("{INSTALLATION}={},{GATEWAY_NAME}", self.installation)
+        format!("{INSTALLATION}={}", self.installation)
     }
 
-    /// Everything that a Gateway gets, in the order in which it is applied.
-    pub fn objects(&self, gateway: &ObjectKey, wanted: &Wanted) -> Vec<Value> {
+    /// Everything that data planes consist of, in the order in which it is applied.
+    pub fn objects(&self, plane: &DataPlane, wanted: &Wanted) -> Vec<Value> {
         let infrastructure = &wanted.infrastructure;
         let parameters = infrastructure.parameters.clone().unwrap_or_default();
-        let name = translate::infrastructure_name(&gateway.name, &infrastructure.class);
-        let selector: BTreeMap<String, String> = [
-            (GATEWAY_NAME.to_owned(), label_value(&gateway.name, &name)),
-            ("app.kubernetes.io/name".to_owned(), "sluice-gateway".to_owned()),
-        ]
-        .into();
+        let (namespace, name) = (infrastructure.key.namespace.as_str(), infrastructure.key.name.as_str());
+        let label = |value: &str| label_value(value, name).to_owned();
+        let Some((owner_kind, owner)) = plane.owner() else { return Vec::new() };
+        // Pods of a Gateway carry the name of their class too: what they are keeps them apart from those of the class.
+        let (owner_label, what) = match plane {
+            DataPlane::Gateway(_) => (GATEWAY_NAME, "sluice-gateway"),
+            DataPlane::Class(_) | DataPlane::Shared => (CLASS_NAME, "sluice-gateway-class"),
+        };
+        let selector: BTreeMap<String, String> =
+            [(owner_label.to_owned(), label(&owner.name)), ("app.kubernetes.io/name".to_owned(), what.to_owned())]
+                .into();
         let mut labels = infrastructure.labels.clone();
         labels.extend(selector.clone());
         labels.extend([
-            (CLASS_NAME.to_owned(), label_value(&infrastructure.class, &name)),
+            (CLASS_NAME.to_owned(), label(&infrastructure.class)),
             ("app.kubernetes.io/managed-by".to_owned(), "sluice".to_owned()),
             (INSTALLATION.to_owned(), self.installation.clone()),
         ]);
@@ -86,13 +90,13 @@ impl Template {
             body["kind"] = kind.into();
             body["metadata"] = json!({
                 "name": name,
-                "namespace": gateway.namespace,
+                "namespace": namespace,
                 "labels": labels,
                 "annotations": infrastructure.annotations,
                 "ownerReferences": [{
-                    "apiVersion": "gateway.networking.k8s.io/v1",
-                    "kind": "Gateway",
-                    "name": gateway.name,
+                    "apiVersion": owner_kind.api_version(),
+                    "kind": owner_kind.name(),
+                    "name": owner.name,
                     "uid": wanted.uid,
                     "controller": true,
                 }],
@@ -133,7 +137,7 @@ impl Template {
                 "selector": { "matchLabels": selector },
                 "template": {
                     "metadata": { "labels": pod_labels, "annotations": pod_annotations },
-                    "spec": self.pod(&name, &selector, parameters.resources.as_ref()),
+                    "spec": self.pod(name, &selector, parameters.resources.as_ref()),
                 },
             }
         });
@@ -241,8 +245,10 @@ impl Template {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-    use translate::{Infrastructure, Parameters};
+    use translate::{Infrastructure, ObjectKey, Parameters};
 
     use super::*;
 
@@ -261,16 +267,57 @@ mod tests {
         }
     }
 
-    #[test]
-    fn own_labels_win_over_those_of_the_user_and_fit() {
-        let gateway = ObjectKey::new("shop", "g".repeat(253));
-        let labels = [(GATEWAY_NAME.to_owned(), "other".to_owned()), ("team".to_owned(), "a".to_owned())].into();
-        let infrastructure = Infrastructure {
+    fn web() -> DataPlane {
+        DataPlane::Gateway(ObjectKey::new("shop", "web"))
+    }
+
+    fn infrastructure() -> Infrastructure {
+        Infrastructure {
+            key: ObjectKey::new("shop", "web-sluice"),
             class: "sluice".into(),
             ports: [(80, Transport::Tcp)].into(),
-            labels,
-            ..Infrastructure::default()
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            address: None,
+            parameters: Some(Parameters::default()),
+        }
+    }
+
+    #[test]
+    fn what_a_class_shares_belongs_to_the_class_and_selects_no_pod_of_a_single_gateway() {
+        let of = |plane: &DataPlane, key: ObjectKey| {
+            let infrastructure = Infrastructure { key, ..infrastructure() };
+            template().objects(plane, &Wanted { uid: "1".into(), infrastructure })
         };
+        let shared = of(&DataPlane::Class("sluice".into()), ObjectKey::new("system", "all-gateways-sluice"));
+        for object in &shared {
+            let metadata = &object["metadata"];
+            assert_eq!((&metadata["namespace"], &metadata["name"]), (&json!("system"), &json!("all-gateways-sluice")));
+            let owner = &metadata["ownerReferences"][0];
+            assert_eq!((&owner["kind"], &owner["name"]), (&json!("GatewayClass"), &json!("sluice")));
+            assert_eq!(metadata["labels"][CLASS_NAME], "sluice");
+            assert!(metadata["labels"].get(GATEWAY_NAME).is_none());
+        }
+        let deployment = |objects: &[Value]| {
+            let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+            let map = |value: &Value| serde_json::from_value::<BTreeMap<String, String>>(value.clone()).unwrap();
+            let spec = &deployment["spec"];
+            (map(&spec["selector"]["matchLabels"]), map(&spec["template"]["metadata"]["labels"]))
+        };
+        let single = of(&web(), ObjectKey::new("system", "web-sluice"));
+        let selects = |selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>| {
+            selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+        };
+        let ((of_class, class_pod), (of_gateway, gateway_pod)) = (deployment(&shared), deployment(&single));
+        assert!(selects(&of_class, &class_pod) && selects(&of_gateway, &gateway_pod));
+        assert!(!selects(&of_class, &gateway_pod) && !selects(&of_gateway, &class_pod));
+    }
+
+    #[test]
+    fn own_labels_win_over_those_of_the_user_and_fit() {
+        let gateway = DataPlane::Gateway(ObjectKey::new("shop", "g".repeat(253)));
+        let labels = [(GATEWAY_NAME.to_owned(), "other".to_owned()), ("team".to_owned(), "a".to_owned())].into();
+        let infrastructure = Infrastructure { labels, ..infrastructure() };
         let objects = template().objects(&gateway, &Wanted { uid: "1".into(), infrastructure });
         assert_eq!(objects.len(), 6);
         for object in &objects {
@@ -278,18 +325,16 @@ mod tests {
             assert_eq!(labels["team"], "a");
             assert_ne!(labels[GATEWAY_NAME], "other");
             assert!(labels[GATEWAY_NAME].as_str().unwrap().len() <= 63);
-            assert!(object["metadata"]["name"].as_str().unwrap().len() <= 63);
         }
     }
 
     #[test]
     fn a_network_policy_lets_in_what_the_data_planes_listen_for() {
         let infrastructure =
-            Infrastructure { ports: [(80, Transport::Tcp), (53, Transport::Udp)].into(), ..Infrastructure::default() };
+            Infrastructure { ports: [(80, Transport::Tcp), (53, Transport::Udp)].into(), ..infrastructure() };
         let wanted = Wanted { uid: "1".into(), infrastructure };
-        let gateway = ObjectKey::new("shop", "web");
         let policies = |network_policies| {
-            let objects = Template { network_policies, ..template() }.objects(&gateway, &wanted);
+            let objects = Template { network_policies, ..template() }.objects(&web(), &wanted);
             objects.into_iter().filter(|object| object["kind"] == "NetworkPolicy").collect::<Vec<_>>()
         };
         assert!(policies(false).is_empty());
@@ -306,7 +351,6 @@ mod tests {
             limits: [("memory".to_owned(), IntOrString::String("1Gi".into()))].into(),
         };
         let mut infrastructure = Infrastructure {
-            ports: [(80, Transport::Tcp)].into(),
             annotations: [("a".to_owned(), "all".to_owned()), ("b".to_owned(), "all".to_owned())].into(),
             address: Some("192.0.2.1".parse().unwrap()),
             parameters: Some(Parameters {
@@ -315,11 +359,11 @@ mod tests {
                 service_annotations: [("b".to_owned(), "service".to_owned())].into(),
                 ..Parameters::default()
             }),
-            ..Infrastructure::default()
+            ..infrastructure()
         };
         let of = |infrastructure: &Infrastructure, kind: &str| {
             let wanted = Wanted { uid: "1".into(), infrastructure: infrastructure.clone() };
-            let objects = template().objects(&ObjectKey::new("shop", "web"), &wanted);
+            let objects = template().objects(&web(), &wanted);
             objects.into_iter().find(|object| object["kind"] == kind).unwrap()
         };
         let deployment = of(&infrastructure, "Deployment");
@@ -341,9 +385,9 @@ mod tests {
 
     #[test]
     fn the_last_good_snapshot_has_the_room_that_was_asked_for() {
-        let wanted = Wanted { uid: "1".into(), infrastructure: Infrastructure::default() };
+        let wanted = Wanted { uid: "1".into(), infrastructure: infrastructure() };
         let template = Template { state_size_limit: "1Gi".into(), ..template() };
-        let objects = template.objects(&ObjectKey::new("shop", "web"), &wanted);
+        let objects = template.objects(&web(), &wanted);
         let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
         let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
         let state = volumes.iter().find(|volume| volume["name"] == "state").unwrap();
@@ -353,10 +397,9 @@ mod tests {
     #[test]
     fn pods_have_what_the_installation_says_and_the_gateways_annotations_before_it() {
         let annotations = [("prometheus.io/scrape".to_owned(), "false".to_owned())].into();
-        let wanted =
-            Wanted { uid: "1".into(), infrastructure: Infrastructure { annotations, ..Infrastructure::default() } };
+        let wanted = Wanted { uid: "1".into(), infrastructure: Infrastructure { annotations, ..infrastructure() } };
         let pod = |template: Template| {
-            let objects = template.objects(&ObjectKey::new("shop", "web"), &wanted);
+            let objects = template.objects(&web(), &wanted);
             objects.into_iter().find(|object| object["kind"] == "Deployment").unwrap()["spec"]["template"].clone()
         };
         let full = pod(template());
@@ -374,8 +417,9 @@ mod tests {
 
     #[test]
     fn a_gateway_without_listeners_gets_no_service() {
-        let wanted = Wanted { uid: "1".into(), infrastructure: Infrastructure::default() };
-        let objects = template().objects(&ObjectKey::new("shop", "web"), &wanted);
+        let wanted =
+            Wanted { uid: "1".into(), infrastructure: Infrastructure { ports: BTreeSet::new(), ..infrastructure() } };
+        let objects = template().objects(&web(), &wanted);
         assert!(objects.iter().all(|object| object["kind"] != "Service"));
     }
 }

@@ -41,6 +41,11 @@ impl Gate {
         self.ready = ready;
     }
 
+    /// Whether the cluster holds a pod of the group for ready.
+    pub fn is_ready(&self, plane: &DataPlane) -> bool {
+        self.ready.get(plane).is_some_and(|pods| !pods.is_empty())
+    }
+
     /// Whether every ready data plane runs a publication as new as the one that was current when `token` last changed;
     /// otherwise why not.
     pub(super) fn check(

@@ -183,7 +183,7 @@ impl Wanted {
         now: Instant,
     ) -> Unwritten {
         let mut unwritten = Unwritten::new();
-        let mut world = World { observed, gate, acks, refused, now };
+        let mut world = World { statuses: &self.statuses, observed, gate, acks, refused, now };
         for (object, status) in &self.statuses.gateways {
             unwritten.extend(world.unwritten(Kind::Gateway, object, object, status));
         }
@@ -229,14 +229,14 @@ impl Wanted {
                 let parents = self.statuses.routes.get(&key).into_iter().flatten();
                 let parents = parents.filter(|parent| accepted(&parent.conditions));
                 let mut gateways = parents.filter_map(|parent| gateway_of(&parent.parent_ref));
-                gateways.any(|gateway| !served(&Statuses::data_plane(&gateway)))
+                gateways.any(|gateway| !served(&self.statuses.data_plane(&gateway)))
             }
             kind if kind.is_policy() => {
                 let ancestors = self.statuses.policies.get(&key).into_iter().flatten();
                 let mut ancestors = ancestors.filter(|ancestor| accepted(&ancestor.conditions));
                 ancestors.any(|ancestor| match ancestor.ancestor_ref.kind.as_deref() {
                     Some("Gateway") => gateway_of(&ancestor.ancestor_ref)
-                        .is_some_and(|gateway| !served(&Statuses::data_plane(&gateway))),
+                        .is_some_and(|gateway| !served(&self.statuses.data_plane(&gateway))),
                     Some("Ingress") => !served(&DataPlane::Shared),
                     _ => false, // a Service that nobody uses
                 })

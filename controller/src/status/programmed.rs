@@ -39,6 +39,7 @@ listening!(GatewayStatus ListenerSetStatus);
 
 /// What is known of data planes and of the statuses that the API server holds.
 pub(super) struct World<'a> {
+    pub statuses: &'a Statuses,
     pub observed: &'a BTreeMap<Target, Observed>,
     pub gate: &'a mut Gate,
     pub acks: &'a Acks,
@@ -60,7 +61,7 @@ impl World<'_> {
         let observed = self.observed.get(&target)?;
         let generation = status.conditions().iter().find_map(|condition| condition.observed_generation);
         let token = Fingerprint::of(&json!(generation));
-        let plane = Statuses::data_plane(gateway);
+        let plane = self.statuses.data_plane(gateway);
         let told = self.refused.get(&plane).map(|refused| refused.listeners(status, kind, object));
         let status = told.as_ref().unwrap_or(status);
         let status = match self.gate.check(&target, &plane, token, self.acks, self.now) {

@@ -14,8 +14,8 @@ use super::programmed::{Listening, unset};
 pub struct Refused {
     /// What is not taken of each listener and why, by the listener's name in the snapshot.
     listeners: BTreeMap<String, String>,
-    /// Why a part of an object is not taken.
-    routes: BTreeMap<(Kind, ObjectKey), String>,
+    /// Why a route is not taken under a Gateway.
+    routes: BTreeMap<(Kind, ObjectKey, ObjectKey), String>,
 }
 
 impl Refused {
@@ -42,7 +42,10 @@ impl Refused {
         }
         let routes =
             rejected.iter().filter(|(id, _)| matches!(id.kind, snapshot::Kind::Route | snapshot::Kind::L4Route));
-        let routes = routes.filter_map(|(id, why)| Some((translate::object(id)?, (*why).to_owned())));
+        let routes = routes.filter_map(|(id, why)| {
+            let (kind, route) = translate::object(id)?;
+            Some(((kind, route, gateway(id)?), (*why).to_owned()))
+        });
         refused.routes = routes.collect();
         refused
     }
@@ -81,13 +84,14 @@ pub(super) fn route(
     if refused.is_empty() {
         return None; // as almost always, and this is asked of every route
     }
-    let key = (kind, route.clone());
     let mut changed = false;
     let mut parents = parents.to_vec();
     for parent in &mut parents {
         let gateway = statuses.gateway_of(&parent.parent_ref, &route.namespace);
-        let refused = gateway.and_then(|gateway| refused.get(&Statuses::data_plane(&gateway)));
-        let why = refused.and_then(|refused| refused.routes.get(&key));
+        let why = gateway.and_then(|gateway| {
+            let refused = refused.get(&statuses.data_plane(&gateway))?;
+            refused.routes.get(&(kind, route.clone(), gateway))
+        });
         let accepted =
             parent.conditions.iter().find(|condition| condition.type_ == "Accepted" && condition.status == "True");
         let told = parent.conditions.iter().any(|condition| condition.type_ == "PartiallyInvalid");
@@ -105,6 +109,12 @@ pub(super) fn route(
         }
     }
     changed.then_some(parents)
+}
+
+/// The Gateway that a route is served for, read from its name: `HTTPRoute/shop/web@gateways/public/...`.
+fn gateway(id: &ResourceId) -> Option<ObjectKey> {
+    let mut parts = id.name.split_once('@')?.1.split('/');
+    Some(ObjectKey::new(parts.next()?, parts.next()?))
 }
 
 fn certificates(tls: &Tls) -> impl Iterator<Item = &str> {

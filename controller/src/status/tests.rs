@@ -103,7 +103,7 @@ fn an_empty_list_is_no_difference_to_no_status() {
 #[test]
 fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
     let object = ObjectKey::new("shop", "web");
-    let plane = Statuses::data_plane(&object);
+    let plane = DataPlane::Gateway(object.clone());
     let target = Target::of(Kind::Gateway, &object).unwrap();
     let version = Hash([1; 16]);
     let (mut gate, mut acks) = (Gate::default(), Acks::default());
@@ -139,7 +139,7 @@ fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
 #[test]
 fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
     let object = ObjectKey::new("shop", "web");
-    let plane = Statuses::data_plane(&object);
+    let plane = DataPlane::Gateway(object.clone());
     let target = Target::of(Kind::Gateway, &object).unwrap();
     let version = Hash([1; 16]);
     let (mut gate, mut acks) = (Gate::default(), Acks::default());
@@ -194,7 +194,7 @@ fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
 #[test]
 fn a_listener_set_is_programmed_as_the_data_planes_of_its_gateway_tell() {
     let (set, gateway) = (ObjectKey::new("team", "extra"), ObjectKey::new("shop", "web"));
-    let plane = Statuses::data_plane(&gateway);
+    let plane = DataPlane::Gateway(gateway.clone());
     let target = Target::of(Kind::ListenerSet, &set).unwrap();
     let version = Hash([1; 16]);
     let (mut gate, mut acks) = (Gate::default(), Acks::default());
@@ -232,38 +232,44 @@ fn a_listener_set_is_programmed_as_the_data_planes_of_its_gateway_tell() {
 fn a_route_that_a_data_plane_does_not_take_says_so_under_that_gateway_alone() {
     let object = ObjectKey::new("shop", "web");
     let target = Target::of(Kind::HTTPRoute, &object).unwrap();
-    let plane = |gateway: &str| DataPlane::Gateway(ObjectKey::new("shop", gateway));
-    let mut statuses = Statuses::default();
-    let parents = [parents("a"), parents("b")].concat();
-    statuses.routes.insert((Kind::HTTPRoute, object), parents);
-    let mut wanted = Wanted::default();
-    wanted.replace(statuses);
-    let id = ResourceId::new(snapshot::Kind::Route, "HTTPRoute/shop/web@shop/a");
-    let refused = Refused::new(&Snapshot::default(), &[(&id, "too many rules")].into());
-    let refused = [(plane("a"), refused)].into();
-    let written = |refused: &BTreeMap<DataPlane, Refused>, stored: Option<Value>| {
-        let (mut gate, acks) = (Gate::default(), Acks::default());
-        let unwritten =
-            wanted.unwritten(&Unwritten::new(), &observe(&target, stored), &mut gate, &acks, refused, Instant::now());
-        unwritten.get(&target).map(|write| write.status.clone())
-    };
-    let status = written(&refused, None).unwrap();
-    let conditions = status["parents"][0]["conditions"].as_array().unwrap();
-    let told: Vec<_> = conditions.iter().map(|condition| (&condition["type"], &condition["status"])).collect();
-    assert_eq!(told, [(&json!("Accepted"), &json!("True")), (&json!("PartiallyInvalid"), &json!("True"))]);
-    let message = conditions[1]["message"].as_str().unwrap();
-    assert!(message.starts_with("Fall Back") && message.contains("too many rules"), "{message}");
-    assert_eq!(status["parents"][1]["conditions"].as_array().unwrap().len(), 1);
+    let gateways = ["a", "b"].map(|name| ObjectKey::new("shop", name));
+    let own = gateways.clone().map(DataPlane::Gateway);
+    // Also where both are served by the same data planes.
+    let shared = ["c", "c"].map(|class| DataPlane::Class(class.into()));
+    for planes in [own, shared] {
+        let data_planes = gateways.iter().cloned().zip(planes.clone()).collect();
+        let mut statuses = Statuses { data_planes, ..Statuses::default() };
+        let parents = [parents("a"), parents("b")].concat();
+        statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents);
+        let mut wanted = Wanted::default();
+        wanted.replace(statuses);
+        let id = ResourceId::new(snapshot::Kind::Route, "HTTPRoute/shop/web@shop/a");
+        let refused = Refused::new(&Snapshot::default(), &[(&id, "too many rules")].into());
+        let refused = [(planes[0].clone(), refused)].into();
+        let written = |refused: &BTreeMap<DataPlane, Refused>, stored: Option<Value>| {
+            let (mut gate, acks, now) = (Gate::default(), Acks::default(), Instant::now());
+            let observed = observe(&target, stored);
+            let unwritten = wanted.unwritten(&Unwritten::new(), &observed, &mut gate, &acks, refused, now);
+            unwritten.get(&target).map(|write| write.status.clone())
+        };
+        let status = written(&refused, None).unwrap();
+        let conditions = status["parents"][0]["conditions"].as_array().unwrap();
+        let told: Vec<_> = conditions.iter().map(|condition| (&condition["type"], &condition["status"])).collect();
+        assert_eq!(told, [(&json!("Accepted"), &json!("True")), (&json!("PartiallyInvalid"), &json!("True"))]);
+        let message = conditions[1]["message"].as_str().unwrap();
+        assert!(message.starts_with("Fall Back") && message.contains("too many rules"), "{message}");
+        assert_eq!(status["parents"][1]["conditions"].as_array().unwrap().len(), 1);
 
-    assert_eq!(written(&refused, Some(status.clone())), None);
-    let status = written(&BTreeMap::new(), Some(status)).unwrap();
-    assert_eq!(status["parents"][0]["conditions"].as_array().unwrap().len(), 1);
+        assert_eq!(written(&refused, Some(status.clone())), None);
+        let status = written(&BTreeMap::new(), Some(status)).unwrap();
+        assert_eq!(status["parents"][0]["conditions"].as_array().unwrap().len(), 1);
+    }
 }
 
 #[test]
 fn a_gateway_waits_for_every_data_plane_that_the_cluster_holds_for_ready() {
     let object = ObjectKey::new("shop", "web");
-    let plane = Statuses::data_plane(&object);
+    let plane = DataPlane::Gateway(object.clone());
     let target = Target::of(Kind::Gateway, &object).unwrap();
     let version = Hash([1; 16]);
     let (mut gate, mut acks) = (Gate::default(), Acks::default());

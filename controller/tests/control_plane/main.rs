@@ -1,6 +1,7 @@
 //! The controller against a real control plane: etcd and kube-apiserver, no kubelet.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may stop at the first surprise
 
+mod class;
 mod cluster;
 mod dataplane;
 mod kinds;
@@ -27,7 +28,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use translate::{Infrastructure, ObjectKey};
+use translate::{Infrastructure, ObjectKey, Parameters};
 
 use cluster::{Cluster, eventually};
 use dataplane::DataPlane;
@@ -705,12 +706,19 @@ async fn a_gateway_is_told_when_the_controller_lacks_rights() {
     let wanted = |team: &str| {
         let labels = [("team".to_owned(), team.to_owned())].into();
         let infrastructure = Infrastructure {
+            key: ObjectKey::new(namespace, "web-c"),
             class: "c".into(),
             ports: [(80, translate::Transport::Tcp)].into(),
             labels,
-            ..Infrastructure::default()
+            annotations: BTreeMap::new(),
+            address: None,
+            parameters: Some(Parameters::default()),
         };
-        let wanted = [(ObjectKey::new(namespace, "web"), Wanted { uid: "1".into(), infrastructure })].into();
+        let wanted = [(
+            translate::DataPlane::Gateway(ObjectKey::new(namespace, "web")),
+            Wanted { uid: "1".into(), infrastructure },
+        )]
+        .into();
         Arc::new(Some(Plan { wanted, ..Plan::default() }))
     };
     let (plan, plan_receiver) = watch::channel(wanted("one"));
@@ -811,7 +819,10 @@ metadata:
     };
     let mut run = Box::pin(provisioner.run(shutdown));
     assert!(futures::poll!(&mut run).is_pending(), "it has seen that it leads, and no plan");
-    plan.send_replace(Arc::new(Some(Plan { spared: [ObjectKey::new(namespace, "known")].into(), ..Plan::default() })));
+    plan.send_replace(Arc::new(Some(Plan {
+        spared: [translate::DataPlane::Gateway(ObjectKey::new(namespace, "known"))].into(),
+        ..Plan::default()
+    })));
     let run = tokio::spawn(run);
     let there = async |name: &str| cluster.get("v1", "ConfigMap", namespace, name).await.is_some();
     eventually("a former Gateway's object is gone", || async { (!there("former").await).then_some(()) }).await;

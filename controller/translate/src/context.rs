@@ -29,7 +29,7 @@ pub(crate) struct Context<'a> {
     /// See [`Translation::statuses`].
     pub(crate) statuses: Statuses,
     /// See [`Translation::infrastructure`].
-    pub(crate) infrastructure: BTreeMap<ObjectKey, Infrastructure>,
+    pub(crate) infrastructure: BTreeMap<DataPlane, Infrastructure>,
     snapshots: BTreeMap<DataPlane, Snapshot>,
     problems: BTreeSet<Problem>,
     rejected: BTreeSet<(Kind, ObjectKey)>,

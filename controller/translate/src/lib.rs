@@ -22,7 +22,7 @@ mod status;
 mod translation;
 
 pub use backends::{SERVICE_NAME, service_of};
-pub use gateway::{GATEWAY_NAME, infrastructure_name, label_value};
+pub use gateway::{CLASS_NAME, GATEWAY_NAME, label_value, service};
 pub use origin::object;
 pub use problem::{Problem, Severity};
 pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored, objects};

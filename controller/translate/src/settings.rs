@@ -7,6 +7,8 @@ use crate::ObjectKey;
 /// What translation needs to know besides the resources.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The namespace of this installation, where the data planes are that Gateways of a class share. Default `sluice`.
+    pub namespace: String,
     /// `spec.controller` of our IngressClasses. Default `sluice.dev/ingress-controller`.
     pub ingress_controller: String,
     /// The class name for Ingresses that use the old annotation `kubernetes.io/ingress.class`. Default `sluice`.
@@ -40,6 +42,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            namespace: "sluice".into(),
             ingress_controller: "sluice.dev/ingress-controller".into(),
             ingress_class: "sluice".into(),
             watch_ingress_without_class: false,

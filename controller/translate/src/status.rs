@@ -19,6 +19,8 @@ pub struct Statuses {
     pub gateway_classes: BTreeMap<ObjectKey, GatewayClassStatus>,
     /// Of Gateways of our classes.
     pub gateways: BTreeMap<ObjectKey, GatewayStatus>,
+    /// The data planes of Gateways that have any.
+    pub data_planes: BTreeMap<ObjectKey, DataPlane>,
     /// Of ListenerSets whose Gateway is ours.
     pub listener_sets: BTreeMap<ObjectKey, ListenerSetStatus>,
     /// The Gateway that each of these ListenerSets names.
@@ -33,8 +35,8 @@ pub struct Statuses {
 
 impl Statuses {
     /// The data plane whose acknowledgement decides about a Gateway's status.
-    pub fn data_plane(gateway: &ObjectKey) -> DataPlane {
-        DataPlane::Gateway(gateway.clone())
+    pub fn data_plane(&self, gateway: &ObjectKey) -> DataPlane {
+        self.data_planes.get(gateway).cloned().unwrap_or_else(|| DataPlane::Gateway(gateway.clone()))
     }
 
     /// The Gateway that serves what is attached to a parent; `namespace` is that of the object which names the parent.

@@ -16,14 +16,28 @@ use crate::{backends, gateway, ingress};
 pub enum DataPlane {
     /// The data planes that all Ingresses share.
     Shared,
+    /// The data planes that all Gateways of a GatewayClass share.
+    Class(String),
     /// The data planes of one Gateway.
     Gateway(ObjectKey),
+}
+
+impl DataPlane {
+    /// The object that they are for; `None` for those of all Ingresses.
+    pub fn owner(&self) -> Option<(Kind, ObjectKey)> {
+        match self {
+            DataPlane::Shared => None,
+            DataPlane::Class(name) => Some((Kind::GatewayClass, ObjectKey::new("", name.as_str()))),
+            DataPlane::Gateway(key) => Some((Kind::Gateway, key.clone())),
+        }
+    }
 }
 
 impl fmt::Display for DataPlane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DataPlane::Shared => f.write_str("shared"),
+            DataPlane::Class(name) => write!(f, "GatewayClass {name}"),
             DataPlane::Gateway(key) => write!(f, "Gateway {key}"),
         }
     }
@@ -47,16 +61,18 @@ impl fmt::Display for Transport {
     }
 }
 
-/// What a Gateway's own Deployment and Service need to look like (GEP-1762).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the Deployment and Service of a Gateway (GEP-1762), or those that the Gateways of a class share, need to look like.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Infrastructure {
+    /// The namespace and the name of everything that is made.
+    pub key: ObjectKey,
     /// Name of the GatewayClass.
     pub class: String,
-    /// Listener ports, as written.
+    /// The ports of all listeners, as written.
     pub ports: BTreeSet<(u16, Transport)>,
-    /// `spec.infrastructure.labels`.
+    /// `spec.infrastructure.labels` of the Gateway; none where several share.
     pub labels: BTreeMap<String, String>,
-    /// `spec.infrastructure.annotations`.
+    /// `spec.infrastructure.annotations` of the Gateway; none where several share.
     pub annotations: BTreeMap<String, String>,
     /// The address to ask the load balancer for.
     pub address: Option<IpAddr>,
@@ -77,7 +93,7 @@ pub struct Parameters {
     pub service_annotations: BTreeMap<String, String>,
 }
 
-/// The type of a Gateway's Service.
+/// The type of the Service in front of data planes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServiceType {
     /// Has the address that a load balancer gives it.
@@ -107,7 +123,7 @@ pub struct Translation {
     /// Objects whose current version was not used; for [`Resources::accept`].
     pub rejected: BTreeSet<(Kind, ObjectKey)>,
     /// The data planes that Gateways of ours need.
-    pub infrastructure: BTreeMap<ObjectKey, Infrastructure>,
+    pub infrastructure: BTreeMap<DataPlane, Infrastructure>,
     /// The Secrets and ConfigMaps that some object of ours refers to (whether they exist or not); others need not be kept.
     pub wanted: BTreeSet<(Kind, ObjectKey)>,
 }

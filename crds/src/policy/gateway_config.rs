@@ -23,7 +23,12 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayConfigSpec {
-    /// How many data planes a Gateway gets, unless an autoscaler says otherwise. Default: as Sluice was installed.
+    /// Which data planes serve the Gateways of a class: `PerGateway` (default), each has its own in its namespace; `PerClass`, all
+    /// share those of the class in Sluice's namespace. Only in the GatewayConfig that a GatewayClass refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["PerGateway", "PerClass"]))]
+    pub data_planes: Option<String>,
+    /// How many data planes a Gateway gets, or all of a class together, unless an autoscaler says otherwise. Default: as Sluice was installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub replicas: Option<i64>,

@@ -46,7 +46,10 @@ pub async fn apply(suite: &mut Suite) -> Result<String> {
         answers(suite, name, &certificate).await.with_context(|| format!("example {name}"))?;
         count += 1;
     }
-    suite.cluster.kubectl(&format!("delete --wait=false namespace {NAMESPACE}")).await?;
+    suite
+        .cluster
+        .kubectl(&format!("delete --wait=false namespace/{NAMESPACE} gatewayclass/gatewayconfig-per-class"))
+        .await?;
     Ok(format!("{count} files"))
 }
 
@@ -142,6 +145,11 @@ async fn answers(suite: &Suite, example: &str, certificate: &CertificateDer<'_>)
         }
         "tlsroute" => site.shows(certificate).await,
         "udproute" => site.answers_dns().await,
+        "gatewayconfig-per-class" => {
+            site.is_answered_by("/", "echo").await?;
+            let other = Target { host: format!("other.{}", site.host()), ..site.at("/") };
+            Site(other).is_answered_by("/", "echo-v2").await
+        }
         "gateway-http" | "gatewayconfig" => site.is_answered_by("/", "echo").await,
         "gateway-client-certificates" => site.lets_nobody_in_without_certificate().await,
         // Here nothing listens for TLS: what cannot prove itself is not spoken to in plain text instead.
@@ -226,9 +234,10 @@ struct Site(Target);
 impl Site {
     async fn find(suite: &Suite, example: &str) -> Result<Site> {
         let gateway = format!("gateway.networking.k8s.io/gateway-name={example}");
-        let (namespace, selector) = match example.starts_with("ingress") {
-            true => (SYSTEM, DATAPLANES),
-            false => (NAMESPACE, gateway.as_str()),
+        let (namespace, selector) = match example {
+            "gatewayconfig-per-class" => (SYSTEM, "app.kubernetes.io/name=sluice-gateway-class"),
+            _ if example.starts_with("ingress") => (SYSTEM, DATAPLANES),
+            _ => (NAMESPACE, gateway.as_str()),
         };
         let pods = suite.cluster.pods(namespace, selector).await?;
         let address = pod_address(pods.first().context("no data plane")?, 80)?;

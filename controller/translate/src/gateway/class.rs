@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crds::gateway::{CustomResourceDefinition, GatewayClassStatus, SupportedFeature};
 
-use super::condition;
-use super::parameters::{self, Reference};
+use super::parameters::{self, DataPlanes, Reference};
+use super::{condition, names};
 use crate::context::Context;
-use crate::{Kind, Parameters, Resources};
+use crate::{DataPlane, Kind, Parameters, Resources};
 
 const FIELD: &str = "spec.parametersRef";
 
@@ -67,9 +67,16 @@ const FEATURES: &[&str] = &[
 const EXPERIMENTAL_FEATURES: &[&str] =
     &["HTTPRouteRetry", "HTTPRouteRetryBackendTimeout", "HTTPRouteRetryConnectionError"];
 
-/// Judges the GatewayClasses with our controller name and returns them by name, each with its parameters, or none when it is not
-/// accepted.
-pub(super) fn translate(context: &mut Context) -> BTreeMap<String, Option<Parameters>> {
+/// A GatewayClass of ours.
+pub(super) struct Class {
+    /// What its GatewayConfig says; `None` when the class is not accepted.
+    pub parameters: Option<Parameters>,
+    /// Which data planes serve its Gateways.
+    pub data_planes: DataPlanes,
+}
+
+/// Judges the GatewayClasses with our controller name and returns them by name.
+pub(super) fn translate(context: &mut Context) -> BTreeMap<String, Class> {
     let mut classes = BTreeMap::new();
     let features = features(context.resources);
     let version = version(context.resources);
@@ -78,19 +85,24 @@ pub(super) fn translate(context: &mut Context) -> BTreeMap<String, Option<Parame
         if class.spec.controller_name != context.settings.gateway_controller {
             continue;
         }
-        let parameters = match &class.spec.parameters_ref {
-            None => Ok(Parameters::default()),
-            Some(reference) => {
-                let reference = Reference {
-                    field: FIELD,
-                    group: &reference.group,
-                    kind: &reference.kind,
-                    namespace: reference.namespace.as_deref().unwrap_or_default(),
-                    name: &reference.name,
-                };
-                parameters::resolve(context.resources, Parameters::default(), &reference)
-            }
+        let config = class.spec.parameters_ref.as_ref().map(|reference| {
+            let reference = Reference {
+                field: FIELD,
+                group: &reference.group,
+                kind: &reference.kind,
+                namespace: reference.namespace.as_deref().unwrap_or_default(),
+                name: &reference.name,
+            };
+            parameters::find(context.resources, &reference)
+        });
+        let (data_planes, parameters) = match config {
+            None => (Ok(DataPlanes::PerGateway), Ok(Parameters::default())),
+            Some(Ok(config)) => (config.data_planes(), config.over(Parameters::default())),
+            Some(Err(message)) => (Err(message.clone()), Err(message)),
         };
+        let parameters = data_planes.clone().and(parameters);
+        // Nobody is moved by a mistake: while it cannot be told what is asked for, Gateways stay where they are.
+        let data_planes = data_planes.unwrap_or_else(|_| running(context, &key.name));
         let (reason, message) = match &parameters {
             Ok(_) => ("Accepted", "Gateways of this class are served."),
             Err(message) => ("InvalidParameters", message.as_str()),
@@ -107,9 +119,18 @@ pub(super) fn translate(context: &mut Context) -> BTreeMap<String, Option<Parame
         }
         let status = GatewayClassStatus { conditions: Some(conditions), supported_features: Some(features.clone()) };
         context.statuses.gateway_classes.insert(key.clone(), status);
-        classes.insert(key.name.clone(), parameters.ok());
+        classes.insert(key.name.clone(), Class { parameters: parameters.ok(), data_planes });
     }
     classes
+}
+
+/// Which data planes serve the Gateways of a class now, by the Service that they would share.
+fn running(context: &Context, class: &str) -> DataPlanes {
+    let plane = DataPlane::Class(class.to_owned());
+    match names::service(context.resources, context.settings, &plane, class) {
+        Some(_) => DataPlanes::PerClass,
+        None => DataPlanes::PerGateway,
+    }
 }
 
 /// What a class says of the Gateway API's version.

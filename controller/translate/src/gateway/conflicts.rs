@@ -1,4 +1,4 @@
-//! What listeners of a Gateway, its own and those of its ListenerSets, cannot have at the same time, and where they overlap.
+//! What listeners of the same data planes, of Gateways and their ListenerSets, cannot have at the same time, and where they overlap.
 //!
 //! There may be thousands: each looks up those that matter to it, and none is compared with all others.
 
@@ -13,26 +13,35 @@ use crate::Transport;
 /// How many listeners a message names.
 const NAMED: usize = 8;
 
-/// Finds what listeners, in order of precedence, cannot have at the same time. Within a Gateway nobody wins; a listener of a
-/// ListenerSet yields to those of the Gateway and to all before it (GEP-1713).
-pub(super) fn compare(listeners: &mut [Listener]) {
-    let is_gateways = |listener: &Listener| matches!(listener.owner, Owner::Gateway(_));
+/// Finds what listeners, in order of precedence, cannot have at the same time. Within a Gateway nobody wins; else a listener yields to
+/// all before it: those of a ListenerSet to those of their Gateway and of older sets (GEP-1713), and where Gateways share data planes,
+/// those of a Gateway to those of older ones. Who yielded is in nobody's way.
+pub(super) fn compare(listeners: &mut [&mut Listener]) {
     let mut rivals = Rivals::default();
-    for (index, listener) in listeners.iter().enumerate() {
-        if listener.usable() && is_gateways(listener) {
-            rivals.add(index, listener);
+    let mut next = 0;
+    while let Some(first) = listeners.get(next) {
+        let is_gateways = matches!(first.owner, Owner::Gateway(_));
+        let of_owner = listeners.iter().skip(next).take_while(|listener| listener.owner == first.owner).count();
+        let usable: Vec<_> = (next..next + of_owner).filter(|index| listeners[*index].usable()).collect();
+        let mut peers = Rivals::default();
+        for index in usable.iter().filter(|_| is_gateways) {
+            peers.add(*index, listeners[*index]);
         }
-    }
-    for index in 0..listeners.len() {
-        let this = &listeners[index];
-        if !this.usable() {
-            continue;
+        let mut winners = Vec::new();
+        for index in usable {
+            let yields = rivals.conflict(listeners, index);
+            match (&yields, is_gateways) {
+                (None, true) => winners.push(index),
+                (None, false) => rivals.add(index, listeners[index]),
+                (Some(_), _) => {}
+            }
+            let conflict = yields.or_else(|| peers.conflict(listeners, index));
+            listeners[index].conflict = conflict;
         }
-        let conflict = rivals.conflict(listeners, index);
-        if conflict.is_none() && !is_gateways(this) {
-            rivals.add(index, this);
+        for index in winners {
+            rivals.add(index, listeners[index]);
         }
-        listeners[index].conflict = conflict;
+        next += of_owner;
     }
     let overlaps = overlaps(listeners);
     for (listener, overlap) in listeners.iter_mut().zip(overlaps) {
@@ -57,13 +66,13 @@ impl Rivals {
     }
 
     /// What keeps listener `index` from being served: a reason and a sentence.
-    fn conflict(&self, listeners: &[Listener], index: usize) -> Option<(&'static str, String)> {
-        let this = &listeners[index];
+    fn conflict(&self, listeners: &[&mut Listener], index: usize) -> Option<(&'static str, String)> {
+        let this = &*listeners[index];
         let protocol = this.protocol?;
         let of_port = self.by_protocol.get(&this.port).into_iter().flatten();
         let quarrelling = of_port.filter(|(other, _)| !protocol.gets_along_with(**other));
         if let Some(rival) = quarrelling.filter_map(|(_, rivals)| rivals.first()).min() {
-            let rival = &listeners[*rival];
+            let rival = &*listeners[*rival];
             let message = format!(
                 "port {} is asked for with protocol {} here and {} by listener {}: use another port",
                 this.spec.port,
@@ -74,7 +83,7 @@ impl Rivals {
             return Some(("ProtocolConflict", message));
         }
         let same = self.by_name.get(&(this.port, protocol.transport(), this.hostname.clone()))?;
-        let rival = &listeners[*same.iter().find(|rival| **rival != index)?];
+        let rival = &*listeners[*same.iter().find(|rival| **rival != index)?];
         let message = format!(
             "listener {} has the same port and hostname ({} and {}): change one of the two",
             called(this, rival),
@@ -85,17 +94,22 @@ impl Rivals {
     }
 }
 
-/// A listener as its neighbour calls it: by name within an object, with the object else.
+/// A listener as its neighbour calls it: by name within an object, with the object else, and with the Gateway that the object is
+/// attached to where that is another one.
 fn called(this: &Listener, other: &Listener) -> String {
-    match this.owner == other.owner {
-        true => other.spec.name.clone(),
-        false => format!("{} of {}", other.spec.name, other.owner),
+    let name = &other.spec.name;
+    match &other.owner {
+        owner if this.owner == *owner => name.clone(),
+        Owner::ListenerSet(_) if this.gateway != other.gateway => {
+            format!("{name} of {} at Gateway {}", other.owner, other.gateway)
+        }
+        owner => format!("{name} of {owner}"),
     }
 }
 
 /// Which other listeners answer for some of a listener's names, for each: a sentence. A connection that a client opened for one of
 /// them may be used for the other's names (RFC 9110, 7.4).
-fn overlaps(listeners: &[Listener]) -> Vec<Option<String>> {
+fn overlaps(listeners: &[&mut Listener]) -> Vec<Option<String>> {
     let with_tls = || listeners.iter().enumerate().filter(|(_, listener)| listener.terminates_tls());
     let mut same: BTreeMap<(u16, HostPattern), Vec<usize>> = BTreeMap::new();
     for (index, listener) in with_tls() {
@@ -118,13 +132,13 @@ fn overlaps(listeners: &[Listener]) -> Vec<Option<String>> {
         let mut first: Vec<_> = first.filter(|other| **other != index).collect();
         first.sort();
         first.truncate(NAMED);
-        let mut names = first.iter().map(|other| called(this, &listeners[**other])).collect::<Vec<_>>().join(", ");
+        let mut names = first.iter().map(|other| called(this, listeners[**other])).collect::<Vec<_>>().join(", ");
         if others > first.len() {
             names.push_str(&format!(" and {} more", others - first.len()));
         }
         (others > 0).then(|| format!("listener {names} on the same port answers for some of the same names"))
     };
-    let numbered = listeners.iter().enumerate();
+    let numbered = listeners.iter().map(|listener| &**listener).enumerate();
     numbered.map(|(index, this)| this.terminates_tls().then(|| overlap((index, this))).flatten()).collect()
 }
 
@@ -148,40 +162,46 @@ mod tests {
     use crate::gateway::{hostname, listeners};
     use crate::{ObjectKey, PortMap};
 
-    fn spec() -> impl Strategy<Value = (bool, crds::gateway::Listener)> {
+    /// The place of the owner, and a listener.
+    fn spec() -> impl Strategy<Value = (usize, crds::gateway::Listener)> {
         let protocol = prop::sample::select(vec!["HTTP", "HTTPS", "HTTPS", "TLS", "TCP", "UDP", "SCTP"]);
         let hostname =
             prop::sample::select(vec!["", "a.example", "b.example", "*.example", "*.a.example", "x.a.example"]);
-        (any::<bool>(), 80..82, protocol, hostname).prop_map(|(own, port, protocol, hostname)| {
+        (0..4_usize, 80..82, protocol, hostname).prop_map(|(owner, port, protocol, hostname)| {
             let spec = json!({"name": "", "port": port, "protocol": protocol, "hostname": hostname});
-            (own, serde_json::from_value(spec).unwrap())
+            (owner, serde_json::from_value(spec).unwrap())
         })
+    }
+
+    /// Why a listener and one of the others cannot both be served.
+    fn quarrel(this: &Listener, rivals: &[&Listener]) -> Option<&'static str> {
+        let both = |rival: &Listener| this.protocol.zip(rival.protocol).filter(|_| rival.port == this.port);
+        let protocol = |rival: &&Listener| both(rival).is_some_and(|(one, other)| !one.gets_along_with(other));
+        let name = |rival: &&Listener| {
+            both(rival).is_some_and(|(one, other)| one.transport() == other.transport())
+                && rival.hostname == this.hostname
+        };
+        match () {
+            () if rivals.iter().any(protocol) => Some("ProtocolConflict"),
+            () if rivals.iter().any(name) => Some("HostnameConflict"),
+            () => None,
+        }
     }
 
     /// The rules as they are said: everybody is compared with everybody.
     fn said(listeners: &[Listener]) -> (Vec<Option<&'static str>>, Vec<Option<String>>) {
-        let own = |listener: &Listener| matches!(listener.owner, Owner::Gateway(_));
         let mut conflicts: Vec<Option<&str>> = Vec::new();
+        let mut holds = Vec::new();
         for (index, this) in listeners.iter().enumerate() {
-            let yields = |&(other, rival): &(usize, &Listener)| {
-                let before = other < index && (own(rival) || conflicts[other].is_none());
-                rival.usable()
-                    && rival.port == this.port
-                    && other != index
-                    && if own(this) { own(rival) } else { before }
-            };
-            let rivals: Vec<_> = listeners.iter().enumerate().filter(yields).map(|(_, rival)| rival).collect();
-            let both = |rival: &&&Listener| this.protocol.zip(rival.protocol);
-            let quarrel = |rival: &&Listener| both(&rival).is_some_and(|(one, other)| !one.gets_along_with(other));
-            let same = |rival: &&Listener| {
-                let transport = both(&rival).is_some_and(|(one, other)| one.transport() == other.transport());
-                transport && rival.hostname == this.hostname
-            };
-            conflicts.push(match this.usable() {
-                true if rivals.iter().any(quarrel) => Some("ProtocolConflict"),
-                true if rivals.iter().any(same) => Some("HostnameConflict"),
-                _ => None,
-            });
+            let is_gateways = matches!(this.owner, Owner::Gateway(_));
+            let is_peer = |other: usize| other != index && is_gateways && listeners[other].owner == this.owner;
+            let before = (0..index).filter(|other| holds[*other] && !is_peer(*other));
+            let before: Vec<_> = before.map(|other| &listeners[other]).collect();
+            let peers = (0..listeners.len()).filter(|other| is_peer(*other) && listeners[*other].usable());
+            let peers: Vec<_> = peers.map(|other| &listeners[other]).collect();
+            let yields = quarrel(this, &before);
+            conflicts.push(yields.or_else(|| quarrel(this, &peers)).filter(|_| this.usable()));
+            holds.push(this.usable() && yields.is_none());
         }
         let overlap = |(index, this): (usize, &Listener)| {
             let with = |&(other, rival): &(usize, &Listener)| {
@@ -203,16 +223,23 @@ mod tests {
     proptest! {
         #[test]
         fn looking_up_finds_what_comparing_all_would(mut specs in prop::collection::vec(spec(), 1..24)) {
-            specs.sort_by_key(|(own, _)| !own);
+            specs.sort_by_key(|(owner, _)| *owner);
             (0..).zip(&mut specs).for_each(|(index, (_, spec)): (usize, _)| spec.name = format!("l{index}"));
-            let owner = |own: bool| match own {
-                true => Owner::Gateway(ObjectKey::new("a", "edge")),
-                false => Owner::ListenerSet(ObjectKey::new("a", "more")),
-            };
-            let judged = specs.iter().map(|(own, spec)| listeners::judge(&owner(*own), spec, PortMap::default()));
+            // The older Gateway with a set, then the younger one with another.
+            let (older, younger) = (ObjectKey::new("b", "older"), ObjectKey::new("a", "younger"));
+            let owners = [
+                (&older, Owner::Gateway(older.clone())),
+                (&older, Owner::ListenerSet(ObjectKey::new("b", "more"))),
+                (&younger, Owner::Gateway(younger.clone())),
+                (&younger, Owner::ListenerSet(ObjectKey::new("a", "more"))),
+            ];
+            let judged = specs.iter().map(|(owner, spec)| {
+                let (gateway, owner) = &owners[*owner];
+                listeners::judge(gateway, owner, spec, PortMap::default())
+            });
             let mut listeners: Vec<_> = judged.collect();
             let (conflicts, overlaps) = said(&listeners);
-            compare(&mut listeners);
+            compare(&mut listeners.iter_mut().collect::<Vec<_>>());
             let found: Vec<_> = listeners.iter().map(|one| one.conflict.as_ref().map(|(reason, _)| *reason)).collect();
             prop_assert_eq!(found, conflicts);
             let found: Vec<_> = listeners.iter().map(|one| one.overlap.clone()).collect();

@@ -238,13 +238,15 @@ fn cluster(context: &mut Context, place: Place, backend: &Port, origins: &mut Ve
     Some(name)
 }
 
-/// What is spoken with a port, over TLS, and the name of the cluster that does. A TLSRoute may reach the same port with and without.
+/// What is spoken with a port, over TLS, and the name of the cluster that does. A TLSRoute may reach the same port with and without, and
+/// Gateways that share data planes may show it different certificates.
 fn encrypted(backend: &Port, tls: BackendTls) -> (String, BackendProtocol) {
-    let name = backend.cluster.clone();
+    let shown = tls.client_certificate.as_ref().map(|certificate| format!("@{certificate}")).unwrap_or_default();
+    let name = format!("{}{shown}", backend.cluster);
     match &backend.protocol {
         BackendProtocol::Http1 => (name, BackendProtocol::Https(tls)),
         BackendProtocol::Http2 => (name, BackendProtocol::Http2Tls(tls)),
-        BackendProtocol::Tcp => (format!("Service/{}/tls", backend.port.id()), BackendProtocol::Tls(tls)),
-        other => (name, other.clone()),
+        BackendProtocol::Tcp => (format!("Service/{}/tls{shown}", backend.port.id()), BackendProtocol::Tls(tls)),
+        other => (backend.cluster.clone(), other.clone()),
     }
 }

@@ -8,37 +8,40 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
 
 use super::listeners::{Listener, Owner};
-use super::{
-    GATEWAY_NAME, View, condition, frontend, infrastructure_name, label_value, listener_set, listener_status, pods,
-};
+use super::{View, condition, frontend, listener_set, listener_status, names, pods};
 use crate::context::Context;
-use crate::{Infrastructure, Kind, Resources};
+use crate::{DataPlane, Infrastructure, Kind};
 
-/// Asks for data planes, and puts the listeners that can be served into their snapshot.
-pub(super) fn serve(context: &mut Context, view: &View) {
-    let Some(plane) = &view.plane else { return };
+/// Asks for the data planes that serve these Gateways (several in order of precedence), and puts the listeners that can be served
+/// into their snapshot.
+pub(super) fn serve(context: &mut Context, plane: &DataPlane, views: &[View]) {
+    let Some(first) = views.first().filter(|view| view.plane.is_some()) else { return };
     // A listener that is broken today keeps its port at the load balancer.
     let port = |listener: &Listener| {
         let number = u16::try_from(listener.spec.port).ok().filter(|port| *port > 0)?;
         Some((number, listener.protocol?.transport()))
     };
-    let ports: BTreeSet<_> = view.listeners.iter().filter_map(port).collect();
-    if ports.is_empty() {
+    let listeners = || views.iter().flat_map(|view| &view.listeners);
+    let ports: BTreeSet<_> = listeners().filter_map(port).collect();
+    let class = &first.object.spec.gateway_class_name;
+    let Some(key) = names::infrastructure_key(plane, class, context.settings).filter(|_| !ports.is_empty()) else {
         return;
-    }
-    let asked = view.object.spec.infrastructure.as_ref();
-    let infrastructure = Infrastructure {
-        class: view.object.spec.gateway_class_name.clone(),
-        ports,
-        labels: asked.and_then(|asked| asked.labels.clone()).unwrap_or_default(),
-        annotations: asked.and_then(|asked| asked.annotations.clone()).unwrap_or_default(),
-        address: asked_addresses(view).find_map(|(type_, value)| value.parse().ok().filter(|_| type_ == "IPAddress")),
-        parameters: view.parameters.clone(),
     };
-    context.infrastructure.insert(view.key.clone(), infrastructure);
+    let own = first.object.spec.infrastructure.as_ref().filter(|_| matches!(plane, DataPlane::Gateway(_)));
+    let mut asked = views.iter().flat_map(asked_addresses);
+    let infrastructure = Infrastructure {
+        key,
+        class: class.clone(),
+        ports,
+        labels: own.and_then(|own| own.labels.clone()).unwrap_or_default(),
+        annotations: own.and_then(|own| own.annotations.clone()).unwrap_or_default(),
+        address: asked.find_map(|(type_, value)| value.parse().ok().filter(|_| type_ == "IPAddress")),
+        parameters: first.parameters.clone(),
+    };
+    context.infrastructure.insert(plane.clone(), infrastructure);
     // Even where nothing can be served: without a snapshot new data planes are never ready, and old ones keep what they have.
     context.snapshot(plane);
-    for listener in &view.listeners {
+    for listener in listeners() {
         if let Some(protocol) = listener.serves() {
             let served = Served { port: listener.port, hostname: listener.hostname.clone(), protocol };
             context.snapshot(plane).insert(listener.id(), Resource::Listener(served));
@@ -50,10 +53,10 @@ pub(super) fn serve(context: &mut Context, view: &View) {
 pub(super) fn report(context: &mut Context, view: &View) {
     let owner = Owner::Gateway(view.key.clone());
     let listeners = listener_status::report(context, view, &owner, &view.object.metadata);
-    let addresses = Addresses::find(context.resources, view);
+    let addresses = Addresses::find(context, view);
     let mut conditions = vec![accepted(view)];
     conditions.extend(insecure(view));
-    conditions.push(programmed(context.resources, view, &addresses));
+    conditions.push(programmed(context, view, &addresses));
     conditions.push(resolved(view, &listeners));
     if let Some(unresolved) = &view.unresolved {
         context.warn(Kind::Gateway, &view.key, unresolved.field, unresolved.reason, &unresolved.message);
@@ -68,6 +71,7 @@ pub(super) fn report(context: &mut Context, view: &View) {
         attached_listener_sets: (!view.sets.is_empty()).then(|| listener_set::count_accepted(view)),
     };
     context.statuses.gateways.insert(view.key.clone(), status);
+    context.statuses.data_planes.extend(view.plane.clone().map(|plane| (view.key.clone(), plane)));
 }
 
 fn accepted(view: &View) -> Condition {
@@ -88,21 +92,28 @@ fn accepted(view: &View) -> Condition {
     }
 }
 
-fn programmed(resources: &Resources, view: &View, addresses: &Addresses) -> Condition {
+fn programmed(context: &Context, view: &View, addresses: &Addresses) -> Condition {
     let metadata = &view.object.metadata;
     let no = |reason, message: &str| condition(metadata, "Programmed", false, reason, message);
     if view.plane.is_none() {
         no("Invalid", "The Gateway is not accepted.")
     } else if view.own_listeners().all(|listener| !listener.is_served()) {
         no("Invalid", "No listener can be served: see their conditions.")
-    } else if let Some(trouble) = pods::trouble(resources, view) {
+    } else if let Some(trouble) = pods::trouble(context, view) {
         no(trouble.reason, &trouble.message)
     } else if let Some(address) = &addresses.unusable {
-        let message = format!(
-            "spec.addresses asks for {address}, which the load balancer has not assigned to the Gateway's Service. The \
-             Service asks for the first IPAddress alone: name one that the load balancer has to give, or ask for more by an \
-             annotation of the load balancer's in spec.infrastructure.annotations."
-        );
+        let message = match &view.plane {
+            Some(DataPlane::Class(class)) => format!(
+                "spec.addresses asks for {address}, which the load balancer has not assigned to the Service that all Gateways of \
+                 GatewayClass {class} share. That asks for the first IPAddress of the oldest Gateway with one: remove the address \
+                 here, or ask for it by an annotation of the load balancer's in service.annotations of the class's GatewayConfig."
+            ),
+            _ => format!(
+                "spec.addresses asks for {address}, which the load balancer has not assigned to the Gateway's Service. The \
+                 Service asks for the first IPAddress alone: name one that the load balancer has to give, or ask for more by an \
+                 annotation of the load balancer's in spec.infrastructure.annotations."
+            ),
+        };
         no("AddressNotUsable", &message)
     } else if addresses.pending {
         no("AddressNotAssigned", "The Gateway's Service has no address yet: the cluster's load balancer assigns it.")
@@ -146,14 +157,10 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn find(resources: &Resources, view: &View) -> Self {
-        let name = infrastructure_name(&view.key.name, &view.object.spec.gateway_class_name);
-        let label = label_value(&view.key.name, &name);
-        let ours = |service: &&std::sync::Arc<Service>| {
-            let labels = service.metadata.labels.as_ref();
-            labels.and_then(|labels| labels.get(GATEWAY_NAME)) == Some(&label)
-        };
-        let Some(service) = resources.get::<Service>(&view.key.namespace, &name).filter(ours) else {
+    fn find(context: &Context, view: &View) -> Self {
+        let own = DataPlane::Gateway(view.key.clone());
+        let (plane, class) = (view.plane.as_ref().unwrap_or(&own), &view.object.spec.gateway_class_name);
+        let Some(service) = names::service(context.resources, context.settings, plane, class) else {
             return Self { assigned: Vec::new(), unusable: None, pending: false };
         };
         let assigned = addresses(service);

@@ -14,6 +14,8 @@ use crate::{Kind, ObjectKey, PortMap, Statuses};
 pub(super) struct Listener<'a> {
     /// Whose it is.
     pub owner: Owner,
+    /// The Gateway that it is part of.
+    pub gateway: ObjectKey,
     /// As written.
     pub spec: &'a gateway::Listener,
     /// The port to bind; 0 when `spec.port` is none.
@@ -121,7 +123,12 @@ impl Listener<'_> {
 }
 
 /// Judges a listener by itself.
-pub(super) fn judge<'a>(owner: &Owner, spec: &'a gateway::Listener, ports: PortMap) -> Listener<'a> {
+pub(super) fn judge<'a>(
+    gateway: &ObjectKey,
+    owner: &Owner,
+    spec: &'a gateway::Listener,
+    ports: PortMap,
+) -> Listener<'a> {
     let protocol = Protocol::of(spec);
     let allowed = spec.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
     let (namespaces, unreadable) = AllowedNamespaces::read(allowed, "Same");
@@ -141,6 +148,7 @@ pub(super) fn judge<'a>(owner: &Owner, spec: &'a gateway::Listener, ports: PortM
     let hostname = spec.hostname.as_deref().filter(|_| protocol.is_none_or(Protocol::has_hostname));
     Listener {
         owner: owner.clone(),
+        gateway: gateway.clone(),
         spec,
         port: ports.bind(port),
         hostname: hostname::pattern(hostname),

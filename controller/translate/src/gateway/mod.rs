@@ -1,7 +1,8 @@
 //! The Gateway API: GatewayClasses, Gateways with their listeners, ListenerSets, routes of every kind.
 //!
-//! Each accepted Gateway has data planes of its own and so a snapshot of its own. Listeners are judged first, then every
-//! route once for all of its parents, then statuses are written, which count the routes.
+//! Each accepted Gateway has data planes of its own and so a snapshot of its own, or shares those of its class. Listeners are judged
+//! first, by themselves and beside those of the same data planes, then every route once for all of its parents, then statuses are
+//! written, which count the routes.
 
 mod allowed;
 mod attachment;
@@ -41,16 +42,18 @@ use std::sync::Arc;
 use crds::gateway::Gateway;
 
 use crate::context::Context;
+use crate::resources::created;
 use crate::{DataPlane, Entry, Kind, ObjectKey, Parameters, Resources};
 use backends::Backends;
+use class::Class;
 use grants::Grants;
 use listener_set::Set;
 use listeners::{Listener, Owner, Unresolved};
-use parameters::Reference;
+use parameters::{DataPlanes, Reference};
 use protocol::Protocol;
 
 pub(crate) use conditions::condition;
-pub use names::{GATEWAY_NAME, infrastructure_name, label_value};
+pub use names::{CLASS_NAME, GATEWAY_NAME, label_value, service};
 
 /// A Gateway of ours.
 struct View<'a> {
@@ -62,9 +65,9 @@ struct View<'a> {
     sets: Vec<Set<'a>>,
     /// Why the Gateway as a whole is not accepted.
     refusal: Option<Refusal>,
-    /// What its class and itself say of the looks of its data planes, where that can be used.
+    /// What its class says of the looks of data planes, and itself of its own, where that can be used.
     parameters: Option<Parameters>,
-    /// Its data planes, where it has any.
+    /// Its data planes, where it has any: its own, or those of its class.
     plane: Option<DataPlane>,
     /// The certificate that it shows to backends, by its name in the snapshot.
     client_certificate: Option<String>,
@@ -97,14 +100,29 @@ pub(crate) fn translate(context: &mut Context) {
         policies: context.policies.clone(),
     };
     let mut sets = listener_set::by_gateway(resources);
-    let mut views = BTreeMap::new();
+    let mut views = Vec::new();
     for (key, entry) in &resources.gateways {
         let Some(class) = classes.get(&entry.current.spec.gateway_class_name) else { continue };
         let sets = listener_set::admit(resources, key, &entry.current, sets.remove(key).unwrap_or_default());
-        let view = view(context, &backends.grants, key, entry, class.as_ref(), sets);
-        gateway_status::serve(context, &view);
-        views.insert(key.clone(), view);
+        views.push(view(context, key, entry, class, sets));
     }
+    // On shared data planes the oldest goes first, then the first by name; by name they are sorted.
+    views.sort_by_key(|view: &View| created(&view.object.metadata));
+    let mut planes: BTreeMap<DataPlane, Vec<View>> = BTreeMap::new();
+    for view in views {
+        // One that is not served is in nobody's way.
+        let plane = view.plane.clone().unwrap_or_else(|| DataPlane::Gateway(view.key.clone()));
+        planes.entry(plane).or_default().push(view);
+    }
+    for (plane, views) in &mut planes {
+        let mut listeners: Vec<_> = views.iter_mut().flat_map(|view| &mut view.listeners).collect();
+        conflicts::compare(&mut listeners);
+        for view in views.iter_mut() {
+            certify(context, &backends.grants, view);
+        }
+        gateway_status::serve(context, plane, views);
+    }
+    let mut views = planes.into_values().flatten().map(|view| (view.key.clone(), view)).collect();
     route::translate(context, &backends, &mut views);
     shadowed::report(context);
     for view in views.values() {
@@ -113,60 +131,85 @@ pub(crate) fn translate(context: &mut Context) {
     }
 }
 
+/// A Gateway with its listeners, each judged by itself.
 fn view<'a>(
     context: &mut Context,
-    grants: &Grants,
     key: &ObjectKey,
     entry: &'a Entry<Gateway>,
-    class: Option<&Parameters>,
+    class: &Class,
     sets: Vec<Set<'a>>,
 ) -> View<'a> {
-    let parameters = parameters(context.resources, key, &entry.current, class);
-    let refusal = parameters.as_ref().err().cloned().or_else(|| unsupported_address(&entry.current));
+    let object = &entry.current;
+    let parameters = parameters(context.resources, key, object, class);
+    let refusal = parameters.as_ref().err().cloned().or_else(|| unsupported_address(object));
     if let Some(Refusal { field, reason, message }) = &refusal {
         context.reject(Kind::Gateway, key);
         context.warn(Kind::Gateway, key, *field, reason, message);
     }
     // What was accepted before stays in service: a bad edit must not take the data planes away.
     let serves = refusal.is_none() || entry.last_good.is_some();
-    let plane = serves.then(|| DataPlane::Gateway(key.clone()));
-    let own = (Owner::Gateway(key.clone()), &entry.current.spec.listeners);
+    let (plane, parameters) = match class.data_planes {
+        DataPlanes::PerGateway => (DataPlane::Gateway(key.clone()), parameters.ok()),
+        DataPlanes::PerClass => {
+            let class_name = &object.spec.gateway_class_name;
+            ineffective(context, key, object);
+            (DataPlane::Class(class_name.clone()), class.parameters.clone())
+        }
+    };
+    let own = (Owner::Gateway(key.clone()), &object.spec.listeners);
     let admitted = sets.iter().filter(|set| set.allowed);
     let added = admitted.map(|set| (Owner::ListenerSet(set.key.clone()), &set.object.spec.listeners));
     let ports = context.settings.ports;
-    let mut listeners: Vec<_> = std::iter::once(own)
+    let listeners = std::iter::once(own)
         .chain(added)
-        .flat_map(|(owner, listeners)| listeners.iter().map(move |spec| listeners::judge(&owner, spec, ports)))
+        .flat_map(|(owner, listeners)| listeners.iter().map(move |spec| listeners::judge(key, &owner, spec, ports)))
         .collect();
-    conflicts::compare(&mut listeners);
-    for listener in &mut listeners {
-        if listener.usable() && listener.protocol.is_some_and(Protocol::terminates_tls) {
-            (listener.tls, listener.unresolved) = tls::terminate(context, grants, plane.as_ref(), listener);
-        }
-    }
-    frontend::apply(context, grants, key, &entry.current, &mut listeners);
-    let (client_certificate, unresolved) = tls::for_backends(context, grants, plane.as_ref(), key, &entry.current);
     View {
         key: key.clone(),
-        object: &entry.current,
+        object,
         listeners,
         sets,
         refusal,
-        parameters: parameters.ok(),
-        plane,
-        client_certificate,
-        unresolved,
+        parameters,
+        plane: serves.then_some(plane),
+        client_certificate: None,
+        unresolved: None,
+    }
+}
+
+/// Finds the certificates that a Gateway shows, and those that it asks its clients for.
+fn certify(context: &mut Context, grants: &Grants, view: &mut View) {
+    let plane = view.plane.as_ref();
+    for listener in &mut view.listeners {
+        if listener.usable() && listener.protocol.is_some_and(Protocol::terminates_tls) {
+            (listener.tls, listener.unresolved) = tls::terminate(context, grants, plane, listener);
+        }
+    }
+    frontend::apply(context, grants, &view.key, view.object, &mut view.listeners);
+    (view.client_certificate, view.unresolved) = tls::for_backends(context, grants, plane, &view.key, view.object);
+}
+
+/// Tells what a Gateway says of the looks of data planes that are not its own.
+fn ineffective(context: &mut Context, key: &ObjectKey, gateway: &Gateway) {
+    let Some(infrastructure) = &gateway.spec.infrastructure else { return };
+    let fields = [
+        ("labels", infrastructure.labels.as_ref().is_some_and(|labels| !labels.is_empty())),
+        ("annotations", infrastructure.annotations.as_ref().is_some_and(|annotations| !annotations.is_empty())),
+        ("parametersRef", infrastructure.parameters_ref.is_some()),
+    ];
+    let class = &gateway.spec.gateway_class_name;
+    for (field, _) in fields.into_iter().filter(|(_, is_set)| *is_set) {
+        let message = format!(
+            "has no effect: all Gateways of GatewayClass {class} share their data planes. Remove it; what the GatewayConfig of the \
+             class says holds for them."
+        );
+        context.notice(Kind::Gateway, key, format!("spec.infrastructure.{field}"), "NoEffect", message);
     }
 }
 
 /// What the class and the Gateway say of the looks of data planes.
-fn parameters(
-    resources: &Resources,
-    key: &ObjectKey,
-    gateway: &Gateway,
-    class: Option<&Parameters>,
-) -> Result<Parameters, Refusal> {
-    let Some(class) = class else {
+fn parameters(resources: &Resources, key: &ObjectKey, gateway: &Gateway, class: &Class) -> Result<Parameters, Refusal> {
+    let Some(class) = &class.parameters else {
         let message = format!("GatewayClass {} is not accepted: see its status.", gateway.spec.gateway_class_name);
         return Err(Refusal { field: "spec.gatewayClassName", reason: "Invalid", message });
     };
@@ -183,7 +226,8 @@ fn parameters(
         name: &reference.name,
     };
     let refusal = |message| Refusal { field, reason: "InvalidParameters", message };
-    parameters::resolve(resources, class.clone(), &reference).map_err(refusal)
+    let config = parameters::find(resources, &reference);
+    config.and_then(|config| config.of_gateway(class.clone())).map_err(refusal)
 }
 
 fn unsupported_address(gateway: &Gateway) -> Option<Refusal> {

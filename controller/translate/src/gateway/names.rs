@@ -1,18 +1,88 @@
-//! Names of generated objects.
+//! Names of generated objects, and the objects that have them.
 
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube_core::ObjectMeta;
 use snapshot::Hash;
 
-/// The label that names the Gateway on what is made for it (GEP-1762).
+use crate::{DataPlane, ObjectKey, Resources, Settings};
+
+/// The label by which generated objects name their Gateway (GEP-1762).
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// The label by which generated objects name their GatewayClass (GEP-1762).
+pub const CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
+
+/// Stands for the Gateway's name in the name of what the Gateways of a class share.
+const ALL: &str = "all-gateways";
 
 /// The longest name of a Service, and the longest value of a label.
 const LONGEST: usize = 63;
+
+/// The namespace and the name of the Deployment, Service and ServiceAccount of a data plane that serves Gateways of `class`: beside
+/// the Gateway, or in the namespace of the installation where all of the class share it. `None` for that of Ingresses.
+pub(super) fn infrastructure_key(plane: &DataPlane, class: &str, settings: &Settings) -> Option<ObjectKey> {
+    match plane {
+        DataPlane::Shared => None,
+        DataPlane::Class(_) => Some(ObjectKey::new(settings.namespace.as_str(), infrastructure_name(ALL, class))),
+        DataPlane::Gateway(key) => Some(ObjectKey::new(key.namespace.as_str(), infrastructure_name(&key.name, class))),
+    }
+}
+
+/// The Service of a data plane that serves Gateways of `class`, where it is there and not somebody else's.
+pub fn service<'r>(
+    resources: &'r Resources,
+    settings: &Settings,
+    plane: &DataPlane,
+    class: &str,
+) -> Option<&'r Arc<Service>> {
+    let key = infrastructure_key(plane, class, settings)?;
+    resources
+        .get::<Service>(&key.namespace, &key.name)
+        .filter(|service| is_part_of(plane, class, &key, &service.metadata))
+}
+
+/// The pods of a data plane that serves Gateways of `class`.
+pub(super) fn pods<'r>(
+    resources: &'r Resources,
+    settings: &Settings,
+    plane: &DataPlane,
+    class: &str,
+) -> impl Iterator<Item = &'r Arc<Pod>> {
+    infrastructure_key(plane, class, settings).into_iter().flat_map(move |key| {
+        let from = ObjectKey::new(key.namespace.as_str(), "");
+        let in_namespace = resources.pods.range(from..).map(|(_, entry)| &entry.current);
+        let pods = in_namespace.take_while({
+            let namespace = key.namespace.clone();
+            move |pod| pod.metadata.namespace.as_deref() == Some(namespace.as_str())
+        });
+        pods.filter(move |pod| is_part_of(plane, class, &key, &pod.metadata))
+    })
+}
+
+/// Whether the labels say that an object is part of a data plane whose objects have the name `key`.
+fn is_part_of(plane: &DataPlane, class: &str, key: &ObjectKey, metadata: &ObjectMeta) -> bool {
+    let label = |name| metadata.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);
+    match plane {
+        DataPlane::Gateway(gateway) => label(GATEWAY_NAME) == Some(label_value(&gateway.name, &key.name)),
+        // What a single Gateway has names its class too.
+        DataPlane::Class(_) | DataPlane::Shared => {
+            label(GATEWAY_NAME).is_none() && label(CLASS_NAME) == Some(label_value(class, &key.name))
+        }
+    }
+}
+
+/// The value of a label that names `owner` on what has the name `infrastructure`: that name, where the owner's is too long for a
+/// label.
+pub fn label_value<'n>(owner: &'n str, infrastructure: &'n str) -> &'n str {
+    if owner.len() <= LONGEST { owner } else { infrastructure }
+}
 
 /// The name of the Deployment, Service and ServiceAccount of a Gateway (GEP-1762): `<gateway>-<class>`.
 ///
 /// Where that is no name for a Service (RFC 1035: at most 63 letters, digits and hyphens, a letter first), it is cut and
 /// cleaned, and the start of a hash of the whole keeps it apart from others.
-pub fn infrastructure_name(gateway_name: &str, class_name: &str) -> String {
+fn infrastructure_name(gateway_name: &str, class_name: &str) -> String {
     let whole = format!("{gateway_name}-{class_name}");
     let letter_first = whole.starts_with(|first: char| first.is_ascii_lowercase());
     let clean = whole.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
@@ -25,12 +95,6 @@ pub fn infrastructure_name(gateway_name: &str, class_name: &str) -> String {
         whole.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' });
     let cut: String = prefix.chars().chain(cleaned).take(LONGEST - hash.len() - 1).collect();
     format!("{}-{hash}", cut.trim_end_matches('-'))
-}
-
-/// The value of the labels that name a Gateway and its class on what is made for the Gateway (GEP-1762): `name`, or where that
-/// is too long for a label, the Gateway's [`infrastructure_name`].
-pub fn label_value(name: &str, infrastructure_name: &str) -> String {
-    if name.len() <= LONGEST { name.to_owned() } else { infrastructure_name.to_owned() }
 }
 
 #[cfg(test)]
@@ -63,8 +127,19 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_the_name_where_it_fits() {
-        assert_eq!(label_value(&"a".repeat(63), "short"), "a".repeat(63));
-        assert_eq!(label_value(&"a".repeat(64), "short"), "short");
+    fn a_label_is_the_owners_name_where_it_fits() {
+        let fits = "a".repeat(63);
+        assert_eq!(label_value(&fits, "a-sluice"), fits);
+        assert_eq!(label_value(&"a".repeat(64), "a-sluice"), "a-sluice");
+    }
+
+    #[test]
+    fn what_a_class_shares_is_in_the_namespace_of_the_installation_whatever_the_length_of_its_name() {
+        let settings = Settings { namespace: "system".into(), ..Settings::default() };
+        let key = |class: &str| infrastructure_key(&DataPlane::Class(class.into()), class, &settings).unwrap();
+        assert_eq!(key("sluice"), ObjectKey::new("system", "all-gateways-sluice"));
+        let long = key(&"a".repeat(253));
+        assert!(long.name.len() <= 63 && long.name.starts_with("all-gateways-aaa"), "{long}");
+        assert_ne!(long, key(&"a".repeat(252)));
     }
 }

@@ -1,5 +1,7 @@
 //! What GatewayClasses and Gateways refer to for the looks of data planes: GatewayConfigs.
 
+use std::fmt;
+
 use crds::policy::{GROUP, GatewayConfigSpec};
 
 use crate::{Kind, ObjectKey, Parameters, Resources, ServiceType};
@@ -15,8 +17,23 @@ pub(super) struct Reference<'a> {
     pub name: &'a str,
 }
 
-/// `base` with what the GatewayConfig says in its place; or a sentence that says why it cannot be used.
-pub(super) fn resolve(resources: &Resources, base: Parameters, reference: &Reference) -> Result<Parameters, String> {
+/// Which data planes serve the Gateways of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DataPlanes {
+    /// Each Gateway has its own.
+    PerGateway,
+    /// All share those of the class.
+    PerClass,
+}
+
+/// A GatewayConfig that is there.
+pub(super) struct Config<'a> {
+    key: ObjectKey,
+    spec: &'a GatewayConfigSpec,
+}
+
+/// The GatewayConfig that is referred to; or a sentence that says why there is none.
+pub(super) fn find<'a>(resources: &'a Resources, reference: &Reference) -> Result<Config<'a>, String> {
     let Reference { field, group, kind, namespace, name } = *reference;
     let known = Kind::GatewayConfig.name();
     if group != GROUP || kind != known {
@@ -27,8 +44,39 @@ pub(super) fn resolve(resources: &Resources, base: Parameters, reference: &Refer
     }
     let key = ObjectKey::new(namespace, name);
     match resources.gateway_configs.get(&key) {
-        Some(entry) => merge(base, &entry.current.spec).map_err(|message| format!("{known} {key}: {message}")),
+        Some(entry) => Ok(Config { key, spec: &entry.current.spec }),
         None => Err(format!("{field} names {known} {key}, which does not exist: create it, or correct the reference.")),
+    }
+}
+
+impl Config<'_> {
+    /// Which data planes serve the Gateways of the class that has these parameters; or a sentence that says what is wrong.
+    pub fn data_planes(&self) -> Result<DataPlanes, String> {
+        match self.spec.data_planes.as_deref() {
+            None | Some("PerGateway") => Ok(DataPlanes::PerGateway),
+            Some("PerClass") => Ok(DataPlanes::PerClass),
+            Some(other) => self.wrong(format!("spec.dataPlanes is {other:?}: write PerGateway or PerClass.")),
+        }
+    }
+
+    /// `class`, the parameters of the class, with what a Gateway's own say in their place; or a sentence that says what is wrong.
+    pub fn of_gateway(&self, class: Parameters) -> Result<Parameters, String> {
+        if self.spec.data_planes.is_some() {
+            return self.wrong(
+                "spec.dataPlanes is for all Gateways of a class: remove it here, and set it in the GatewayConfig that the \
+                 GatewayClass refers to.",
+            );
+        }
+        self.over(class)
+    }
+
+    /// `base` with what is said here in its place; or a sentence that says what is wrong.
+    pub fn over(&self, base: Parameters) -> Result<Parameters, String> {
+        merge(base, self.spec).or_else(|message| self.wrong(message))
+    }
+
+    fn wrong<T>(&self, message: impl fmt::Display) -> Result<T, String> {
+        Err(format!("{} {}: {message}", Kind::GatewayConfig, self.key))
     }
 }
 

@@ -1,12 +1,11 @@
 //! Why the data planes of a Gateway do not start, as the cluster tells of their pods.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{GATEWAY_NAME, View, infrastructure_name, label_value};
-use crate::{ObjectKey, Resources};
+use super::{View, names};
+use crate::context::Context;
 
 /// Why a pod does not run.
 pub(super) struct Trouble {
@@ -16,19 +15,11 @@ pub(super) struct Trouble {
     pub(super) message: String,
 }
 
-/// What keeps every pod of the Gateway from running; `None` while one of them has no such trouble, or there is none.
-pub(super) fn trouble(resources: &Resources, view: &View) -> Option<Trouble> {
-    let name = &view.key.name;
-    let label = label_value(name, &infrastructure_name(name, &view.object.spec.gateway_class_name));
-    let from = ObjectKey::new(&view.key.namespace, "");
-    let in_namespace = resources
-        .pods
-        .range((Bound::Included(from), Bound::Unbounded))
-        .take_while(|(key, _)| key.namespace == view.key.namespace);
-    let pods = in_namespace.map(|(_, entry)| &entry.current).filter(|pod| {
-        let labels = pod.metadata.labels.as_ref();
-        labels.and_then(|labels| labels.get(GATEWAY_NAME)) == Some(&label) && pod.metadata.deletion_timestamp.is_none()
-    });
+/// What keeps every pod that serves the Gateway from running; `None` while one of them has no such trouble, or there is none.
+pub(super) fn trouble(context: &Context, view: &View) -> Option<Trouble> {
+    let (plane, class) = (view.plane.as_ref()?, &view.object.spec.gateway_class_name);
+    let pods = names::pods(context.resources, context.settings, plane, class);
+    let pods = pods.filter(|pod| pod.metadata.deletion_timestamp.is_none());
     let mut all = pods.map(of_pod).collect::<Option<Vec<_>>>()?;
     if all.is_empty() { None } else { Some(all.swap_remove(0)) }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use snapshot::{Kind as ResourceKind, ResourceId, Secret};
-use translate::{Kind, ObjectKey, Parameters, Resources, Settings, Stored, Translation, Transport};
+use translate::{DataPlane, Kind, ObjectKey, Parameters, Resources, Settings, Stored, Translation, Transport};
 
 /// One edit after the other; each is a list of manifests.
 pub struct Input {
@@ -139,7 +139,7 @@ pub fn render(translation: &Translation) -> String {
     for (key, status) in &statuses.ingresses {
         view.insert(format!("status of Ingress {key}"), value(status));
     }
-    for (key, infrastructure) in &translation.infrastructure {
+    for (plane, infrastructure) in &translation.infrastructure {
         let ports = infrastructure.ports.iter().map(|(number, transport)| match transport {
             Transport::Tcp => Value::from(*number),
             Transport::Udp => Value::from(format!("{number}/udp")),
@@ -153,14 +153,16 @@ pub fn render(translation: &Translation) -> String {
             Some(parameters) if *parameters == Parameters::default() => None,
             parameters => Some(("parameters", self::parameters(parameters.as_ref()))),
         };
+        let shared = matches!(plane, DataPlane::Class(_)).then(|| ("objects", value(&infrastructure.key.to_string())));
         let fields = fields
             .into_iter()
+            .chain(shared)
             .chain(labels)
             .chain(address)
             .chain(parameters)
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        view.insert(format!("infrastructure of Gateway {key}"), Value::Object(fields));
+        view.insert(format!("infrastructure of {plane}"), Value::Object(fields));
     }
     let problems: Vec<_> =
         translation.problems.iter().map(|problem| format!("{:?}: {problem}", problem.severity)).collect();
