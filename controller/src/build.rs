@@ -14,8 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 use translate::{
-    DataPlane, Infrastructure, Kind, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
-    translate,
+    DataPlane, Infrastructure, Kind, Memo, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
 };
 
 use crate::class_guard::Classes;
@@ -74,6 +73,8 @@ pub struct Builder {
     pub leads: watch::Receiver<bool>,
     /// Counts builds.
     pub metrics: Metrics,
+    /// Of the last translation.
+    pub memo: Memo,
 }
 
 /// What the last build left.
@@ -169,12 +170,14 @@ impl Builder {
         self.store.adopt(*self.leads.borrow_and_update());
         let resources = std::mem::take(&mut self.store.resources);
         let settings = self.settings.borrow().clone();
-        let (resources, translation) = spawn_blocking(move || {
-            let translation = translate(&resources, &settings);
-            (resources, translation)
+        let mut memo = std::mem::take(&mut self.memo);
+        let (resources, memo, translation) = spawn_blocking(move || {
+            let translation = memo.translate(&resources, &settings);
+            (resources, memo, translation)
         })
         .await?;
         self.store.resources = resources;
+        self.memo = memo;
         Ok(translation)
     }
 

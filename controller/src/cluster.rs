@@ -8,7 +8,7 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use translate::{Kind, ObjectKey, Stored};
+use translate::{Kind, Memo, ObjectKey, Stored};
 
 use crate::bootstrap::{self, BootstrapError};
 use crate::build::{Builder, Outputs};
@@ -129,6 +129,7 @@ impl Controller {
             outputs: Outputs { unwritten, reports, infrastructure, classes, unrecorded, ready },
             leads: leads.clone(),
             metrics: metrics.clone(),
+            memo: Memo::default(),
         };
         let stop = shutdown.clone();
         tasks.spawn(async move { Ok(builder.run(changes, stop).await?) });

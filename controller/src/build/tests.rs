@@ -199,6 +199,7 @@ impl Rig {
                 },
                 leads: watch::channel(true).1,
                 metrics: Metrics::default(),
+                memo: Memo::default(),
             },
             built: Built::default(),
             fetchable,

@@ -13,7 +13,7 @@ use dataplane::compile::Rejection;
 use dataplane::{LocalEndpoints, Options, Proxy, StartError};
 use snapshot::{Resource, Snapshot};
 use tokio::sync::watch;
-use translate::{Settings, translate};
+use translate::{Memo, Settings};
 
 use crate::ca::CaError;
 use crate::echo::Echoes;
@@ -111,7 +111,17 @@ async fn run(args: &Args) -> Result<(), RunError> {
     let echoes = args.echo.then(Echoes::default);
     let rejections = proxy.rejections();
     let (told, rejected) = (Told::default(), Vec::new());
-    let mut session = Session { folder, settings, proxy, rejections, rejected, told, unreadable: None, echoes };
+    let mut session = Session {
+        folder,
+        settings,
+        memo: Memo::default(),
+        proxy,
+        rejections,
+        rejected,
+        told,
+        unreadable: None,
+        echoes,
+    };
     session.start_echoes().await;
     let served = session.publish();
     greet(args, &session.folder, &served);
@@ -134,6 +144,7 @@ async fn run(args: &Args) -> Result<(), RunError> {
 struct Session {
     folder: Folder,
     settings: Settings,
+    memo: Memo,
     proxy: Proxy,
     rejections: watch::Receiver<Vec<Rejection>>,
     /// What of them was told last.
@@ -172,7 +183,7 @@ impl Session {
 
     /// Translates the folder, hands the result to the proxy and tells what is wrong. Gives what the proxy took.
     fn publish(&mut self) -> Snapshot {
-        let translation = translate(self.folder.resources(), &self.settings);
+        let translation = self.memo.translate(self.folder.resources(), &self.settings);
         self.folder.accept(&translation.rejected);
         let snapshot = merged(translation.snapshots.values());
         self.proxy.apply(snapshot.clone());

@@ -87,6 +87,11 @@ impl Gate {
         self.wake.take()
     }
 
+    /// The status is what it should be: it waits for nothing.
+    pub(super) fn settled(&mut self, target: &Target) {
+        self.waiting.remove(target);
+    }
+
     /// Forgets objects that have no status any more.
     pub fn forget_except(&mut self, statuses: &Statuses) {
         self.waiting.retain(|target, _| match target.kind {

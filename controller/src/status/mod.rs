@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use translate::{DataPlane, Kind, ObjectKey, Statuses};
+use translate::{DataPlane, Kind, ObjectKey, Parents, Statuses};
 
 use crate::stream::{Acks, Wait};
 
@@ -144,31 +144,27 @@ impl Wanted {
     /// Takes the statuses of a new translation.
     pub fn replace(&mut self, statuses: Statuses) {
         let before = std::mem::replace(&mut self.statuses, statuses);
-        let mut old = std::mem::take(&mut self.fingerprints);
-        let mut fingerprints = BTreeMap::new();
-        let mut keep = |target: Target, same: bool, status: &dyn Fn() -> Value| {
-            let known = old.remove(&target).filter(|_| same);
-            let fingerprint = known.unwrap_or_else(|| Fingerprint::of(&status()));
-            fingerprints.insert(target, fingerprint);
-        };
         let now = &self.statuses;
-        for (object, status) in &now.gateway_classes {
-            let target = Target { kind: Kind::GatewayClass, object: object.clone() };
-            keep(target, before.gateway_classes.get(object) == Some(status), &|| value(status));
+        let mut note = |kind: Kind, object: &ObjectKey, status: Option<Value>| {
+            let target = Target { kind, object: object.clone() };
+            match status {
+                Some(status) => self.fingerprints.insert(target, Fingerprint::of(&status)),
+                None => self.fingerprints.remove(&target),
+            };
+        };
+        for (object, status) in changes(&before.gateway_classes, &now.gateway_classes, PartialEq::eq) {
+            note(Kind::GatewayClass, object, status.map(value));
         }
-        for (object, addresses) in &now.ingresses {
-            let target = Target { kind: Kind::Ingress, object: object.clone() };
-            keep(target, before.ingresses.get(object) == Some(addresses), &|| load_balancer(addresses));
+        for (object, addresses) in changes(&before.ingresses, &now.ingresses, PartialEq::eq) {
+            note(Kind::Ingress, object, addresses.map(load_balancer));
         }
-        for (key, parents) in &now.routes {
-            let target = Target { kind: key.0, object: key.1.clone() };
-            keep(target, before.routes.get(key) == Some(parents), &|| json!({ "parents": parents }));
+        let same = |one: &Parents, other: &Parents| Arc::ptr_eq(one, other) || one == other;
+        for ((kind, object), parents) in changes(&before.routes, &now.routes, same) {
+            note(*kind, object, parents.map(|parents| json!({ "parents": parents.as_ref() })));
         }
-        for (key, ancestors) in &now.policies {
-            let target = Target { kind: key.0, object: key.1.clone() };
-            keep(target, before.policies.get(key) == Some(ancestors), &|| json!({ "ancestors": ancestors }));
+        for ((kind, object), ancestors) in changes(&before.policies, &now.policies, PartialEq::eq) {
+            note(*kind, object, ancestors.map(|ancestors| json!({ "ancestors": ancestors })));
         }
-        self.fingerprints = fingerprints;
     }
 
     /// What differs from what the API server holds, as far as data planes have acknowledged it, and with what they `refused`.
@@ -191,11 +187,18 @@ impl Wanted {
             let gateway = self.statuses.listener_set_gateways.get(object);
             unwritten.extend(gateway.and_then(|gateway| world.unwritten(Kind::ListenerSet, object, gateway, status)));
         }
+        // Both are in the same order.
+        let mut observed = observed.iter().peekable();
         let others = self.fingerprints.iter().filter_map(|(target, fingerprint)| {
-            let observed = observed.get(target)?;
+            while observed.next_if(|(other, _)| *other < target).is_some() {}
+            let (_, observed) = observed.next_if(|(other, _)| *other == target)?;
             let told = self.refused(target, refused);
             let fingerprint = told.as_ref().map_or(*fingerprint, Fingerprint::of);
-            if observed.fingerprint == fingerprint || self.waits(target, fingerprint, gate, acks, now) {
+            if observed.fingerprint == fingerprint {
+                gate.settled(target);
+                return None;
+            }
+            if self.waits(target, fingerprint, gate, acks, now) {
                 return None;
             }
             let write = match before.get(target).filter(|write| write.fingerprint == fingerprint) {
@@ -210,6 +213,9 @@ impl Wanted {
 
     /// The status of a route that data planes do not take.
     fn refused(&self, target: &Target, refused: &BTreeMap<DataPlane, Refused>) -> Option<Value> {
+        if refused.is_empty() {
+            return None; // as almost always, and this is asked of every route
+        }
         let parents = self.statuses.routes.get(&(target.kind, target.object.clone()))?;
         let parents = refused::route(target.kind, &target.object, parents, &self.statuses, refused)?;
         Some(json!({ "parents": parents }))
@@ -226,7 +232,7 @@ impl Wanted {
         match target.kind {
             Kind::Ingress => check(&DataPlane::Shared).is_err(),
             kind if kind.is_route() => {
-                let parents = self.statuses.routes.get(&key).into_iter().flatten();
+                let parents = self.statuses.routes.get(&key).into_iter().flat_map(|parents| parents.iter());
                 let parents = parents.filter(|parent| accepted(&parent.conditions));
                 let mut gateways = parents.filter_map(|parent| gateway_of(&parent.parent_ref));
                 gateways.any(|gateway| !served(&self.statuses.data_plane(&gateway)))
@@ -250,10 +256,32 @@ impl Wanted {
         match target.kind {
             Kind::GatewayClass => self.statuses.gateway_classes.get(&target.object).map(value),
             Kind::Ingress => self.statuses.ingresses.get(&target.object).map(load_balancer),
-            kind if kind.is_route() => self.statuses.routes.get(&key()).map(|parents| json!({ "parents": parents })),
+            kind if kind.is_route() => {
+                self.statuses.routes.get(&key()).map(|parents| json!({ "parents": parents.as_ref() }))
+            }
             _ => self.statuses.policies.get(&key()).map(|ancestors| json!({ "ancestors": ancestors })),
         }
     }
+}
+
+/// What is new or not the same in `now`, and what is gone (`None`). Both are in the same order, and nearly the same.
+fn changes<'m, K: Ord, V>(
+    before: &'m BTreeMap<K, V>,
+    now: &'m BTreeMap<K, V>,
+    same: impl Fn(&V, &V) -> bool,
+) -> Vec<(&'m K, Option<&'m V>)> {
+    let mut changes = Vec::new();
+    let mut before = before.iter().peekable();
+    for (key, value) in now {
+        while let Some((gone, _)) = before.next_if(|(other, _)| *other < key) {
+            changes.push((gone, None));
+        }
+        if before.next_if(|(other, _)| *other == key).is_none_or(|(_, known)| !same(known, value)) {
+            changes.push((key, Some(value)));
+        }
+    }
+    changes.extend(before.map(|(gone, _)| (gone, None)));
+    changes
 }
 
 fn accepted(conditions: &[Condition]) -> bool {

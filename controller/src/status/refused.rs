@@ -81,9 +81,6 @@ pub(super) fn route(
     statuses: &Statuses,
     refused: &BTreeMap<DataPlane, Refused>,
 ) -> Option<Vec<RouteParentStatus>> {
-    if refused.is_empty() {
-        return None; // as almost always, and this is asked of every route
-    }
     let mut changed = false;
     let mut parents = parents.to_vec();
     for parent in &mut parents {

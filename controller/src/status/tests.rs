@@ -55,7 +55,7 @@ fn only_differences_are_written_and_foreign_entries_do_not_count() {
     let target = Target::of(Kind::HTTPRoute, &object).unwrap();
     let mut wanted = Wanted::default();
     let mut statuses = Statuses::default();
-    statuses.routes.insert((Kind::HTTPRoute, object), parents("a"));
+    statuses.routes.insert((Kind::HTTPRoute, object), parents("a").into());
     wanted.replace(statuses);
     let unwritten = |observed| unwritten(&wanted, &observed, &mut Gate::default(), &Acks::default()).len();
 
@@ -74,7 +74,7 @@ fn what_is_still_unwritten_is_not_serialised_again() {
     let observed: BTreeMap<_, _> = [&same, &edited].into_iter().flat_map(|object| observe(&of(object), None)).collect();
     let mut statuses = Statuses::default();
     for object in [&same, &edited] {
-        statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents("a"));
+        statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents("a").into());
     }
     let mut wanted = Wanted::default();
     let mut unwritten = |statuses: &Statuses, before: &Unwritten| {
@@ -83,7 +83,7 @@ fn what_is_still_unwritten_is_not_serialised_again() {
         wanted.unwritten(before, &observed, &mut gate, &Acks::default(), &BTreeMap::new(), now)
     };
     let before = unwritten(&statuses, &Unwritten::new());
-    statuses.routes.insert((Kind::HTTPRoute, edited.clone()), parents("b"));
+    statuses.routes.insert((Kind::HTTPRoute, edited.clone()), parents("b").into());
     let after = unwritten(&statuses, &before);
     assert!(Arc::ptr_eq(&before[&of(&same)], &after[&of(&same)]));
     assert_eq!(after[&of(&edited)].status["parents"][0]["parentRef"]["name"], "b");
@@ -95,7 +95,7 @@ fn an_empty_list_is_no_difference_to_no_status() {
     let target = Target::of(Kind::HTTPRoute, &object).unwrap();
     let mut wanted = Wanted::default();
     let mut statuses = Statuses::default();
-    statuses.routes.insert((Kind::HTTPRoute, object), Vec::new());
+    statuses.routes.insert((Kind::HTTPRoute, object), Vec::new().into());
     wanted.replace(statuses);
     assert!(unwritten(&wanted, &observe(&target, None), &mut Gate::default(), &Acks::default()).is_empty());
 }
@@ -240,7 +240,7 @@ fn a_route_that_a_data_plane_does_not_take_says_so_under_that_gateway_alone() {
         let data_planes = gateways.iter().cloned().zip(planes.clone()).collect();
         let mut statuses = Statuses { data_planes, ..Statuses::default() };
         let parents = [parents("a"), parents("b")].concat();
-        statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents);
+        statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents.into());
         let mut wanted = Wanted::default();
         wanted.replace(statuses);
         let id = ResourceId::new(snapshot::Kind::Route, "HTTPRoute/shop/web@shop/a");
@@ -319,12 +319,12 @@ fn routes_and_policies_are_accepted_once_every_ready_data_plane_serves_them_or_p
     let mut statuses = Statuses::default();
     let kinds = Kind::ALL.iter().copied().filter(|kind| kind.is_route() || kind.is_policy());
     for kind in kinds.clone().filter(|kind| kind.is_route()) {
-        statuses.routes.insert((kind, object.clone()), parents("a"));
+        statuses.routes.insert((kind, object.clone()), parents("a").into());
     }
     // A set of listeners is served by its Gateway.
     let mut under_a_set = parents("extra");
     under_a_set[0].parent_ref.kind = Some("ListenerSet".into());
-    statuses.routes.insert((Kind::TCPRoute, object.clone()), under_a_set);
+    statuses.routes.insert((Kind::TCPRoute, object.clone()), under_a_set.into());
     statuses.listener_set_gateways.insert(ObjectKey::new("shop", "extra"), ObjectKey::new("shop", "a"));
     let ancestor = PolicyAncestorStatus {
         ancestor_ref: ParentReference { kind: Some("Gateway".into()), ..parents("a").remove(0).parent_ref },

@@ -1,36 +1,33 @@
 //! From a Service to a cluster and its endpoints.
 
-use std::collections::BTreeMap;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{self, Service};
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube_core::ObjectMeta;
-use snapshot::{Cluster, Endpoint, Endpoints, Resource, Snapshot};
+use snapshot::{Cluster, Endpoint, Endpoints, Hashed, Resource, ResourceId, Snapshot};
 
 use crate::context::Context;
-use crate::{DataPlane, Kind, ObjectKey, Resources, Settings, Transport};
+use crate::{DataPlane, Kind, ObjectKey, Problem, Resources, Settings, Severity, Transport};
 
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Services with their EndpointSlices, indexed once.
+/// Services with their EndpointSlices, indexed once, when somebody asks.
 pub(crate) struct Services<'a> {
     resources: &'a Resources,
-    slices: BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
+    slices: OnceCell<BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>>,
+    resolved: RefCell<BTreeMap<String, Resolved>>,
 }
 
 impl<'a> Services<'a> {
-    /// Reads every slice's label.
+    /// Reads nothing yet.
     pub(crate) fn new(resources: &'a Resources) -> Self {
-        let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (key, entry) in &resources.endpoint_slices {
-            if let Some(service) = service_of(&entry.current.metadata) {
-                slices.entry((key.namespace.as_str(), service)).or_default().push(entry.current.as_ref());
-            }
-        }
-        Self { resources, slices }
+        Self { resources, slices: OnceCell::new(), resolved: RefCell::default() }
     }
 
     /// Finds a port of a Service.
@@ -56,9 +53,8 @@ impl<'a> Services<'a> {
             let object = (Kind::Service, port.key.clone(), "spec.externalName".into(), name.to_owned());
             return if refused { vec![object] } else { Vec::new() };
         }
-        let slices = self.slices.get(&(port.key.namespace.as_str(), port.key.name.as_str()));
         let mut refused = Vec::new();
-        for slice in slices.into_iter().flatten() {
+        for slice in self.slices(&port.key) {
             let addresses = slice.endpoints.iter().enumerate().flat_map(|(index, endpoint)| {
                 endpoint.addresses.iter().filter_map(move |address| Some((index, address.parse::<IpAddr>().ok()?)))
             });
@@ -70,11 +66,44 @@ impl<'a> Services<'a> {
         refused
     }
 
-    /// The endpoints of a port as they are now.
-    fn endpoints(&self, port: &ServicePort<'_>, settings: &Settings) -> Endpoints {
-        let slices = self.slices.get(&(port.key.namespace.as_str(), port.key.name.as_str()));
-        resolve(port, slices.into_iter().flatten().copied(), settings)
+    /// The endpoints of a port as they are now. Each port is resolved once.
+    pub(crate) fn resolve(&self, port: &ServicePort<'_>, settings: &Settings) -> Resolved {
+        let mut resolved = self.resolved.borrow_mut();
+        let resolved = resolved.entry(port.id()).or_insert_with(|| {
+            let endpoints = resolve(port, self.slices(&port.key).iter().copied(), settings);
+            let problem = |(kind, object, field, address)| Problem {
+                kind,
+                object,
+                field,
+                reason: "AddressRefused",
+                message: format!(
+                    "{address:?} is not used, for it leads to the data plane or its node: use a pod's address"
+                ),
+                severity: Severity::Warning,
+            };
+            Resolved {
+                endpoints: Hashed::new(Resource::Endpoints(endpoints)),
+                problems: self.refused(port, settings).into_iter().map(problem).collect(),
+            }
+        });
+        resolved.clone()
     }
+
+    fn slices<'s>(&'s self, service: &'s ObjectKey) -> &'s [&'s EndpointSlice] {
+        let slices = self.slices.get_or_init(|| by_service(self.resources));
+        slices.get(&(service.namespace.as_str(), service.name.as_str())).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// The slices of each Service, by its namespace and name.
+fn by_service(resources: &Resources) -> BTreeMap<(&str, &str), Vec<&EndpointSlice>> {
+    let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (key, entry) in &resources.endpoint_slices {
+        if let Some(service) = service_of(&entry.current.metadata) {
+            slices.entry((key.namespace.as_str(), service)).or_default().push(entry.current.as_ref());
+        }
+    }
+    slices
 }
 
 /// How a port of a Service is referred to.
@@ -155,18 +184,61 @@ impl Context<'_> {
         port: &ServicePort<'_>,
         cluster: impl FnOnce(String) -> Cluster,
     ) {
-        let id = port.id();
-        if !self.contains(plane, snapshot::Kind::Endpoints, &id) {
-            for (kind, object, field, address) in self.services.refused(port, self.settings) {
-                let message =
-                    format!("{address:?} is not used, for it leads to the data plane or its node: use a pod's address");
-                self.warn(kind, &object, field, "AddressRefused", message);
-            }
-            let endpoints = self.services.endpoints(port, self.settings);
-            self.snapshot(plane).insert(id.as_str(), Resource::Endpoints(endpoints));
+        let id = ResourceId::new(snapshot::Kind::Endpoints, port.id());
+        if self.resource(plane, &id).is_none() {
+            let Resolved { endpoints, problems } = self.services.resolve(port, self.settings);
+            problems.into_iter().for_each(|problem| self.report(problem));
+            self.snapshot(plane).insert_hashed(id.clone(), endpoints);
         }
-        self.insert_once(plane, snapshot::Kind::Cluster, name, || Resource::Cluster(cluster(id)));
+        self.insert_once(plane, snapshot::Kind::Cluster, name, || Resource::Cluster(cluster(id.name)));
     }
+}
+
+/// Endpoints of a port, and what is wrong with some of their addresses.
+#[derive(Clone)]
+pub(crate) struct Resolved {
+    /// For the snapshot.
+    pub(crate) endpoints: Hashed,
+    /// About addresses that are not used.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// The Services and EndpointSlices of the last translation, in order. They are kept, so that no others can have their addresses.
+#[derive(Default)]
+pub(crate) struct Memo {
+    services: Vec<Arc<Service>>,
+    slices: Vec<Arc<EndpointSlice>>,
+}
+
+impl Memo {
+    /// The Services that changed since the last call, by themselves or by a slice.
+    pub(crate) fn changed(&mut self, resources: &Resources) -> BTreeSet<ObjectKey> {
+        let mut changed =
+            replace(&mut self.services, &resources.services, |service| Some(ObjectKey::of(&service.metadata)));
+        changed.extend(replace(&mut self.slices, &resources.endpoint_slices, |slice| {
+            Some(ObjectKey::new(slice.metadata.namespace.as_deref().unwrap_or_default(), service_of(&slice.metadata)?))
+        }));
+        changed
+    }
+}
+
+/// Replaces what was by what is; the Services of those that are not in both.
+fn replace<T>(
+    before: &mut Vec<Arc<T>>,
+    now: &crate::Map<T>,
+    service: impl Fn(&T) -> Option<ObjectKey>,
+) -> BTreeSet<ObjectKey> {
+    let current = || now.values().map(|entry| &entry.current);
+    // As after nearly every edit, and much cheaper than anything else.
+    if before.len() == now.len() && before.iter().zip(current()).all(|(before, now)| Arc::ptr_eq(before, now)) {
+        return BTreeSet::new();
+    }
+    let mut left: BTreeMap<_, _> = before.iter().map(|object| (Arc::as_ptr(object), object)).collect();
+    let new = current().filter(|object| left.remove(&Arc::as_ptr(object)).is_none());
+    let mut changed: BTreeSet<_> = new.filter_map(|object| service(object)).collect();
+    changed.extend(left.values().filter_map(|object| service(object)));
+    *before = current().cloned().collect();
+    changed
 }
 
 /// The endpoints of those ports of a Service that `snapshot` holds endpoints of, by their names.

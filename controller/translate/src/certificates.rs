@@ -1,7 +1,7 @@
 //! From a Secret to a certificate that a data plane can serve.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -95,30 +95,20 @@ impl CertificateError {
 
 /// The certificates that a translation loaded, by the hash of their text. To check a key costs more than all else that an
 /// Ingress asks for, and from one translation to the next nearly all certificates stay: so a translation starts from
-/// those of the last one. It changes no result, and what the last translation did not need is gone.
+/// those of the last one. Pure all the same: what is found here is what [`load`] gives for these very bytes, as the key is a
+/// hash of all of them that nobody can collide, and failures are not kept.
+#[derive(Default)]
 pub(crate) struct Memo {
-    last: Arc<ByHash>,
+    last: ByHash,
     now: ByHash,
 }
 
 type ByHash = BTreeMap<Hash, Arc<Loaded>>;
 
-/// Pure all the same. What is found here is what [`load`] gives for these very bytes, as the key is a hash of all of them
-/// that nobody can collide and failures are not kept; so an empty map, another translation's or one from a race between
-/// two translations costs time, never a result. It holds no more than the certificates of one translation, the last that
-/// ended. An argument instead would burden every caller with a cache that none of them has to know of.
-static LAST: Mutex<Option<Arc<ByHash>>> = Mutex::new(None);
-
 impl Memo {
-    /// Starts with what the last translation loaded.
-    pub(crate) fn resume() -> Self {
-        let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Self { last: last.unwrap_or_default(), now: BTreeMap::new() }
-    }
-
-    /// Keeps what this translation loaded for the next one.
-    pub(crate) fn keep(self) {
-        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(self.now));
+    /// Forgets what was not loaded since the last call.
+    pub(crate) fn turn(&mut self) {
+        self.last = std::mem::take(&mut self.now);
     }
 
     /// Reads a chain and a private key in PEM, as [`load`].
@@ -253,12 +243,12 @@ mod tests {
     fn a_memo_knows_the_same_text_only() {
         let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
         let (pem, key, other) = (made(&key, &["shop.example"]), key.serialize_pem(), other.serialize_pem());
-        let mut memo = Memo { last: Arc::default(), now: BTreeMap::new() };
+        let mut memo = Memo::default();
         let first = memo.load(pem.as_bytes(), key.as_bytes()).unwrap();
-        memo = Memo { last: Arc::new(memo.now), now: BTreeMap::new() };
+        memo.turn();
         assert!(Arc::ptr_eq(&first, &memo.load(pem.as_bytes(), key.as_bytes()).unwrap()));
         assert_eq!(memo.load(pem.as_bytes(), other.as_bytes()).unwrap_err(), CertificateError::Mismatch);
-        let forgotten = Memo { last: Arc::default(), now: BTreeMap::new() }.load(pem.as_bytes(), key.as_bytes());
+        let forgotten = Memo::default().load(pem.as_bytes(), key.as_bytes());
         assert!(!Arc::ptr_eq(&first, &forgotten.unwrap()));
     }
 

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use snapshot::{Resource, ResourceId, Snapshot};
+use snapshot::{Hashed, Resource, ResourceId, Snapshot};
 
 use crate::authorities::{self, AuthoritiesError};
 use crate::backends::Services;
-use crate::certificates::{self, Loaded, Lookup, Memo};
+use crate::certificates::{self, Loaded, Lookup};
 use crate::policy::{self, Policies};
 use crate::{
-    DataPlane, Infrastructure, Kind, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
+    DataPlane, Infrastructure, Kind, Memo, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
 };
 
 /// Name of the [`snapshot::Settings`] in every snapshot.
@@ -25,7 +26,7 @@ pub(crate) struct Context<'a> {
     /// Services with their EndpointSlices.
     pub(crate) services: Rc<Services<'a>>,
     /// The policies in force.
-    pub(crate) policies: Rc<Policies>,
+    pub(crate) policies: Arc<Policies>,
     /// See [`Translation::statuses`].
     pub(crate) statuses: Statuses,
     /// See [`Translation::infrastructure`].
@@ -35,13 +36,13 @@ pub(crate) struct Context<'a> {
     rejected: BTreeSet<(Kind, ObjectKey)>,
     wanted: BTreeSet<(Kind, ObjectKey)>,
     certificates: BTreeMap<ObjectKey, Rc<Lookup>>,
-    /// Loads certificates.
+    /// What the last translation found out, and what this one does.
     pub(crate) memo: Memo,
 }
 
 impl<'a> Context<'a> {
     /// Nothing translated yet but policies; the shared data planes' snapshot is there.
-    pub(crate) fn new(resources: &'a Resources, settings: &'a Settings) -> Self {
+    pub(crate) fn new(resources: &'a Resources, settings: &'a Settings, memo: Memo) -> Self {
         let mut problems = Vec::new();
         let mut rejected = BTreeSet::new();
         let policies = Policies::new(resources, &mut problems, &mut rejected);
@@ -49,7 +50,7 @@ impl<'a> Context<'a> {
             resources,
             settings,
             services: Rc::new(Services::new(resources)),
-            policies: Rc::new(policies),
+            policies: Arc::new(policies),
             statuses: Statuses::default(),
             infrastructure: BTreeMap::new(),
             snapshots: BTreeMap::new(),
@@ -57,15 +58,15 @@ impl<'a> Context<'a> {
             rejected,
             wanted: BTreeSet::new(),
             certificates: BTreeMap::new(),
-            memo: Memo::resume(),
+            memo,
         };
         context.snapshot(&DataPlane::Shared);
         context
     }
 
     /// What was translated, with the statuses of policies: their ancestors are whoever uses their targets.
-    pub(crate) fn finish(mut self) -> Translation {
-        self.memo.keep();
+    pub(crate) fn finish(mut self) -> (Translation, Memo) {
+        self.memo.certificates.turn();
         self.statuses.policies = policy::statuses(&self.policies, self.resources, self.settings, &self.statuses);
         // A BackendTLSPolicy belongs to no class: one that none of our Gateways comes across is another controller's to judge.
         let statuses = &self.statuses;
@@ -78,14 +79,15 @@ impl<'a> Context<'a> {
         let policies = self.resources.backend_tls_policies.iter();
         let policies = policies.filter(|(policy, _)| ours(Kind::BackendTLSPolicy, policy));
         self.wanted.extend(policies.flat_map(|(policy, entry)| policy::wanted(policy, entry)));
-        Translation {
+        let translation = Translation {
             snapshots: self.snapshots,
             statuses: self.statuses,
             problems,
             rejected: self.rejected,
             infrastructure: self.infrastructure,
             wanted: self.wanted,
-        }
+        };
+        (translation, self.memo)
     }
 
     /// The snapshot of a data plane; a new one holds the settings.
@@ -111,14 +113,14 @@ impl<'a> Context<'a> {
         name: &str,
         resource: impl FnOnce() -> Resource,
     ) {
-        if !self.contains(plane, kind, name) {
+        if self.resource(plane, &ResourceId::new(kind, name)).is_none() {
             self.snapshot(plane).insert(name, resource());
         }
     }
 
-    /// Whether a data plane's snapshot holds this resource.
-    pub(crate) fn contains(&self, plane: &DataPlane, kind: snapshot::Kind, name: &str) -> bool {
-        self.snapshots.get(plane).is_some_and(|snapshot| snapshot.get(&ResourceId::new(kind, name)).is_some())
+    /// What a data plane's snapshot holds under this id so far.
+    pub(crate) fn resource(&self, plane: &DataPlane, id: &ResourceId) -> Option<&Hashed> {
+        self.snapshots.get(plane)?.get(id)
     }
 
     /// Adds a certificate to a data plane's snapshot.
@@ -136,7 +138,8 @@ impl<'a> Context<'a> {
         reason: &'static str,
         message: impl Into<String>,
     ) {
-        self.report(kind, object, field.into(), reason, message.into(), Severity::Warning);
+        let (field, message) = (field.into(), message.into());
+        self.report(Problem { kind, object: object.clone(), field, reason, message, severity: Severity::Warning });
     }
 
     /// Reports something worth knowing.
@@ -148,19 +151,13 @@ impl<'a> Context<'a> {
         reason: &'static str,
         message: impl Into<String>,
     ) {
-        self.report(kind, object, field.into(), reason, message.into(), Severity::Notice);
+        let (field, message) = (field.into(), message.into());
+        self.report(Problem { kind, object: object.clone(), field, reason, message, severity: Severity::Notice });
     }
 
-    fn report(
-        &mut self,
-        kind: Kind,
-        object: &ObjectKey,
-        field: String,
-        reason: &'static str,
-        message: String,
-        severity: Severity,
-    ) {
-        self.problems.insert(Problem { kind, object: object.clone(), field, reason, message, severity });
+    /// Reports a problem; the same one only once.
+    pub(crate) fn report(&mut self, problem: Problem) {
+        self.problems.insert(problem);
     }
 
     /// The current version of this object is not used; its last good one, if any, stays.
@@ -175,7 +172,7 @@ impl<'a> Context<'a> {
             return known.clone();
         }
         self.wanted.insert((Kind::Secret, secret.clone()));
-        let lookup = Rc::new(certificates::look_up(&mut self.memo, self.resources, secret));
+        let lookup = Rc::new(certificates::look_up(&mut self.memo.certificates, self.resources, secret));
         if let Some(error) = lookup.error.as_ref().filter(|error| error.is_in_secret()) {
             self.reject(Kind::Secret, secret);
             let consequence = match lookup.usable {

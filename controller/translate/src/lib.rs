@@ -12,6 +12,7 @@ mod context;
 mod duration;
 mod gateway;
 mod ingress;
+mod memo;
 mod origin;
 mod policy;
 mod problem;
@@ -23,11 +24,12 @@ mod translation;
 
 pub use backends::{SERVICE_NAME, service_of};
 pub use gateway::{CLASS_NAME, GATEWAY_NAME, label_value, service};
+pub use memo::Memo;
 pub use origin::object;
 pub use problem::{Problem, Severity};
 pub use resources::{Entry, Kind, Map, ObjectKey, Resources, Stored, objects};
 pub use settings::{PortMap, Settings};
-pub use status::Statuses;
+pub use status::{Parents, Statuses};
 pub use translation::{
     DataPlane, Infrastructure, Parameters, ServiceType, Translation, Transport, endpoints, translate,
 };

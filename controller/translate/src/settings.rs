@@ -5,7 +5,7 @@ use snapshot::Secret;
 use crate::ObjectKey;
 
 /// What translation needs to know besides the resources.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The namespace of this installation, where the data planes are that Gateways of a class share. Default `sluice`.
     pub namespace: String,

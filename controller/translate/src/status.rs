@@ -1,6 +1,7 @@
 //! The statuses that objects should have.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crds::gateway::{GatewayClassStatus, GatewayStatus, ListenerSetStatus, ParentReference, RouteParentStatus};
 use crds::policy::PolicyAncestorStatus;
@@ -26,12 +27,15 @@ pub struct Statuses {
     /// The Gateway that each of these ListenerSets names.
     pub listener_set_gateways: BTreeMap<ObjectKey, ObjectKey>,
     /// Our entries of `status.parents`, by kind and name of the route.
-    pub routes: BTreeMap<(Kind, ObjectKey), Vec<RouteParentStatus>>,
+    pub routes: BTreeMap<(Kind, ObjectKey), Parents>,
     /// Our entries of `status.ancestors`, by kind and name of the policy.
     pub policies: BTreeMap<(Kind, ObjectKey), Vec<PolicyAncestorStatus>>,
     /// `status.loadBalancer.ingress` of Ingresses of our classes.
     pub ingresses: BTreeMap<ObjectKey, Vec<IngressLoadBalancerIngress>>,
 }
+
+/// Our entries of a route's `status.parents`. Shared: of a route that did not change they are those of the last translation.
+pub type Parents = Arc<[RouteParentStatus]>;
 
 impl Statuses {
     /// The data plane whose acknowledgement decides about a Gateway's status.

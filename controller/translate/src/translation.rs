@@ -7,9 +7,8 @@ use std::net::IpAddr;
 use crds::policy::ComputeResources;
 use snapshot::{Hashed, Resource, ResourceId, Snapshot};
 
-use crate::context::Context;
-use crate::{Kind, ObjectKey, Problem, Resources, Settings, Statuses};
-use crate::{backends, gateway, ingress};
+use crate::backends;
+use crate::{Kind, Memo, ObjectKey, Problem, Resources, Settings, Statuses};
 
 /// Who gets a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,12 +127,10 @@ pub struct Translation {
     pub wanted: BTreeSet<(Kind, ObjectKey)>,
 }
 
-/// Translates everything. Never fails: what is wrong with one object is in `problems` and harms no other.
+/// Translates everything. Never fails: what is wrong with one object is in `problems` and harms no other. Who translates again
+/// and again keeps a [`Memo`].
 pub fn translate(resources: &Resources, settings: &Settings) -> Translation {
-    let mut context = Context::new(resources, settings);
-    ingress::translate(&mut context);
-    gateway::translate(&mut context);
-    context.finish()
+    Memo::default().translate(resources, settings)
 }
 
 /// The fast path for changes of EndpointSlices: the `Endpoints` resources that `snapshot` holds of the Service `service`,

@@ -13,7 +13,7 @@ use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 use snapshot::{Kind as ResourceKind, Snapshot};
 use support::{Input, apply, render};
-use translate::{DataPlane, Kind, ObjectKey, Resources, Translation, endpoints, translate};
+use translate::{DataPlane, Kind, Memo, ObjectKey, Resources, Translation, endpoints, translate};
 
 /// The input of a golden case.
 fn golden(name: &str) -> Input {
@@ -102,6 +102,31 @@ proptest! {
         }
     }
 
+    /// Whatever a memo comes from, a translation with it says what one from nothing says.
+    #[test]
+    fn a_memo_changes_nothing(
+        case in prop::sample::select(golden_cases()),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), edit(), any::<bool>()), 1..12),
+    ) {
+        let input = golden(&case);
+        let documents = input.edits.concat();
+        let mut resources = resources(&documents);
+        let mut memo = Memo::default();
+        memo.translate(&resources, &input.settings);
+        for (index, edit, accepted) in edits {
+            edit.happen(&documents[index.index(documents.len())], &documents, &mut resources);
+            let fresh = translate(&resources, &input.settings);
+            let with_memo = memo.translate(&resources, &input.settings);
+            prop_assert_eq!(render(&with_memo), render(&fresh), "{}", case);
+            prop_assert_eq!(versions(&with_memo), versions(&fresh));
+            prop_assert_eq!(with_memo.statuses, fresh.statuses);
+            prop_assert_eq!(with_memo.wanted, fresh.wanted);
+            if accepted {
+                resources.accept(&fresh.rejected);
+            }
+        }
+    }
+
     /// After any events of EndpointSlices, the fast path gives what a full translation gives.
     #[test]
     fn the_endpoint_fast_path_equals_a_full_translation(events in prop::collection::vec(event(), 1..24)) {
@@ -152,6 +177,76 @@ fn versions(translation: &Translation) -> Vec<snapshot::Hash> {
 fn same(fast: &std::collections::BTreeMap<DataPlane, Snapshot>, full: &Translation) -> Result<(), TestCaseError> {
     prop_assert_eq!(fast, &full.snapshots);
     Ok(())
+}
+
+/// The golden cases whose objects can all be there at once.
+fn golden_cases() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> =
+        names.filter(|name| golden(name).edits.concat().iter().all(|document| document["deleted"] != true)).collect();
+    names.sort();
+    names
+}
+
+/// Something that happens to an object.
+#[derive(Clone, Debug)]
+enum Edit {
+    Delete,
+    Restore,
+    /// The value at a place becomes another: numbers of the place, and of the value among [`VALUES`] and all that the case holds.
+    Replace(prop::sample::Index, prop::sample::Index),
+}
+
+const VALUES: &[&str] =
+    &["null", "\"\"", "\"x\"", "\"All\"", "\"http\"", "\"1s\"", "0", "80", "8080", "true", "[]", "{}"];
+
+impl Edit {
+    /// Changes one of the objects, unless what comes out cannot be read.
+    fn happen(&self, document: &Value, all: &[Value], resources: &mut Resources) {
+        match self {
+            Self::Delete => support::delete(resources, document),
+            Self::Restore => apply(resources, document),
+            Self::Replace(place, value) => {
+                let mut values: Vec<Value> = VALUES.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+                values.extend(all.iter().flat_map(|document| {
+                    leaves(document, String::new()).into_iter().map(|place| document.pointer(&place).unwrap().clone())
+                }));
+                let mut document = document.clone();
+                let mut places = leaves(&document, String::new());
+                let fixed = ["/apiVersion", "/kind", "/metadata/namespace", "/metadata/name"];
+                places.retain(|place| !fixed.contains(&place.as_str()));
+                if !places.is_empty() {
+                    let place = &places[place.index(places.len())];
+                    *document.pointer_mut(place).unwrap() = values[value.index(values.len())].clone();
+                    support::try_apply(resources, &document);
+                }
+            }
+        }
+    }
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let replace = (any::<prop::sample::Index>(), any::<prop::sample::Index>());
+    prop_oneof![
+        1 => Just(Edit::Delete),
+        1 => Just(Edit::Restore),
+        4 => replace.prop_map(|(place, value)| Edit::Replace(place, value)),
+    ]
+}
+
+/// The pointers of all values that hold no others.
+fn leaves(value: &Value, at: String) -> Vec<String> {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .flat_map(|(name, value)| leaves(value, format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))))
+            .collect(),
+        Value::Array(items) => {
+            items.iter().enumerate().flat_map(|(index, item)| leaves(item, format!("{at}/{index}"))).collect()
+        }
+        _ => vec![at],
+    }
 }
 
 /// Objects that are wrong in one way each.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
@@ -68,10 +68,20 @@ impl Hashed {
 }
 
 /// Everything one data plane needs to serve. Cheap to clone; the first change of a clone copies the names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     resources: Arc<BTreeMap<ResourceId, Hashed>>,
+    /// Computed once for all who ask.
+    version: Arc<OnceLock<Hash>>,
 }
+
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Self) -> bool {
+        self.resources == other.resources
+    }
+}
+
+impl Eq for Snapshot {}
 
 impl Snapshot {
     /// Adds or replaces a resource under `name`; its kind is the resource's own.
@@ -82,12 +92,20 @@ impl Snapshot {
 
     /// Adds or replaces a resource whose hash is known.
     pub fn insert_hashed(&mut self, id: ResourceId, resource: Hashed) {
-        Arc::make_mut(&mut self.resources).insert(id, resource);
+        self.resources_mut().insert(id, resource);
     }
 
     /// Removes a resource.
     pub fn remove(&mut self, id: &ResourceId) -> Option<Hashed> {
-        Arc::make_mut(&mut self.resources).remove(id)
+        self.resources_mut().remove(id)
+    }
+
+    fn resources_mut(&mut self) -> &mut BTreeMap<ResourceId, Hashed> {
+        match Arc::get_mut(&mut self.version) {
+            Some(version) => _ = version.take(),
+            None => self.version = Arc::default(), // a clone keeps its own
+        }
+        Arc::make_mut(&mut self.resources)
     }
 
     /// The resource of this id.
@@ -112,7 +130,8 @@ impl Snapshot {
 
     /// See [`version`].
     pub fn version(&self) -> Hash {
-        version(self.resources.iter().map(|(id, resource)| (number(id.kind), id.name.as_str(), resource.hash)))
+        let held = || self.resources.iter().map(|(id, resource)| (number(id.kind), id.name.as_str(), resource.hash));
+        *self.version.get_or_init(|| version(held()))
     }
 
     /// What [`diff`] needs to know of a holder of this snapshot.
@@ -165,12 +184,18 @@ fn number(kind: Kind) -> i32 {
 
 /// What turns a holder of `held` (names and hashes) into a holder of `new`.
 pub fn diff(held: &BTreeMap<ResourceId, Hash>, new: &Snapshot) -> Batch {
-    let upserts = new
-        .resources
-        .iter()
-        .filter(|(id, resource)| held.get(id) != Some(&resource.hash))
-        .map(|(id, resource)| (id.clone(), resource.clone()))
-        .collect();
-    let removals = held.keys().filter(|id| !new.resources.contains_key(id)).cloned().collect();
-    Batch { version: new.version(), upserts, removals }
+    let mut batch = Batch { version: new.version(), upserts: Vec::new(), removals: Vec::new() };
+    // Both are in the same order, and nearly the same: side by side is faster than looking up each of the thousands.
+    let mut held = held.iter().peekable();
+    for (id, resource) in new.resources.iter() {
+        while let Some((gone, _)) = held.next_if(|(other, _)| *other < id) {
+            batch.removals.push(gone.clone());
+        }
+        match held.next_if(|(other, _)| *other == id) {
+            Some((_, hash)) if *hash == resource.hash => {}
+            _ => batch.upserts.push((id.clone(), resource.clone())),
+        }
+    }
+    batch.removals.extend(held.map(|(gone, _)| gone.clone()));
+    batch
 }

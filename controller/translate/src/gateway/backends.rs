@@ -1,5 +1,7 @@
 //! What the rules of routes refer to.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -52,10 +54,22 @@ pub(super) struct Backends<'a> {
     /// Who may refer to other namespaces.
     pub grants: Grants<'a>,
     /// What policies say about them.
-    pub policies: Rc<Policies>,
+    pub policies: Arc<Policies>,
+    /// See [`Self::take_asked`].
+    asked: RefCell<BTreeSet<ObjectKey>>,
 }
 
 impl<'a> Backends<'a> {
+    /// Nobody asked yet.
+    pub fn new(services: Rc<Services<'a>>, grants: Grants<'a>, policies: Arc<Policies>) -> Self {
+        Self { services, grants, policies, asked: RefCell::default() }
+    }
+
+    /// The Services that were looked for since the last call: whoever asked depends on them, and on no others.
+    pub fn take_asked(&self) -> BTreeSet<ObjectKey> {
+        self.asked.take()
+    }
+
     /// A reference with its share in a route of `kind` and `namespace`. A broken reference is a backend whose share is refused.
     pub fn parse(
         &self,
@@ -110,6 +124,7 @@ impl<'a> Backends<'a> {
             Kind::UDPRoute => PortRef::Udp(number),
             _ => PortRef::Number(number),
         };
+        self.asked.borrow_mut().insert(key.clone());
         match self.services.port(&key, wanted) {
             Ok(port) => {
                 let tls = self.policies.tls_to(&key, port.name).filter(|_| spoken != Kind::UDPRoute);

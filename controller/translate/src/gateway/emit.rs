@@ -11,18 +11,19 @@ use super::View;
 use super::backends::{Backend, Port};
 use super::filters::Step;
 use super::listeners::Owner;
+use super::outcome::Part;
 use super::protocol::Protocol;
 use super::route_kind::RouteKind;
 use super::rules::{self, ParsedRule, Rules, Work};
 use crate::context::Context;
 use crate::policy::{TlsToBackend, Traffic};
-use crate::{DataPlane, Kind, ObjectKey};
+use crate::{Kind, ObjectKey};
 
 /// Puts a route into a Gateway's snapshot: `HTTPRoute/ns/name@ns/gateway`, and once more with `/listener` for each
 /// listener that has a policy of its own.
 pub(super) fn route<R: RouteKind>(
-    context: &mut Context,
-    plane: &DataPlane,
+    context: &Context,
+    part: &mut Part,
     view: &View,
     route: &R,
     rules: &Rules,
@@ -43,7 +44,7 @@ pub(super) fn route<R: RouteKind>(
                 groups.entry(group).or_default().push(attachment);
             }
             for (listener, attachments) in groups {
-                http::<R>(context, plane, view, &key, rules, listener, attachments);
+                http::<R>(context, part, view, &key, rules, listener, attachments);
             }
         }
         _ => {
@@ -56,7 +57,7 @@ pub(super) fn route<R: RouteKind>(
                 groups.entry(group).or_default().push(attachment);
             }
             for (encryption, attachments) in groups {
-                l4(context, Place { plane, view, encryption }, route, &key, rules, attachments);
+                l4(context, part, Place { view, encryption }, route, &key, rules, attachments);
             }
         }
     }
@@ -65,7 +66,6 @@ pub(super) fn route<R: RouteKind>(
 /// Where the resources of a route go.
 #[derive(Clone, Copy)]
 struct Place<'p> {
-    plane: &'p DataPlane,
     view: &'p View<'p>,
     encryption: Encryption,
 }
@@ -80,16 +80,16 @@ enum Encryption {
 }
 
 fn http<R: RouteKind>(
-    context: &mut Context,
-    plane: &DataPlane,
+    context: &Context,
+    part: &mut Part,
     view: &View,
     key: &ObjectKey,
     rules: &Rules,
     listener: Option<&str>,
     attachments: Vec<Attachment>,
 ) {
-    let place = Place { plane, view, encryption: Encryption::ByPolicy };
-    let policies = context.policies.clone();
+    let place = Place { view, encryption: Encryption::ByPolicy };
+    let policies = &context.policies;
     let build = |rule: &ParsedRule| {
         let mut filters = Vec::new();
         let mut origins = Vec::new();
@@ -104,12 +104,12 @@ fn http<R: RouteKind>(
                 origins.push(why.clone());
                 refuse(Refusal::Unavailable)
             }
-            (Some(work), _) => match steps(context, place, &work.filters, &mut origins) {
+            (Some(work), _) => match steps(context, part, place, &work.filters, &mut origins) {
                 Err(refusal) => refuse(refusal),
                 Ok(steps) => {
                     filters.extend(steps);
                     let persistence = work.persistence.as_ref().map(|sessions| sessions.named(&rule.name));
-                    let action = action(context, place, work, &mut origins);
+                    let action = action(context, part, place, work, &mut origins);
                     (action, work.timeouts.clone(), work.retry.clone(), persistence)
                 }
             },
@@ -129,12 +129,13 @@ fn http<R: RouteKind>(
     let rules = rules.rules.iter().map(build).collect();
     let suffix = listener.map(|name| format!("/{name}")).unwrap_or_default();
     let route = Resource::Route(Route { attachments, rules });
-    context.snapshot(plane).insert(format!("{}/{key}@{}{suffix}", R::KIND, view.key), route);
+    part.insert(format!("{}/{key}@{}{suffix}", R::KIND, view.key), route);
 }
 
 /// `Kind/ns/name@ns/gateway`, with `/passthrough` for listeners that leave TLS closed.
 fn l4<R: RouteKind>(
-    context: &mut Context,
+    context: &Context,
+    part: &mut Part,
     place: Place,
     route: &R,
     key: &ObjectKey,
@@ -144,8 +145,10 @@ fn l4<R: RouteKind>(
     let mut origins = Vec::new();
     let work = rules.rules.iter().find_map(|rule| rule.work.as_ref());
     let backends = work.map(|work| work.backends.as_slice()).unwrap_or_default();
-    let backend =
-        |backend: &Backend| L4Backend { weight: backend.weight, target: target(context, place, backend, &mut origins) };
+    let backend = |backend: &Backend| L4Backend {
+        weight: backend.weight,
+        target: target(context, part, place, backend, &mut origins),
+    };
     let route = L4Route {
         name: format!("{} {key}", R::KIND),
         attachments,
@@ -157,18 +160,18 @@ fn l4<R: RouteKind>(
         Encryption::EndToEnd => "/passthrough",
     };
     let name = format!("{}/{key}@{}{suffix}", R::KIND, place.view.key);
-    context.snapshot(place.plane).insert(name, Resource::L4Route(route));
+    part.insert(name, Resource::L4Route(route));
 }
 
-fn action(context: &mut Context, place: Place, work: &Work, origins: &mut Vec<String>) -> Action {
+fn action(context: &Context, part: &mut Part, place: Place, work: &Work, origins: &mut Vec<String>) -> Action {
     let redirects = work.filters.iter().any(Step::is_redirect);
     if work.backends.is_empty() || redirects {
         return Action::Refuse(Refusal::InvalidBackend);
     }
     let backend = |backend: &Backend| {
         let weight = backend.weight;
-        match steps(context, place, &backend.filters, origins) {
-            Ok(filters) => snapshot::Backend { weight, target: target(context, place, backend, origins), filters },
+        match steps(context, part, place, &backend.filters, origins) {
+            Ok(filters) => snapshot::Backend { weight, target: target(context, part, place, backend, origins), filters },
             Err(refusal) => snapshot::Backend { weight, target: Target::Refuse(refusal), filters: Vec::new() },
         }
     };
@@ -178,7 +181,8 @@ fn action(context: &mut Context, place: Place, work: &Work, origins: &mut Vec<St
 /// The filters of a rule or a backend. A mirror that leads nowhere is left out: it protects nothing. Where nobody can be asked
 /// whether requests may pass, they are refused.
 fn steps(
-    context: &mut Context,
+    context: &Context,
+    part: &mut Part,
     place: Place,
     steps: &[Step],
     origins: &mut Vec<String>,
@@ -188,12 +192,12 @@ fn steps(
         Step::Mirror(mirror) => {
             let (numerator, denominator) = (mirror.numerator, mirror.denominator);
             let port = mirror.target.as_ref().ok();
-            let cluster = port.and_then(|port| cluster(context, place, port, origins));
+            let cluster = port.and_then(|port| cluster(context, part, place, port, origins));
             Ok(cluster.map(|cluster| Filter::Mirror(snapshot::Mirror { cluster, numerator, denominator })))
         }
         Step::ExternalAuth(auth) => {
             let port = auth.target.as_ref().map_err(|_| Refusal::InvalidBackend)?;
-            let cluster = cluster(context, place, port, origins).ok_or(Refusal::Unavailable)?;
+            let cluster = cluster(context, part, place, port, origins).ok_or(Refusal::Unavailable)?;
             let (protocol, max_body) = (auth.protocol.clone(), auth.max_body);
             Ok(Some(Filter::ExternalAuth(snapshot::ExternalAuth { cluster, protocol, max_body })))
         }
@@ -201,9 +205,9 @@ fn steps(
     steps.iter().filter_map(|step| filter(step).transpose()).collect()
 }
 
-fn target(context: &mut Context, place: Place, backend: &Backend, origins: &mut Vec<String>) -> Target {
+fn target(context: &Context, part: &mut Part, place: Place, backend: &Backend, origins: &mut Vec<String>) -> Target {
     match &backend.target {
-        Ok(port) => match cluster(context, place, port, origins) {
+        Ok(port) => match cluster(context, part, place, port, origins) {
             Some(cluster) => Target::Cluster(cluster),
             None => Target::Refuse(Refusal::Unavailable),
         },
@@ -212,7 +216,13 @@ fn target(context: &mut Context, place: Place, backend: &Backend, origins: &mut 
 }
 
 /// The cluster of a port; `None` where a policy forbids to send it anything.
-fn cluster(context: &mut Context, place: Place, backend: &Port, origins: &mut Vec<String>) -> Option<String> {
+fn cluster(
+    context: &Context,
+    part: &mut Part,
+    place: Place,
+    backend: &Port,
+    origins: &mut Vec<String>,
+) -> Option<String> {
     let port = &backend.port;
     let tls = backend.tls.as_deref().filter(|_| place.encryption == Encryption::ByPolicy);
     let (name, protocol) = match tls {
@@ -228,7 +238,7 @@ fn cluster(context: &mut Context, place: Place, backend: &Port, origins: &mut Ve
     };
     let settings = context.policies.for_service(&port.key, port.name);
     origins.extend(settings.origins.values().map(|origin| format!("Service {}: {origin}", port.id())));
-    context.insert_cluster(place.plane, &name, port, |endpoints| Cluster {
+    part.insert_cluster(context, name.clone(), port, |endpoints| Cluster {
         endpoints,
         protocol,
         balancer: settings.balancer.unwrap_or(snapshot::Balancer::RoundRobin),

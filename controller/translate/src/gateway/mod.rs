@@ -25,8 +25,10 @@ mod listener_set;
 mod listener_status;
 mod listeners;
 mod matches;
+mod memo;
 mod mirror;
 mod names;
+mod outcome;
 mod parameters;
 mod pods;
 mod protocol;
@@ -53,6 +55,7 @@ use parameters::{DataPlanes, Reference};
 use protocol::Protocol;
 
 pub(crate) use conditions::condition;
+pub(crate) use memo::Memo;
 pub use names::{CLASS_NAME, GATEWAY_NAME, label_value, service};
 
 /// A Gateway of ours.
@@ -94,11 +97,7 @@ struct Refusal {
 pub(crate) fn translate(context: &mut Context) {
     let classes = class::translate(context);
     let resources = context.resources;
-    let backends = Backends {
-        services: context.services.clone(),
-        grants: Grants::new(resources),
-        policies: context.policies.clone(),
-    };
+    let backends = Backends::new(context.services.clone(), Grants::new(resources), context.policies.clone());
     let mut sets = listener_set::by_gateway(resources);
     let mut views = Vec::new();
     for (key, entry) in &resources.gateways {

@@ -1,14 +1,16 @@
 //! Routes: what each means to the parents it names, and its status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::gateway::{ParentReference, RouteParentStatus};
 use kube_core::ObjectMeta;
 use snapshot::HostPattern;
 
-use super::attachment::{self, Candidate, Parent};
+use super::attachment::{self, Candidate};
 use super::backends::{Backends, Unresolved};
 use super::filters::Step;
+use super::memo::{Known, KnownRoutes};
+use super::outcome::{Outcome, Part};
 use super::route_kind::RouteKind;
 use super::rules::{Rules, Unusable};
 use super::{View, condition, emit, hostname};
@@ -20,11 +22,15 @@ pub(super) fn translate(context: &mut Context, backends: &Backends, views: &mut 
     let sets = views.values().flat_map(|view| view.sets.iter().map(|set| (set.key.clone(), view.key.clone())));
     let sets = sets.collect();
     let resources = context.resources;
-    of_kind(context, backends, views, &sets, &resources.http_routes);
-    of_kind(context, backends, views, &sets, &resources.grpc_routes);
-    of_kind(context, backends, views, &sets, &resources.tls_routes);
-    of_kind(context, backends, views, &sets, &resources.tcp_routes);
-    of_kind(context, backends, views, &sets, &resources.udp_routes);
+    let memo = std::mem::take(&mut context.memo.routes);
+    let mut memo = memo.resume(resources, context.settings, &context.policies);
+    let changed = &context.memo.services.changed(resources);
+    of_kind(context, backends, views, &sets, &resources.http_routes, (&mut memo.http_routes, changed));
+    of_kind(context, backends, views, &sets, &resources.grpc_routes, (&mut memo.grpc_routes, changed));
+    of_kind(context, backends, views, &sets, &resources.tls_routes, (&mut memo.tls_routes, changed));
+    of_kind(context, backends, views, &sets, &resources.tcp_routes, (&mut memo.tcp_routes, changed));
+    of_kind(context, backends, views, &sets, &resources.udp_routes, (&mut memo.udp_routes, changed));
+    context.memo.routes = memo;
 }
 
 fn of_kind<R: RouteKind>(
@@ -33,28 +39,38 @@ fn of_kind<R: RouteKind>(
     views: &mut BTreeMap<ObjectKey, View>,
     sets: &BTreeMap<ObjectKey, ObjectKey>,
     routes: &Map<R>,
+    (known, changed): (&mut KnownRoutes<R>, &BTreeSet<ObjectKey>),
 ) {
-    for (key, entry) in routes {
-        let parents = attachment::parents(views, sets, entry.current.as_ref());
-        if parents.is_empty() {
-            // Entries from the time when the route had a parent of ours are to be removed.
-            context.statuses.routes.insert((R::KIND, key.clone()), Vec::new());
-        } else {
-            attach(context, backends, views, key, entry, parents);
-        }
-    }
+    // Both are in the same order.
+    let mut before = std::mem::take(known).into_iter().peekable();
+    let routes = routes.iter().map(|(key, entry)| {
+        while before.next_if(|(other, _)| other < key).is_some() {}
+        let before = before.next_if(|(other, _)| other == key).filter(|(_, known)| known.holds(entry, changed));
+        let now = before.unwrap_or_else(|| {
+            let outcome = attach(context, backends, views, sets, key, entry);
+            (key.clone(), Known::new(entry, backends.take_asked(), outcome))
+        });
+        apply(context, views, R::KIND, key, &now.1.outcome);
+        now
+    });
+    *known = routes.collect();
 }
 
 fn attach<R: RouteKind>(
-    context: &mut Context,
+    context: &Context,
     backends: &Backends,
-    views: &mut BTreeMap<ObjectKey, View>,
+    views: &BTreeMap<ObjectKey, View>,
+    sets: &BTreeMap<ObjectKey, ObjectKey>,
     key: &ObjectKey,
     entry: &Entry<R>,
-    parents: Vec<Parent>,
-) {
+) -> Outcome {
+    let mut outcome = Outcome::default();
     let route = &entry.current;
-    let verdict = Verdict::of(context, backends, key, entry);
+    let parents = attachment::parents(views, sets, route.as_ref());
+    if parents.is_empty() {
+        return outcome; // entries from the time when the route had a parent of ours are to be removed
+    }
+    let verdict = Verdict::of(&mut outcome, backends, key, entry);
     let hostnames: Vec<_> = route.hostnames().iter().map(|name| hostname::pattern(Some(name))).collect();
     let candidate = Candidate { kind: R::KIND, namespace: &key.namespace, hostnames: &hostnames };
 
@@ -67,22 +83,36 @@ fn attach<R: RouteKind>(
             None => attachment::attach(context.resources, &view.listeners, &parent, &candidate),
         };
         if let (None, Err((reason, message))) = (&verdict.fatal, &found) {
-            context.warn(R::KIND, key, "spec.parentRefs", reason, message);
+            outcome.warn(R::KIND, key, "spec.parentRefs", reason, message);
         }
         statuses.push(status(context, route.metadata(), &parent.reference, found.as_ref().err(), &verdict));
         attached.entry(parent.gateway).or_default().extend(found.unwrap_or_default());
     }
-    context.statuses.routes.insert((R::KIND, key.clone()), statuses);
+    outcome.parents = statuses.into();
 
     for (gateway, listeners) in attached {
-        let Some(view) = views.get_mut(&gateway) else { continue };
-        for index in listeners.keys() {
+        let Some(view) = views.get(&gateway) else { continue };
+        let mut part = Part::new(gateway, listeners.keys().copied().collect());
+        if view.plane.is_some() {
+            emit::route(context, &mut part, view, route.as_ref(), &verdict.rules, listeners);
+        }
+        outcome.parts.push(part);
+    }
+    outcome
+}
+
+/// Puts what follows from a route into the translation, and counts it among the routes of its listeners.
+fn apply(context: &mut Context, views: &mut BTreeMap<ObjectKey, View>, kind: Kind, key: &ObjectKey, outcome: &Outcome) {
+    outcome.apply(context, kind, key);
+    for part in &outcome.parts {
+        let Some(view) = views.get_mut(&part.gateway) else { continue };
+        for index in &part.listeners {
             if let Some(listener) = view.listeners.get_mut(*index) {
                 listener.attached += 1;
             }
         }
-        if let Some(plane) = view.plane.clone() {
-            emit::route(context, &plane, view, route.as_ref(), &verdict.rules, listeners);
+        if let Some(plane) = &view.plane {
+            part.apply(context, plane);
         }
     }
 }
@@ -99,24 +129,24 @@ struct Verdict<'a> {
 }
 
 impl<'a> Verdict<'a> {
-    fn of<R: RouteKind>(context: &mut Context, backends: &Backends<'a>, key: &ObjectKey, entry: &Entry<R>) -> Self {
+    fn of<R: RouteKind>(outcome: &mut Outcome, backends: &Backends<'a>, key: &ObjectKey, entry: &Entry<R>) -> Self {
         let rules = entry.current.rules(key, backends);
         let mut verdict = match rules.unusable.is_empty() {
             true => Self { rules, fatal: None, partial: None, unresolved: None },
-            false => Self::of_broken(context, backends, key, entry, rules),
+            false => Self::of_broken(outcome, backends, key, entry, rules),
         };
-        verdict.unresolved = unresolved::<R>(context, key, &verdict.rules);
+        verdict.unresolved = unresolved::<R>(outcome, key, &verdict.rules);
         verdict
     }
 
     fn of_broken<R: RouteKind>(
-        context: &mut Context,
+        outcome: &mut Outcome,
         backends: &Backends<'a>,
         key: &ObjectKey,
         entry: &Entry<R>,
         rules: Rules<'a>,
     ) -> Self {
-        context.reject(R::KIND, key);
+        outcome.reject();
         let good = entry.last_good.as_ref().map(|good| good.rules(key, backends));
         let good = good.filter(|good| good.unusable.is_empty());
         let refused = |unusable: &Unusable| {
@@ -131,7 +161,7 @@ impl<'a> Verdict<'a> {
                 None => "the rule is dropped",
             };
             let message = format!("{}; {consequence}", unusable.message);
-            context.warn(R::KIND, key, &unusable.field, unusable.reason, message);
+            outcome.warn(R::KIND, key, &unusable.field, unusable.reason, message);
         }
         let all: Vec<_> = rules.unusable.iter().map(ToString::to_string).collect();
         let all = all.join("; ");
@@ -144,7 +174,7 @@ impl<'a> Verdict<'a> {
     }
 }
 
-fn unresolved<R: RouteKind>(context: &mut Context, key: &ObjectKey, rules: &Rules) -> Option<(&'static str, String)> {
+fn unresolved<R: RouteKind>(outcome: &mut Outcome, key: &ObjectKey, rules: &Rules) -> Option<(&'static str, String)> {
     let mut reason = None;
     let mut messages = Vec::new();
     for rule in &rules.rules {
@@ -160,12 +190,12 @@ fn unresolved<R: RouteKind>(context: &mut Context, key: &ObjectKey, rules: &Rule
             };
             let message = format!("{}; {consequence}", error.message);
             messages.push(format!("{field}: {}", error.message));
-            context.warn(R::KIND, key, field, error.reason, message);
+            outcome.warn(R::KIND, key, field, error.reason, message);
             reason = reason.or(Some(error.reason));
         }
         for (field, error, consequence) in lost {
             messages.push(format!("{field}: {}", error.message));
-            context.warn(R::KIND, key, field, error.reason, format!("{}; {consequence}", error.message));
+            outcome.warn(R::KIND, key, field, error.reason, format!("{}; {consequence}", error.message));
             reason = reason.or(Some(error.reason));
         }
     }

@@ -190,7 +190,7 @@ fn default_certificate(context: &mut Context<'_>) -> Option<String> {
         }
     }
     let (chain, key) = settings.fallback_certificate.as_ref()?;
-    let loaded = context.memo.load(chain, key.expose()).ok()?;
+    let loaded = context.memo.certificates.load(chain, key.expose()).ok()?;
     context.insert_certificate(&DataPlane::Shared, FALLBACK, &loaded);
     Some(FALLBACK.into())
 }

@@ -140,6 +140,11 @@ impl Policies {
         Self { traffic, backend, backend_tls, judged }
     }
 
+    /// Whether these and the others answer every question in the same way.
+    pub fn say_the_same(&self, other: &Self) -> bool {
+        self.traffic == other.traffic && self.backend == other.backend && self.backend_tls == other.backend_tls
+    }
+
     /// How connections to a port of a Service are to be encrypted: as a policy on the port says, else one on the Service.
     pub fn tls_to(&self, service: &ObjectKey, port_name: Option<&str>) -> Option<Arc<TlsToBackend>> {
         let port = port_name.and_then(|name| self.backend_tls.get(Kind::Service, service, Some(name)));

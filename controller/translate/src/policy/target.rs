@@ -98,6 +98,7 @@ impl fmt::Display for Target {
 }
 
 /// Who has which target: the oldest policy, then the one whose name is first (GEP-713).
+#[derive(PartialEq)]
 pub(super) struct Claims<T> {
     holders: BTreeMap<Target, (ObjectKey, Arc<T>)>,
 }

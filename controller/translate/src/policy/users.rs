@@ -34,7 +34,7 @@ pub(super) fn users(resources: &Resources, statuses: &Statuses) -> BTreeMap<Obje
 
 /// The Gateways of ours that a route names as parents, by themselves or by one of their ListenerSets.
 pub(super) fn gateways_of(kind: Kind, route: &ObjectKey, statuses: &Statuses) -> BTreeSet<ParentReference> {
-    let parents = statuses.routes.get(&(kind, route.clone())).into_iter().flatten();
+    let parents = statuses.routes.get(&(kind, route.clone())).into_iter().flat_map(|parents| parents.iter());
     let gateways = parents.filter_map(|parent| statuses.gateway_of(&parent.parent_ref, &route.namespace));
     gateways.map(|gateway| whole(Kind::Gateway, &gateway)).collect()
 }

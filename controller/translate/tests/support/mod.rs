@@ -94,6 +94,25 @@ macro_rules! by_kind {
                 other => panic!("no such kind: {other:?}"),
             }
         }
+
+        /// Adds or replaces the object of a manifest if it can be read.
+        pub fn try_apply(resources: &mut Resources, document: &Value) {
+            match document["kind"].as_str() {
+                $(Some(stringify!($kind)) => {
+                    let object = serde_json::from_value::<translate::objects::$kind>(document.clone());
+                    object.into_iter().for_each(|object| resources.insert(object));
+                })*
+                other => panic!("no such kind: {other:?}"),
+            }
+        }
+
+        /// Removes the object of a manifest if it is there.
+        pub fn delete(resources: &mut Resources, document: &Value) {
+            match document["kind"].as_str() {
+                $(Some(stringify!($kind)) => _ = resources.remove::<translate::objects::$kind>(&key(document)),)*
+                other => panic!("no such kind: {other:?}"),
+            }
+        }
     };
 }
 
@@ -101,11 +120,15 @@ translate::every_kind!(by_kind);
 
 fn put<T: Stored + DeserializeOwned>(resources: &mut Resources, document: &Value) {
     if document["deleted"] == Value::Bool(true) {
-        let text = |field: &str| document["metadata"][field].as_str().unwrap_or_default();
-        resources.remove::<T>(&ObjectKey::new(text("namespace"), text("name"))).expect("the object to delete");
+        resources.remove::<T>(&key(document)).expect("the object to delete");
     } else {
         resources.insert(typed::<T>(document.clone()));
     }
+}
+
+fn key(document: &Value) -> ObjectKey {
+    let text = |field: &str| document["metadata"][field].as_str().unwrap_or_default();
+    ObjectKey::new(text("namespace"), text("name"))
 }
 
 fn typed<T: DeserializeOwned>(document: Value) -> T {
@@ -131,7 +154,7 @@ pub fn render(translation: &Translation) -> String {
         view.insert(format!("status of ListenerSet {key}"), value(status));
     }
     for ((kind, key), status) in &statuses.routes {
-        view.insert(format!("status of {kind} {key}"), value(status));
+        view.insert(format!("status of {kind} {key}"), value(&status.as_ref()));
     }
     for ((kind, key), status) in &statuses.policies {
         view.insert(format!("status of {kind} {key}"), value(status));
