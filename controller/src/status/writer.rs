@@ -23,6 +23,8 @@ pub const MANAGER: &str = "sluice";
 
 /// How many objects are written at once.
 const AT_ONCE: usize = 8;
+/// The pause after a write before the same object is written again: a Gateway counts its routes, and a thousand may come at once.
+const PACE: Duration = Duration::from_millis(100);
 /// When a status that was written but is still not observed as wanted is looked at again.
 const AGAIN: Duration = Duration::from_secs(30);
 /// When a failed write is tried again.
@@ -45,8 +47,7 @@ pub struct Writer {
 impl Writer {
     /// Writes until `shutdown`, then finishes what is in flight.
     pub async fn run(mut self, mut shutdown: Shutdown) {
-        // What was written or tried, and when it is looked at again unless the API server shows it by then.
-        let mut done: BTreeMap<Target, (Fingerprint, Instant)> = BTreeMap::new();
+        let mut done: BTreeMap<Target, Done> = BTreeMap::new();
         let mut in_flight = FuturesUnordered::new();
         let mut writing: BTreeMap<Target, Fingerprint> = BTreeMap::new();
         loop {
@@ -55,21 +56,24 @@ impl Writer {
             if !leads {
                 done.clear();
             }
-            done.retain(|target, _| unwritten.contains_key(target));
             let now = Instant::now();
-            let due = |target: &Target, write: &Write| {
-                done.get(target).is_none_or(|(fingerprint, again)| *fingerprint != write.fingerprint || *again <= now)
-            };
+            done.retain(|target, done| unwritten.contains_key(target) || done.at + PACE > now);
+            let mut wake = now + AGAIN;
             for (target, write) in unwritten.iter().filter(|_| leads) {
                 if writing.len() >= AT_ONCE {
                     break;
                 }
-                if !writing.contains_key(target) && due(target, write) {
-                    writing.insert(target.clone(), write.fingerprint);
-                    in_flight.push(self.write(target.clone(), write.clone()));
+                if writing.contains_key(target) {
+                    continue;
+                }
+                match done.get(target).map(|done| done.due(write)).filter(|due| *due > now) {
+                    Some(due) => wake = wake.min(due),
+                    None => {
+                        writing.insert(target.clone(), write.fingerprint);
+                        in_flight.push(self.write(target.clone(), write.clone()));
+                    }
                 }
             }
-            let wake = done.values().map(|(_, again)| *again).min().unwrap_or(now + AGAIN).max(now + RETRY / 2);
             tokio::select! {
                 Some((target, result)) = in_flight.next(), if !in_flight.is_empty() => {
                     let fingerprint = writing.remove(&target);
@@ -81,7 +85,7 @@ impl Writer {
                         }
                     };
                     if let Some(fingerprint) = fingerprint {
-                        done.insert(target, (fingerprint, Instant::now() + again));
+                        done.insert(target, Done { fingerprint, at: Instant::now(), again });
                     }
                 }
                 Ok(()) = self.unwritten.changed() => {}
@@ -105,6 +109,21 @@ impl Writer {
             metrics.status_written(target.kind, result.is_ok());
             (target, result)
         }
+    }
+}
+
+/// What was written or tried.
+struct Done {
+    fingerprint: Fingerprint,
+    at: Instant,
+    /// How long after it is looked at again, unless the API server shows it by then.
+    again: Duration,
+}
+
+impl Done {
+    /// When the object may be written the next time.
+    fn due(&self, write: &Write) -> Instant {
+        self.at + if self.fingerprint == write.fingerprint { self.again } else { PACE }
     }
 }
 
