@@ -131,6 +131,7 @@ impl Proxy {
     /// # Errors
     /// See [`StartError`].
     pub fn start_logging_to(options: Options, output: impl io::Write + Send + 'static) -> Result<Self, StartError> {
+        raise_file_limit();
         let count =
             options.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
         let timeouts = ConnectionTimeouts {
@@ -314,5 +315,19 @@ fn settings(snapshot: &Snapshot) -> (bool, Vec<ipnet::IpNet>) {
             (settings.access_log == AccessLog::Json, settings.trusted_proxies.clone())
         }
         _ => (false, Vec::new()),
+    }
+}
+
+/// Container runtimes start processes with 1,024 descriptors, of which a connection needs one or two, and leave it to them to
+/// ask for as many as they may have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is; connections beyond it are not accepted");
     }
 }

@@ -320,6 +320,13 @@ fn transport(protocol: Option<&str>) -> Option<Transport> {
     }
 }
 
+impl ServicePort<'_> {
+    /// Whether the Service stands for a name outside.
+    pub(crate) fn is_external(&self) -> bool {
+        external_name(self.service).is_some()
+    }
+}
+
 fn external_name(service: &Service) -> Option<&str> {
     let spec = service.spec.as_ref()?;
     (spec.type_.as_deref() == Some("ExternalName")).then(|| spec.external_name.as_deref().unwrap_or_default())

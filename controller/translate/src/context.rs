@@ -95,7 +95,7 @@ impl<'a> Context<'a> {
         let settings = self.settings;
         self.snapshots.entry(plane.clone()).or_insert_with(|| {
             let mut snapshot = Snapshot::default();
-            snapshot.insert(SETTINGS, Resource::Settings(of_data_plane(settings)));
+            snapshot.insert(SETTINGS, Resource::Settings(of_data_plane(settings, plane)));
             snapshot
         })
     }
@@ -192,10 +192,12 @@ impl<'a> Context<'a> {
     }
 }
 
-fn of_data_plane(settings: &Settings) -> snapshot::Settings {
+/// Who learns the keys of one Gateway's data planes can neither open nor make what others gave to their clients.
+fn of_data_plane(settings: &Settings, plane: &DataPlane) -> snapshot::Settings {
+    let holder = plane.to_string();
     snapshot::Settings {
-        cookie_key: settings.cookie_key.clone(),
-        ticket_keys: settings.ticket_keys.clone(),
+        cookie_key: settings.cookie_key.derive(&holder),
+        ticket_keys: settings.ticket_keys.iter().map(|key| key.derive(&holder)).collect(),
         trusted_proxies: settings.trusted_proxies.clone(),
         access_log: settings.access_log,
     }

@@ -682,7 +682,7 @@ pub enum OriginPattern {
     Subdomains {
         /// The scheme in lower case, without `://`.
         scheme: String,
-        /// The suffix in lower case without `*.`.
+        /// The suffix in lower case without `*.`; empty: every name.
         suffix: String,
         /// The port, unless it is the scheme's own.
         port: Option<u16>,

@@ -14,6 +14,16 @@ impl Secret {
         Self(bytes)
     }
 
+    /// A key for `holder` alone, from which neither this one nor anybody else's can be told. An empty one stays empty.
+    #[must_use]
+    pub fn derive(&self, holder: &str) -> Self {
+        if self.0.is_empty() {
+            return Self::default();
+        }
+        let key = blake3::derive_key("sluice 2026 key of a group of data planes", &self.0);
+        Self(blake3::keyed_hash(&key, holder.as_bytes()).as_bytes().to_vec())
+    }
+
     /// The bytes themselves, for the one place that needs them.
     pub fn expose(&self) -> &[u8] {
         &self.0

@@ -146,7 +146,8 @@ fn matches(pattern: &OriginPattern, origin: &str) -> bool {
             };
             of_origin == port.unwrap_or(own)
                 && end.eq_ignore_ascii_case(suffix)
-                && labels.strip_suffix('.').is_some_and(|labels| !labels.is_empty())
+                && if suffix.is_empty() { Some(labels) } else { labels.strip_suffix('.') }
+                    .is_some_and(|labels| !labels.is_empty())
         }
     }
 }
@@ -171,6 +172,7 @@ mod tests {
 
     #[test]
     fn origins_match_by_scheme_host_and_port() {
+        let everywhere = OriginPattern::Subdomains { scheme: "https".into(), suffix: String::new(), port: None };
         let below = |port| OriginPattern::Subdomains { scheme: "https".into(), suffix: "bar.com".into(), port };
         for (pattern, origin, expected) in [
             (OriginPattern::Any, "null", true),
@@ -178,6 +180,9 @@ mod tests {
             (OriginPattern::Exact("https://a.example".into()), "https://a.example:8443", false),
             (OriginPattern::Exact("https://a.example".into()), "http://a.example", false),
             (below(None), "https://www.bar.com", true),
+            (everywhere.clone(), "https://a.example", true),
+            (everywhere.clone(), "https://a.example:8443", false),
+            (everywhere, "http://a.example", false),
             (below(None), "https://x.www.BAR.com", true),
             (below(None), "https://www.bar.com:443", true),
             (below(None), "https://www.bar.com:8443", false),

@@ -29,14 +29,14 @@ impl AllowedNamespaces {
     /// What is written, `default` where nothing is; and what is wrong with it, for which nobody is allowed: the path of the
     /// field from here on, and the remedy.
     pub fn read(allowed: Option<&FromNamespaces>, default: &str) -> (Self, Option<String>) {
-        let selector = allowed.and_then(|allowed| allowed.selector.clone()).unwrap_or_default();
         match allowed.and_then(|allowed| allowed.from.as_deref()).unwrap_or(default) {
             "All" => (Self::All, None),
             "Same" => (Self::Same, None),
             "None" => (Self::Nobody, None),
-            "Selector" => match Selector::try_from(selector) {
-                Ok(selector) => (Self::Selected(selector), None),
-                Err(error) => (Self::Nobody, Some(format!(".selector cannot be read ({error}): correct it"))),
+            "Selector" => match allowed.and_then(|allowed| allowed.selector.clone()).map(Selector::try_from) {
+                Some(Ok(selector)) => (Self::Selected(selector), None),
+                Some(Err(error)) => (Self::Nobody, Some(format!(".selector cannot be read ({error}): correct it"))),
+                None => (Self::Nobody, Some(".selector is missing, which .from asks for: add it".into())),
             },
             other => (Self::Nobody, Some(format!(".from is {other:?}: use All, Same or Selector"))),
         }

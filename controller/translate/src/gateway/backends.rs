@@ -126,6 +126,13 @@ impl<'a> Backends<'a> {
         };
         self.asked.borrow_mut().insert(key.clone());
         match self.services.port(&key, wanted) {
+            Ok(port) if port.is_external() => {
+                let message = format!(
+                    "Service {key} is of type ExternalName, which would lead past ReferenceGrants (CVE-2021-25740): refer to a \
+                     Service with endpoints of its own"
+                );
+                unresolved("RefNotPermitted", message)
+            }
             Ok(port) => {
                 let tls = self.policies.tls_to(&key, port.name).filter(|_| spoken != Kind::UDPRoute);
                 let protocol = protocol(spoken, &port, tls.as_deref())?;
@@ -148,35 +155,29 @@ fn cluster(kind: Kind, port: &ServicePort) -> String {
 /// What is spoken, inside TLS where `tls` asks for it: GEP-1911, and the names that Services use in practice for the same. gRPC
 /// is HTTP/2 whatever the Service says.
 fn protocol(kind: Kind, port: &ServicePort, tls: Option<&TlsToBackend>) -> Result<BackendProtocol, Unresolved> {
-    match (kind, port.app_protocol) {
+    let named = port.app_protocol.unwrap_or_default();
+    let lower = named.to_ascii_lowercase();
+    match (kind, lower.as_str()) {
         (Kind::TLSRoute | Kind::TCPRoute, _) => Ok(BackendProtocol::Tcp),
         (Kind::UDPRoute, _) => Ok(BackendProtocol::Udp),
-        (Kind::GRPCRoute, None | Some("" | "kubernetes.io/h2c" | "h2c" | "http2" | "grpc" | "tcp")) => {
-            Ok(BackendProtocol::Http2)
-        }
-        (_, None | Some("" | "http" | "http/1.1" | "tcp" | "ws" | "kubernetes.io/ws")) => Ok(BackendProtocol::Http1),
-        (_, Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc")) => Ok(BackendProtocol::Http2),
-        (Kind::GRPCRoute, Some(name)) if tls.is_some() && is_encrypted(name) => Ok(BackendProtocol::Http2),
-        (_, Some(name)) if tls.is_some() && is_encrypted(name) => Ok(BackendProtocol::Http1),
-        (_, Some(name)) if is_encrypted(name) => Err(Unresolved {
+        (_, "https" | "kubernetes.io/wss") if tls.is_none() => Err(Unresolved {
             reason: "UnsupportedProtocol",
             message: format!(
-                "port {} of Service {} has appProtocol {name:?}, but no BackendTLSPolicy says whom to trust there: create one",
+                "port {} of Service {} has appProtocol {named:?}, but no BackendTLSPolicy says whom to trust there: create one",
                 port.number, port.key
             ),
         }),
-        (_, Some(other)) => Err(Unresolved {
+        (Kind::GRPCRoute, _) | (_, "kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => Ok(BackendProtocol::Http2),
+        (_, "" | "http" | "http/1.1" | "tcp" | "ws" | "kubernetes.io/ws" | "https" | "kubernetes.io/wss") => {
+            Ok(BackendProtocol::Http1)
+        }
+        _ => Err(Unresolved {
             reason: "UnsupportedProtocol",
             message: format!(
-                "port {} of Service {} has appProtocol {other:?}, which is not supported: use kubernetes.io/h2c, \
+                "port {} of Service {} has appProtocol {named:?}, which is not supported: use kubernetes.io/h2c, \
                  kubernetes.io/ws or none",
                 port.number, port.key
             ),
         }),
     }
-}
-
-/// Whether an `appProtocol` means TLS: the name of IANA's registry, which knows no case, or WebSocket over TLS (GEP-1911).
-fn is_encrypted(app_protocol: &str) -> bool {
-    app_protocol.eq_ignore_ascii_case("https") || app_protocol == "kubernetes.io/wss"
 }

@@ -95,11 +95,14 @@ impl Rivals {
 }
 
 /// A listener as its neighbour calls it: by name within an object, with the object else, and with the Gateway that the object is
-/// attached to where that is another one.
+/// attached to where that is another one. Of a ListenerSet in another namespace nothing more is told.
 fn called(this: &Listener, other: &Listener) -> String {
     let name = &other.spec.name;
     match &other.owner {
         owner if this.owner == *owner => name.clone(),
+        Owner::ListenerSet(set) if set.namespace != this.owner.key().namespace => {
+            format!("of a ListenerSet at Gateway {}", other.gateway)
+        }
         Owner::ListenerSet(_) if this.gateway != other.gateway => {
             format!("{name} of {} at Gateway {}", other.owner, other.gateway)
         }

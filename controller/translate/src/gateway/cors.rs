@@ -48,7 +48,7 @@ fn list(
 }
 
 /// An origin without path; the port that is the scheme's own is left out, as browsers do. A wildcard stands for one or more
-/// labels.
+/// labels, by itself for every host.
 fn origin(written: &str) -> Option<OriginPattern> {
     if written == "*" {
         return Some(OriginPattern::Any);
@@ -75,6 +75,9 @@ fn origin(written: &str) -> Option<OriginPattern> {
             let port = port.map(|port| format!(":{port}")).unwrap_or_default();
             Some(OriginPattern::Exact(format!("{scheme}://{host}{port}")))
         }
+        None if plain(&scheme) && host == "*" => {
+            Some(OriginPattern::Subdomains { scheme, suffix: String::new(), port })
+        }
         _ => None,
     }
 }
@@ -93,9 +96,9 @@ mod tests {
         let subdomains =
             OriginPattern::Subdomains { scheme: "https".into(), suffix: "example".into(), port: Some(8443) };
         assert_eq!(origin("https://*.example:8443"), Some(subdomains));
-        for wrong in
-            ["shop.example", "https://", "https://*", "https://a.*.b", "https://a/b", "https://a:0", "https://a:x"]
-        {
+        let everywhere = OriginPattern::Subdomains { scheme: "http".into(), suffix: String::new(), port: None };
+        assert_eq!(origin("http://*:80"), Some(everywhere));
+        for wrong in ["shop.example", "https://", "https://a.*.b", "https://a/b", "https://a:0", "https://a:x"] {
             assert_eq!(origin(wrong), None, "{wrong}");
         }
     }

@@ -144,7 +144,15 @@ fn header_edit(filter: &HTTPHeaderFilter, host: bool) -> Result<HeaderEdit, Unus
             });
             pair.map_err(|unusable| unusable.within(format_args!("{field}[{index}]")))
         };
-        headers.iter().flatten().enumerate().map(parse).collect::<Result<Vec<_>, _>>()
+        let mut edits: Vec<(String, String)> = Vec::new();
+        for edit in headers.iter().flatten().enumerate().map(parse) {
+            let (name, value) = edit?;
+            // Of equal names the first counts; the CRD tells names apart by case.
+            if !edits.iter().any(|(known, _)| *known == name) {
+                edits.push((name, value));
+            }
+        }
+        Ok(edits)
     };
     let remove = |(index, header): (usize, &String)| {
         name(header, false).map_err(|unusable| unusable.within(format_args!("remove[{index}]")))

@@ -107,6 +107,7 @@ pub(crate) fn translate(context: &mut Context) {
     }
     // On shared data planes the oldest goes first, then the first by name; by name they are sorted.
     views.sort_by_key(|view: &View| created(&view.object.metadata));
+    refuse_namesakes(context, &mut views);
     let mut planes: BTreeMap<DataPlane, Vec<View>> = BTreeMap::new();
     for view in views {
         // One that is not served is in nobody's way.
@@ -173,6 +174,28 @@ fn view<'a>(
         plane: serves.then_some(plane),
         client_certificate: None,
         unresolved: None,
+    }
+}
+
+/// Refuses Gateways whose data planes would have the name of an older one's: `<gateway>-<class>` can be the same for several.
+fn refuse_namesakes(context: &mut Context, views: &mut [View]) {
+    let mut owners = BTreeMap::new();
+    for view in views {
+        let class = &view.object.spec.gateway_class_name;
+        let Some(plane @ DataPlane::Gateway(_)) = &view.plane else { continue };
+        let Some(name) = names::infrastructure_key(plane, class, context.settings) else { continue };
+        let owner = owners.entry(name.clone()).or_insert_with(|| view.key.clone());
+        if *owner == view.key {
+            continue;
+        }
+        let message = format!(
+            "The data planes of Gateway {owner} are named {} already: rename this Gateway, or give it another class.",
+            name.name
+        );
+        context.reject(Kind::Gateway, &view.key);
+        context.warn(Kind::Gateway, &view.key, "metadata.name", "Invalid", &message);
+        view.refusal = Some(Refusal { field: "metadata.name", reason: "Invalid", message });
+        view.plane = None;
     }
 }
 

@@ -58,7 +58,7 @@ impl TryFrom<proto::OriginPattern> for OriginPattern {
             Pattern::Exact(origin) => header_value(not_blank(origin, "exact")?, "exact").map(OriginPattern::Exact),
             Pattern::Subdomains(subdomains) => Ok(OriginPattern::Subdomains {
                 scheme: not_blank(subdomains.scheme, "subdomains.scheme")?,
-                suffix: not_blank(subdomains.suffix, "subdomains.suffix")?,
+                suffix: subdomains.suffix,
                 port: subdomains.port.map(|number| port(number, "subdomains.port")).transpose()?,
             }),
         }
