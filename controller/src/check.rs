@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
-use translate::{Kind, ObjectKey, Severity, Translation, translate};
+use translate::{Kind, ObjectKey, Settings, Severity, Translation, translate};
 
 use crate::folder::{Finding, Folder};
 use crate::standalone::{Output, Source};
@@ -65,7 +65,9 @@ pub fn main(args: &Args) -> ExitCode {
 
 /// Checks a folder. Fails only when it cannot be listed.
 pub fn check(source: &Source) -> io::Result<Report> {
-    let settings = source.settings().map_err(io::Error::other)?;
+    // As in a cluster: what `run` serves elsewhere conflicts with nothing here.
+    let ports = Settings::default().ports;
+    let settings = Settings { ports, ..source.settings().map_err(io::Error::other)? };
     let folder = Folder::open(&source.dir, &settings)?;
     let translation = translate(folder.resources(), &settings);
     let mut findings = folder.findings();

@@ -43,6 +43,24 @@ fn each_example_stands_for_itself() {
     assert!(seen >= 12, "only {seen} examples");
 }
 
+#[test]
+fn ports_are_judged_as_written() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let gateway = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: sluice
+  listeners:
+  - {name: http, port: 80, protocol: HTTP}
+  - {name: other, port: 8080, protocol: HTTP}
+";
+    fs::write(dir.path().join("gateway.yaml"), gateway).expect("a file");
+    let output = sluice(&["check", &dir.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
 /// Defects of every kind: in the text, in the types, and those that only translation sees.
 const DEFECTS: &str = "\
 apiVersion: networking.k8s.io/v1

@@ -171,7 +171,9 @@ fn action(context: &Context, part: &mut Part, place: Place, work: &Work, origins
     let backend = |backend: &Backend| {
         let weight = backend.weight;
         match steps(context, part, place, &backend.filters, origins) {
-            Ok(filters) => snapshot::Backend { weight, target: target(context, part, place, backend, origins), filters },
+            Ok(filters) => {
+                snapshot::Backend { weight, target: target(context, part, place, backend, origins), filters }
+            }
             Err(refusal) => snapshot::Backend { weight, target: Target::Refuse(refusal), filters: Vec::new() },
         }
     };

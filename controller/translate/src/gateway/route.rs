@@ -71,6 +71,7 @@ fn attach<R: RouteKind>(
         return outcome; // entries from the time when the route had a parent of ours are to be removed
     }
     let verdict = Verdict::of(&mut outcome, backends, key, entry);
+    let is_http = matches!(R::KIND, Kind::HTTPRoute | Kind::GRPCRoute);
     let hostnames: Vec<_> = route.hostnames().iter().map(|name| hostname::pattern(Some(name))).collect();
     let candidate = Candidate { kind: R::KIND, namespace: &key.namespace, hostnames: &hostnames };
 
@@ -78,22 +79,28 @@ fn attach<R: RouteKind>(
     let mut statuses = Vec::new();
     for parent in parents {
         let Some(view) = views.get(&parent.gateway) else { continue };
-        let found = match &verdict.fatal {
-            Some(unusable) => Err((unusable.reason, unusable.to_string())),
-            None => attachment::attach(context.resources, &view.listeners, &parent, &candidate),
-        };
+        let found = attachment::attach(context.resources, &view.listeners, &parent, &candidate);
         if let (None, Err((reason, message))) = (&verdict.fatal, &found) {
             outcome.warn(R::KIND, key, "spec.parentRefs", reason, message);
         }
-        statuses.push(status(context, route.metadata(), &parent.reference, found.as_ref().err(), &verdict));
+        let fatal = verdict.fatal.as_ref().map(|unusable| (unusable.reason, unusable.to_string()));
+        statuses.push(status(
+            context,
+            route.metadata(),
+            &parent.reference,
+            fatal.as_ref().or(found.as_ref().err()),
+            &verdict,
+        ));
         attached.entry(parent.gateway).or_default().extend(found.unwrap_or_default());
     }
     outcome.parents = statuses.into();
 
     for (gateway, listeners) in attached {
         let Some(view) = views.get(&gateway) else { continue };
-        let mut part = Part::new(gateway, listeners.keys().copied().collect());
-        if view.plane.is_some() {
+        let counted = if verdict.fatal.is_none() { listeners.keys().copied().collect() } else { Vec::new() };
+        let mut part = Part::new(gateway, counted);
+        // Requests to what cannot be used are refused: another route, which matches them too, would not protect them.
+        if view.plane.is_some() && (verdict.fatal.is_none() || is_http && !verdict.rules.rules.is_empty()) {
             emit::route(context, &mut part, view, route.as_ref(), &verdict.rules, listeners);
         }
         outcome.parts.push(part);
@@ -149,6 +156,7 @@ impl<'a> Verdict<'a> {
         outcome.reject();
         let good = entry.last_good.as_ref().map(|good| good.rules(key, backends));
         let good = good.filter(|good| good.unusable.is_empty());
+        let is_http = matches!(R::KIND, Kind::HTTPRoute | Kind::GRPCRoute);
         let refused = |unusable: &Unusable| {
             let mut refused = rules.rules.iter().filter(|rule| rule.work.is_none());
             refused.any(|rule| unusable.field.starts_with(&rule.place))
@@ -156,8 +164,8 @@ impl<'a> Verdict<'a> {
         for unusable in &rules.unusable {
             let consequence = match &good {
                 Some(_) => "the last valid rules stay in use",
+                None if refused(unusable) && is_http => "requests to the rule are answered with 500",
                 None if rules.good == 0 => "the route is not used",
-                None if refused(unusable) => "requests to the rule are answered with 500",
                 None => "the rule is dropped",
             };
             let message = format!("{}; {consequence}", unusable.message);
