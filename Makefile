@@ -10,7 +10,7 @@ RENDERED := $(CACHE)/rendered.yaml
 section = @printf '\n== %s ==\n' "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down conformance conformance-down golden crds manifests chart bench clean
+.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down conformance conformance-down golden crds manifests chart bench bench-routes clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
@@ -92,6 +92,10 @@ bench: ## CPU per request against nginx and HAProxy
 	@command -v nginx haproxy wrk taskset >/dev/null || e2e/prerequisites.sh
 	cargo build --locked -p sluice-e2e --bin bench
 	$(CARGO_TARGET_DIR)/debug/bench "$$(e2e/release.sh)/sluice"
+
+bench-routes: ## ROUTES (1000) HTTPRoutes attached to one Gateway on a real control plane; what an edit of one costs then
+	SLUICE_KUBERNETES=$(CACHE)/k8s/kubernetes SLUICE_GATEWAY_API=$(CACHE)/k8s/gateway-api ROUTES=$(or $(ROUTES),1000) \
+	  cargo bench --locked --profile dev -p sluice-controller --bench attach -- "$$(e2e/release.sh)/sluice"
 
 clean: ## remove the build output
 	cargo clean

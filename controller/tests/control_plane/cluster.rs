@@ -77,6 +77,20 @@ impl Cluster {
         config
     }
 
+    /// What a program reads to have all rights, as KUBECONFIG; a file that ends with the cluster.
+    #[allow(dead_code)] // for the benchmark
+    pub fn kubeconfig(&self) -> PathBuf {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "all",
+            "contexts": [{"name": "all", "context": {"cluster": "all", "user": "all"}}],
+            "clusters": [{"name": "all", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "all", "user": {"token": TOKEN}}],
+        });
+        let path = self.directory.path().join("kubeconfig");
+        fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
     /// A client with the rights of this user, who has none unless they are bound to it.
     pub fn client_as(&self, user: &str) -> Client {
         let mut config = self.config();
@@ -134,16 +148,7 @@ impl Cluster {
 
     /// Access to the kind and namespace of an object.
     pub fn api(&self, object: &Value) -> Api<DynamicObject> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (group, version) = match text(&object["apiVersion"]).split_once('/') {
-            Some((group, version)) => (group.to_owned(), version.to_owned()),
-            None => (String::new(), text(&object["apiVersion"])),
-        };
-        let resource = ApiResource::from_gvk(&GroupVersionKind { group, version, kind: text(&object["kind"]) });
-        match object["metadata"]["namespace"].as_str() {
-            Some(namespace) => Api::namespaced_with(self.client(), namespace, &resource),
-            None => Api::all_with(self.client(), &resource),
-        }
+        api_of(self.client(), object)
     }
 
     /// One object as it is.
@@ -220,6 +225,20 @@ impl Cluster {
             ),
         ];
         Self { url: format!("https://127.0.0.1:{secure}"), directory, processes }
+    }
+}
+
+/// Access to the kind and namespace of an object.
+pub fn api_of(client: Client, object: &Value) -> Api<DynamicObject> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (group, version) = match text(&object["apiVersion"]).split_once('/') {
+        Some((group, version)) => (group.to_owned(), version.to_owned()),
+        None => (String::new(), text(&object["apiVersion"])),
+    };
+    let resource = ApiResource::from_gvk(&GroupVersionKind { group, version, kind: text(&object["kind"]) });
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
     }
 }
 
