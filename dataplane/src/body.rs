@@ -18,6 +18,7 @@ use crate::hop_by_hop;
 use crate::reason::Reason;
 use crate::replay::{Copied, Recording, Replay};
 use crate::upstream::{BackendBody, BackendError};
+use crate::watch::Waiting;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +156,7 @@ impl Body for Incoming {
                     return Poll::Ready(Some(Err(BodyError::TooLarge)));
                 };
                 *left = rest;
-                let done = body.is_end_stream();
+                let done = is_complete(body);
                 upload.moves(if done { UploadState::Done } else { UploadState::AwaitsBackend });
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -221,6 +222,11 @@ impl Body for RequestBody {
     }
 }
 
+/// Whether all data is there. In HTTP/2 the end may follow in a frame of its own, for which nobody waits who knows the length.
+pub(crate) fn is_complete(body: &impl Body) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
+}
+
 /// Whether hyper could not read what came, rather than nothing coming any more.
 fn is_malformed(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
@@ -233,8 +239,8 @@ pub struct ResponseBody {
     source: Source,
     /// None once it belongs to a tunnel.
     exchange: Option<Exchange>,
-    /// Whether the client has to make room before more is asked of this body. Only told in HTTP/2.
-    awaits_client: bool,
+    /// While the client has to make room before more is asked of this body. Only told in HTTP/2.
+    awaits_client: Option<Waiting>,
 }
 
 #[derive(Debug)]
@@ -301,7 +307,7 @@ impl ResponseBody {
 
     /// No body, of an answer that a tunnel follows.
     pub fn none() -> Self {
-        Self { source: Source::Done, exchange: None, awaits_client: false }
+        Self { source: Source::Done, exchange: None, awaits_client: None }
     }
 
     /// A backend's body.
@@ -314,26 +320,24 @@ impl ResponseBody {
     }
 
     fn new(source: Source, exchange: Exchange) -> Self {
-        let mut body = Self { source, exchange: Some(exchange), awaits_client: false };
-        body.await_client();
+        let mut body = Self { source, exchange: Some(exchange), awaits_client: None };
+        if !body.is_end_stream() {
+            body.await_client();
+        }
         body
     }
 
     fn await_client(&mut self) {
         if let Some(exchange) = &self.exchange
             && exchange.client.http2
-            && !matches!(self.source, Source::Done)
         {
-            exchange.client.watch.answer_waits();
-            self.awaits_client = true;
+            self.awaits_client = exchange.client.watch.answer_waits();
         }
     }
 
     fn goes_on(&mut self) {
-        if std::mem::take(&mut self.awaits_client)
-            && let Some(exchange) = &self.exchange
-        {
-            exchange.client.watch.answer_goes_on();
+        if let (Some(waiting), Some(exchange)) = (self.awaits_client.take(), &self.exchange) {
+            exchange.client.watch.answer_goes_on(waiting);
         }
     }
 
@@ -370,10 +374,18 @@ impl Body for ResponseBody {
                 let bytes = std::mem::take(bytes);
                 this.source = Source::Done;
                 this.sent(bytes.len());
+                this.await_client();
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
             Source::Done => return Poll::Ready(None),
         };
+        // An answer that never pauses would see no alarm.
+        if let Some((until, reason)) = download.until
+            && until <= Instant::now()
+        {
+            this.failed(reason);
+            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+        }
         let Poll::Ready(frame) = download.poll_frame(cx) else {
             let reason = ready!(download.poll_timeout(cx));
             this.failed(reason);
@@ -388,9 +400,9 @@ impl Body for ResponseBody {
                 this.sent(frame.data_ref().map_or(0, Bytes::len));
                 if complete {
                     this.finish();
-                } else {
-                    this.await_client();
                 }
+                // hyper holds what it got until the client makes room, the last of an answer too.
+                this.await_client();
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {

@@ -60,7 +60,10 @@ impl Client {
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: Arc<Port>) {
     let number = port.number;
     let opened = match &*port.greeting.load_full() {
-        Greeting::Http => peek(&worker, stream, number).await,
+        // Who began on terms of the past is not among the connections that had to leave when they changed.
+        Greeting::Http => {
+            peek(&worker, stream, number).await.filter(|_| matches!(&**port.greeting.load(), Greeting::Http))
+        }
         // In boxes, so that connections of HTTP keep no room for what comes before or goes elsewhere.
         Greeting::Tls(tls) => Box::pin(open(&worker, stream, peer, &port, tls)).await,
         Greeting::Tcp => {
@@ -191,6 +194,8 @@ async fn drive<C>(
                     return Poll::Ready(());
                 }
                 finishing = true;
+                // Being woken used the waker up, and a cut may follow.
+                watch.register(cx.waker());
                 finish(connection);
             }
             Signal::Cut => return Poll::Ready(()),

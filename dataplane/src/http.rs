@@ -28,6 +28,7 @@ use crate::tick::Tick;
 use crate::tunnel;
 use crate::upstream::{Sent, Upgraded};
 use crate::watch::Signal;
+use crate::worker::MAX_HEADERS;
 
 /// Room for the headers that every backend gets from us, and a few that filters add.
 const ADDED_HEADERS: usize = 12;
@@ -77,15 +78,17 @@ async fn forward(
     let target = Target::of(parts)?;
     if parts.version == Version::HTTP_2 {
         normalise::cookies(&mut parts.headers);
+        // The parser of HTTP/1.1 counts by itself.
+        if parts.headers.len() > MAX_HEADERS {
+            return Err(Reason::HeadersTooLarge.into());
+        }
     }
     exchange.host = target.authority().cloned();
     let client = exchange.client.clone();
     let origin = &client.origin;
     let mut forwarded = Forwarded::of(origin, &parts.headers, target.authority(), &state.trusted_proxies);
     exchange.address = forwarded.client;
-    if let Some(server_name) = &client.server_name
-        && state.table.misdirected(origin.port(), server_name, target.host())
-    {
+    if state.table.misdirected(origin.port(), client.server_name.as_deref(), target.host()) {
         return Err(Reason::Misdirected.into());
     }
     let view = RequestView {

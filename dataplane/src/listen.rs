@@ -8,6 +8,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::transport::KEEP_ALIVE;
+
 /// Datagrams that the kernel keeps while a worker is busy, in bytes; it may allow less (`net.core.rmem_max`).
 const DATAGRAMS: usize = 1024 * 1024;
 
@@ -24,6 +26,8 @@ pub fn bind(address: IpAddr, port: u16, workers: usize) -> io::Result<Vec<std::n
         let socket = socket(address, Type::STREAM, Protocol::TCP)?;
         // Connections of the past that linger do not keep the port.
         socket.set_reuse_address(true)?;
+        // Its connections inherit this.
+        socket.set_tcp_keepalive(&KEEP_ALIVE)?;
         Ok(socket)
     };
     let listening = |socket: Socket| {
@@ -109,6 +113,18 @@ mod tests {
         let ours = bind(loopback, port, 3).unwrap();
         assert_eq!(ours.len(), 3);
         assert!(bind(loopback, port, 1).is_err());
+    }
+
+    #[test]
+    fn accepted_connections_are_asked_whether_their_peer_lives() {
+        let listener = bind(IpAddr::from([127, 0, 0, 1]), 0, 1).unwrap().remove(0);
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = Socket::from(listener.accept().unwrap().0);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
     }
 
     #[test]

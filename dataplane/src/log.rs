@@ -4,7 +4,8 @@
 use std::cell::RefCell;
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use http::Version;
 
@@ -18,6 +19,8 @@ use crate::udp::Session;
 const BATCH: usize = 32 * 1024;
 /// Batches that may wait for the writer, over all workers.
 const WAITING: usize = 64;
+/// How long the last lines may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The writer's end: batches of whole lines.
 pub struct LogWriter(Receiver<Vec<u8>>);
@@ -38,6 +41,23 @@ impl LogWriter {
         for batch in self.0 {
             // With standard output gone there is nobody to tell.
             let _ = output.write_all(&batch).and_then(|()| output.flush());
+        }
+    }
+}
+
+/// The thread that writes. Dropped when the workers are gone, it ends with their last line; an output that takes nothing
+/// is not waited for.
+pub struct LogThread(pub Option<JoinHandle<()>>);
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        let Some(thread) = self.0.take() else { return };
+        let end = Instant::now() + LAST_LINES;
+        while !thread.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
         }
     }
 }

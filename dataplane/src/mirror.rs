@@ -32,14 +32,11 @@ pub fn send(
     connect: Option<Duration>,
 ) {
     for duplicate in duplicates {
-        let Some(slot) = Slot::take(worker) else {
-            worker.stats.mirrors_dropped.add(1);
-            continue;
-        };
+        let worker = worker.clone();
         let (method, body) = (method.clone(), body.map(Recording::copy));
         tokio::task::spawn_local(async move {
-            let delivered = deliver(&slot.0, duplicate, method, body, connect.unwrap_or(CONNECT)).await;
-            let stats = &slot.0.stats;
+            let delivered = deliver(&worker, duplicate, method, body, connect.unwrap_or(CONNECT)).await;
+            let stats = &worker.stats;
             let counter = if delivered.is_some() { &stats.mirrors } else { &stats.mirrors_dropped };
             counter.add(1);
         });
@@ -47,25 +44,25 @@ pub fn send(
 }
 
 /// Counts a copy that is under way.
-struct Slot(Rc<Worker>);
+struct Slot<'w>(&'w Worker);
 
-impl Slot {
-    fn take(worker: &Rc<Worker>) -> Option<Self> {
+impl<'w> Slot<'w> {
+    fn take(worker: &'w Worker) -> Option<Self> {
         let taken = worker.mirrors.get();
         (taken < MOST).then(|| {
             worker.mirrors.set(taken + 1);
-            Self(worker.clone())
+            Self(worker)
         })
     }
 }
 
-impl Drop for Slot {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
         self.0.mirrors.set(self.0.mirrors.get().saturating_sub(1));
     }
 }
 
-/// `None` when no endpoint has answered it.
+/// `None` when no endpoint has answered it, or too many copies are under way.
 async fn deliver(
     worker: &Worker,
     duplicate: Duplicate,
@@ -78,6 +75,8 @@ async fn deliver(
         Some(body) => Some(body.await.ok()?),
         None => None,
     };
+    // Not before the body is there: slow clients must not keep the places of all others.
+    let _slot = Slot::take(worker)?;
     let until = Instant::now() + WITHIN;
     let Duplicate { cluster, request } = duplicate;
     let head = crate::http::request(method, request, None, ());

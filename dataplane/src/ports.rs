@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::mem::discriminant;
 use std::net::{TcpListener, UdpSocket};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -135,9 +136,11 @@ impl Ports {
             if let Some(open) = state.open.get(&wanted.id) {
                 let Some(port) = open else { continue };
                 let before = port.greeting.swap(wanted.greeting.clone());
-                if let (Greeting::Tls(before), Greeting::Tls(now)) = (&*before, &*wanted.greeting)
-                    && now.asks_more_than(before)
-                {
+                let outdated = match (&*before, &*wanted.greeting) {
+                    (Greeting::Tls(before), Greeting::Tls(now)) => now.asks_more_than(before),
+                    (before, now) => discriminant(before) != discriminant(now),
+                };
+                if outdated {
                     self.tell(|| Command::Renew(port.number));
                 }
                 continue;

@@ -16,12 +16,16 @@ use crate::background::Background;
 use crate::certificates::Certificates;
 use crate::compile::{Compiler, Rejection};
 use crate::dns::{LocalEndpoints, Resolution};
+use crate::log::LogThread;
 use crate::metrics::WorkerStats;
 use crate::ports::{PortId, Ports, Wanted};
 use crate::route::PortKind;
 use crate::shared::{Greeting, Limits, Phase, Shared, State};
 use crate::watch::ConnectionTimeouts;
 use crate::worker::{Command, Handle};
+
+/// How long connections may take to end once they are cut.
+const CUTTING: Duration = Duration::from_secs(1);
 
 /// How a data plane is set up.
 #[derive(Clone, Debug)]
@@ -96,6 +100,8 @@ pub struct Drained {
 /// A running data plane. Dropping it ends it at once; see [`Proxy::drain`].
 pub struct Proxy {
     workers: Vec<Handle>,
+    /// Ends after the workers, whose last lines it writes.
+    _log: LogThread,
     stats: Arc<[Arc<WorkerStats>]>,
     shared: Arc<Shared>,
     control: Mutex<Control>,
@@ -155,7 +161,7 @@ impl Proxy {
         });
         let stats: Arc<[_]> = (0..count).map(|_| Arc::new(WorkerStats::default())).collect();
         let (log, writer) = crate::log::channel();
-        std::thread::Builder::new()
+        let writing = std::thread::Builder::new()
             .name("access-log".into())
             .spawn(|| writer.run(output))
             .map_err(StartError::Thread)?;
@@ -175,6 +181,7 @@ impl Proxy {
         Ok(Self {
             ports: Ports::start(shared.clone(), &workers, &background),
             workers,
+            _log: LogThread(Some(writing)),
             stats,
             shared,
             control: Mutex::default(),
@@ -262,6 +269,11 @@ impl Proxy {
         }
         let cut = self.open_connections() + self.open_sessions();
         self.tell(|| Command::Cut);
+        // What is cut is reset, counted and logged by the workers, for which they have to live.
+        let end = tokio::time::Instant::now() + CUTTING;
+        while self.open_connections() + self.open_sessions() > 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Drained { cut }
     }
 

@@ -12,7 +12,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
-use crate::body::{BodyError, Incoming, UploadState};
+use crate::body::{BodyError, Incoming, UploadState, is_complete};
 
 /// Most that is kept of one body, in bytes. A larger one is sent once.
 pub const MOST: usize = 64 * 1024;
@@ -124,8 +124,8 @@ impl Tape {
                 } else {
                     self.trailers = frame.trailers_ref().cloned();
                 }
-                // Nobody asks for more after trailers.
-                if self.state == State::Kept && (frame.is_trailers() || self.incoming.is_end_stream()) {
+                // Nobody asks for more after trailers, or after the length that was announced.
+                if self.state == State::Kept && (frame.is_trailers() || is_complete(&self.incoming)) {
                     self.complete();
                 }
             }

@@ -83,7 +83,7 @@ impl Subrequest<'_> {
                 Err(SendError { unsent, .. }) if reused && (unsent || message::is_idempotent(head.method())) => {
                     entry.forget_idle();
                 }
-                Err(SendError { error, unsent }) => {
+                Err(SendError { error, unsent, .. }) => {
                     tracing::debug!(endpoint = %endpoint.address(), %error, "a request of our own failed");
                     cluster.report(endpoint, Outcome::Failed, Tick::now());
                     if !unsent {

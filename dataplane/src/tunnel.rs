@@ -111,9 +111,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, B: AsyncRead + AsyncWrite + Unpin> Copyi
     /// Ready when both sides are done or one broke off.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let (of_client, of_backend) = (Reason::ClientGone, Reason::UpstreamReset);
-        let up = self.up.poll(cx, self.client, self.backend).map_err(|broken| broken.reason(of_client, of_backend))?;
-        let down =
-            self.down.poll(cx, self.backend, self.client).map_err(|broken| broken.reason(of_backend, of_client))?;
+        let up = self.up.poll(cx, self.client, self.backend);
+        // Before what is wrong with the other: a backend that closes with an error may have said why.
+        let down = self.down.poll(cx, self.backend, self.client);
+        let up = up.map_err(|broken| broken.reason(of_client, of_backend))?;
+        let down = down.map_err(|broken| broken.reason(of_backend, of_client))?;
         ready!(up);
         ready!(down);
         Poll::Ready(Ok(()))
@@ -201,5 +203,53 @@ impl Direction {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// A backend that says why, and then takes nothing more.
+    struct Leaving(&'static [u8]);
+
+    impl AsyncRead for Leaving {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            buf.put_slice(std::mem::take(&mut self.0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Leaving {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_backend_said_before_it_broke_off_arrives() {
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let mut backend = Leaving(b"too much");
+        let (up, down) = (Direction::new(b"more".to_vec()), Direction::new(Vec::new()));
+        let mut copying = Copying { client: &mut near, backend: &mut backend, up, down };
+        let ended = std::future::poll_fn(|cx| copying.poll(cx)).await;
+        assert_eq!(ended, Err(Reason::UpstreamReset));
+        drop(near);
+        let mut said = String::new();
+        far.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "too much");
     }
 }

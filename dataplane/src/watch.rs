@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 
 use crate::clock::Coarse;
+use crate::worker::MAX_STREAMS;
 
 /// Limits of a client connection in time.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +20,7 @@ pub struct ConnectionTimeouts {
     /// From the first byte of a request's head to its last (nginx `client_header_timeout`).
     pub header: Duration,
     /// Without the client taking a byte while there are some for it (nginx `send_timeout`); in HTTP/2, a frame of any
-    /// answer.
+    /// answer. When it takes others, the connection finishes, and is cut after as long again.
     pub write: Duration,
 }
 
@@ -46,11 +47,16 @@ pub struct Watch {
     quiet_since: AtomicU32,
     head_since: AtomicU32,
     stalled_since: AtomicU32,
-    untaken: AtomicU32,
+    /// HTTP/2: since when answers wait for the client, 0 where none does; and when one last went on.
+    untaken: Box<[AtomicU32]>,
     taken: AtomicU32,
     signal: AtomicU8,
     waker: AtomicWaker,
 }
+
+/// An answer that waits for its client.
+#[derive(Debug)]
+pub struct Waiting(usize);
 
 impl Watch {
     /// A connection that was just accepted on `port`; `multiplexed` is HTTP/2.
@@ -63,7 +69,7 @@ impl Watch {
             quiet_since: AtomicU32::new(Coarse::now().0),
             head_since: AtomicU32::new(0),
             stalled_since: AtomicU32::new(0),
-            untaken: AtomicU32::new(0),
+            untaken: (0..if multiplexed { MAX_STREAMS } else { 0 }).map(|_| AtomicU32::new(0)).collect(),
             taken: AtomicU32::new(0),
             signal: AtomicU8::new(Signal::None as u8),
             waker: AtomicWaker::new(),
@@ -124,32 +130,42 @@ impl Watch {
         }
     }
 
-    /// HTTP/2: from here on the client has to make room for more of an answer; its flow control stalls no write.
-    pub fn answer_waits(&self) {
-        self.untaken.store(self.untaken.load(Relaxed) + 1, Relaxed);
-        self.taken.store(Coarse::now().0, Relaxed);
+    /// HTTP/2: from here on the client has to make room for more of an answer; its flow control stalls no write. `None`
+    /// when it has more answers than streams, the rest of which are about to end.
+    pub fn answer_waits(&self) -> Option<Waiting> {
+        let now = Coarse::now().0;
+        self.taken.store(now, Relaxed);
+        let place = self.untaken.iter().position(|since| since.load(Relaxed) == 0)?;
+        self.untaken[place].store(now, Relaxed);
+        Some(Waiting(place))
     }
 
     /// HTTP/2: the client has made room for more of an answer, or the answer is over.
-    pub fn answer_goes_on(&self) {
-        self.untaken.store(self.untaken.load(Relaxed).saturating_sub(1), Relaxed);
+    pub fn answer_goes_on(&self, waiting: Waiting) {
+        self.untaken[waiting.0].store(0, Relaxed);
         self.taken.store(Coarse::now().0, Relaxed);
+    }
+
+    /// Whether the client takes nothing of an answer, while others may go on: its next requests belong elsewhere.
+    pub fn is_stalled(&self, limits: &ConnectionTimeouts) -> bool {
+        self.untaken.iter().any(|since| older(since, limits.write))
     }
 
     /// Whether a limit is exceeded.
     pub fn is_overdue(&self, limits: &ConnectionTimeouts) -> bool {
-        let older = |since: &AtomicU32, limit| match since.load(Relaxed) {
-            0 => false,
-            tick => Coarse(tick).older_than(limit),
-        };
         if self.is_tunnel() {
             return false;
         }
-        let untaken = self.untaken.load(Relaxed) > 0 && older(&self.taken, limits.write);
+        let waits = || self.untaken.iter().any(|since| since.load(Relaxed) != 0);
+        // Answers that do go on have had as long again to end.
+        let untaken = (older(&self.taken, limits.write) && waits())
+            || self.untaken.iter().any(|since| older(since, limits.write * 2));
         if untaken || older(&self.stalled_since, limits.write) {
             return true;
         }
-        !self.is_active() && (older(&self.quiet_since, limits.idle) || older(&self.head_since, limits.header))
+        let head = self.head_since.load(Relaxed) != 0;
+        !self.is_active()
+            && if head { older(&self.head_since, limits.header) } else { older(&self.quiet_since, limits.idle) }
     }
 
     /// Asks the connection to end; a stronger wish is never weakened.
@@ -181,6 +197,13 @@ impl Watch {
     /// Wakes this task when something is asked.
     pub fn register(&self, waker: &std::task::Waker) {
         self.waker.register(waker);
+    }
+}
+
+fn older(since: &AtomicU32, limit: Duration) -> bool {
+    match since.load(Relaxed) {
+        0 => false,
+        tick => Coarse(tick).older_than(limit),
     }
 }
 
@@ -236,19 +259,57 @@ mod tests {
     #[test]
     fn a_client_that_takes_nothing_of_any_answer_is_overdue_and_one_whose_backend_is_slow_is_not() {
         let watch = Watch::new(80, true);
-        for _ in 0..2 {
+        let [one, other] = [(), ()].map(|()| {
             watch.request_begins();
-            watch.answer_waits();
-        }
+            watch.answer_waits().unwrap()
+        });
         pass(Duration::from_millis(500));
-        watch.answer_goes_on();
+        watch.answer_goes_on(one);
         pass(Duration::from_millis(500));
         assert!(!watch.is_overdue(&LIMITS));
         pass(Duration::from_millis(500));
         assert!(watch.is_overdue(&LIMITS));
-        watch.answer_goes_on();
+        watch.answer_goes_on(other);
         pass(Duration::from_secs(5));
         assert!(!watch.is_overdue(&LIMITS));
+    }
+
+    #[test]
+    fn an_answer_that_goes_on_hides_none_that_is_not_taken() {
+        let watch = Watch::new(80, true);
+        watch.request_begins();
+        let held = watch.answer_waits().unwrap();
+        for passed in 1..4 {
+            pass(Duration::from_millis(500));
+            watch.answer_goes_on(watch.answer_waits().unwrap());
+            assert_eq!((watch.is_stalled(&LIMITS), watch.is_overdue(&LIMITS)), (passed >= 2, false), "{passed}");
+        }
+        pass(Duration::from_millis(500));
+        watch.answer_goes_on(watch.answer_waits().unwrap());
+        assert!(watch.is_overdue(&LIMITS));
+        watch.answer_goes_on(held);
+        assert!(!watch.is_stalled(&LIMITS) && !watch.is_overdue(&LIMITS));
+    }
+
+    #[test]
+    fn more_answers_than_streams_have_no_place() {
+        let watch = Watch::new(80, true);
+        let mut waiting: Vec<_> = (0..MAX_STREAMS).map(|_| watch.answer_waits().unwrap()).collect();
+        assert!(watch.answer_waits().is_none());
+        watch.answer_goes_on(waiting.swap_remove(7));
+        assert!(watch.answer_waits().is_some());
+    }
+
+    #[test]
+    fn a_head_that_is_arriving_has_its_own_limit_and_not_that_of_idleness() {
+        let limits = ConnectionTimeouts { header: Duration::from_secs(2), ..LIMITS };
+        let watch = Watch::new(80, false);
+        pass(Duration::from_millis(1500));
+        watch.bytes_came();
+        pass(Duration::from_millis(1500));
+        assert!(!watch.is_overdue(&limits));
+        pass(Duration::from_millis(500));
+        assert!(watch.is_overdue(&limits));
     }
 
     #[test]

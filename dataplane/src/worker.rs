@@ -32,13 +32,13 @@ use crate::upstream::{ByAddress, Connector, Pool, RetryBudget};
 use crate::watch::{Signal, Watch};
 
 /// Most header lines of a request.
-const MAX_HEADERS: usize = 128;
+pub(crate) const MAX_HEADERS: usize = 128;
 /// Largest head of a request: what nginx takes with its four large buffers.
 const MAX_HEAD: usize = 32 * 1024;
 /// Most that is buffered of one connection in each direction. hyper's parser needs room for the largest head.
 const MAX_BUFFER: usize = 64 * 1024;
 /// HTTP/2: what a client may have open at once, and what of it is buffered.
-const MAX_STREAMS: u32 = 128;
+pub(crate) const MAX_STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// HTTP/2: resets that may wait to be noticed (CVE-2023-44487), and those that our own errors may cause (CVE-2025-8671).
@@ -58,7 +58,7 @@ pub enum Command {
     Listen(Arc<Port>, std::net::TcpListener),
     /// Stop accepting on this port and let its connections finish.
     Unlisten(u16),
-    /// Let this port's connections finish: more is asked of clients now than was of theirs.
+    /// Let this port's connections finish: more is asked of clients now than was of theirs, or they begin in another way.
     Renew(u16),
     /// Receive datagrams of this port on this socket.
     Receive(u16, std::net::UdpSocket),
@@ -209,7 +209,6 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
             _ = ticks.tick() => worker.tick(),
         }
     }
-    worker.log.flush(&worker.stats);
 }
 
 /// Accepts until `closed`, and then still those that the kernel has accepted for us.
@@ -401,6 +400,7 @@ impl Worker {
         self.pool.sweep();
         self.udp.sweep(self);
         self.log.flush(&self.stats);
+        self.signal(Signal::Finish, |watch| watch.is_stalled(&self.shared.limits.timeouts));
         let overdue = |watch: &Watch| watch.is_overdue(&self.shared.limits.timeouts);
         let count = self.signal(Signal::Cut, overdue);
         self.stats.overdue.add(count);
@@ -413,6 +413,13 @@ impl Worker {
             count += 1;
         }
         count
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The last of its connections is gone now, and has written its line.
+        self.log.flush(&self.stats);
     }
 }
 

@@ -52,7 +52,7 @@ fn a_request_to_stop_that_comes_right_at_the_start_is_heard() {
 
 #[test]
 fn it_opens_as_many_files_as_it_may() {
-    let script = "ulimit -Hn 4000; ulimit -Sn 100; exec \"$@\"";
+    let script = "ulimit -Sn 100; ulimit -Hn 4000; exec \"$@\"";
     let mut process =
         Command::new("sh").args(["-c", script, "sh", PROGRAM]).args(ARGUMENTS).stderr(Stdio::null()).spawn().unwrap();
     let limits = || fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();

@@ -174,33 +174,33 @@ impl Attempt<'_> {
             None => return Err(self.timed_out(Reason::RequestTimeout, true)),
         };
         let reused = connection.is_reused();
-        let idle_race = reused && matches!(connection, Connection::Http1(_));
         let limits = Limits::new(exchange, self.timeouts, until, self.began);
         message::address(request, self.connector, endpoint.address(), exchange.host.is_some());
         let idempotent = message::is_idempotent(request.method());
         let bodiless = matches!(request.body(), RequestBody::Empty);
-        let (error, unsent) = match deliver(connection, request, limits, bodiless && self.again.is_none()).await {
-            Ok(Ok(sent)) => {
-                let took = self.began.elapsed();
-                exchange.upstream_took = Some(took);
-                let began = self.tick.unwrap_or_else(Tick::now);
-                self.cluster.report(endpoint, Outcome::Answered(sent.status(), took), began + took);
-                return Ok(Answered { sent, picked, until });
-            }
-            Ok(Err(SendError { error, unsent })) => (error, unsent),
-            Err(reason) => {
-                if matches!(reason, Reason::ReadTimeout | Reason::SendTimeout) {
-                    self.cluster.report(endpoint, Outcome::Failed, Tick::now());
+        let SendError { error, unsent, silent } =
+            match deliver(connection, request, limits, bodiless && self.again.is_none()).await {
+                Ok(Ok(sent)) => {
+                    let took = self.began.elapsed();
+                    exchange.upstream_took = Some(took);
+                    let began = self.tick.unwrap_or_else(Tick::now);
+                    self.cluster.report(endpoint, Outcome::Answered(sent.status(), took), began + took);
+                    return Ok(Answered { sent, picked, until });
                 }
-                return Err(self.timed_out(reason, idempotent));
-            }
-        };
+                Ok(Err(failed)) => failed,
+                Err(reason) => {
+                    if matches!(reason, Reason::ReadTimeout | Reason::SendTimeout) {
+                        self.cluster.report(endpoint, Outcome::Failed, Tick::now());
+                    }
+                    return Err(self.timed_out(reason, idempotent));
+                }
+            };
         if let Some(reason) = exchange.upload.as_deref().and_then(of_client) {
             return Err(Failed { reason, retry: Retry::Never });
         }
         tracing::debug!(endpoint = %endpoint.address(), %error, reused, "an attempt failed");
         let refused = matches!(error, BackendError::Refused);
-        let blameless = idle_race || (reused && unsent);
+        let blameless = reused && (silent || unsent);
         if blameless {
             // The endpoint closes its idle connections, perhaps because it is restarting: the others will be no better.
             entry.forget_idle();
@@ -239,7 +239,7 @@ async fn deliver(
     // hyper keeps what it has begun to send.
     let copy = restore.then(|| message::with_body(request, RequestBody::Empty));
     let mut sent = connection.send(request, |cx| limits.poll(cx)).await;
-    if let (Ok(Err(SendError { error, unsent: unsent @ false })), Some(copy)) = (&mut sent, copy) {
+    if let (Ok(Err(SendError { error, unsent: unsent @ false, .. })), Some(copy)) = (&mut sent, copy) {
         *request = copy;
         *unsent = matches!(error, BackendError::Refused);
     }

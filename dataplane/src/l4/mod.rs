@@ -73,7 +73,7 @@ async fn carry(mut session: Session, cluster: &Cluster, mut client: Transport, f
     };
     let first = FirstBytes { up: first_bytes, down: Vec::new() };
     let carried = tunnel::carry(&worker, &mut client, &mut backend, first, Some(worker.tunnel_timeout()), &watch).await;
-    if let Some(Reason::ClientGone | Reason::UpstreamReset) = carried.end {
+    if carried.end.is_some() {
         // The end of a connection is the end of a message in many protocols: a broken one must not look like it.
         client.reset();
         backend.reset();

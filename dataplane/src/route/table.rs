@@ -63,8 +63,14 @@ impl RouteTable {
     }
 
     /// Whether a request for `host` must be refused with 421 on a connection whose client asked for the certificate of
-    /// `server_name` (empty when it sent none): the host is served here, but by another listener.
-    pub fn misdirected(&self, port: u16, server_name: &str, host: &str) -> bool {
+    /// `server_name` (empty when it sent none, `None` without TLS): the host is served here, but by another listener. So it
+    /// is too on connections from before the port began to speak TLS, or ceased to.
+    pub fn misdirected(&self, port: u16, server_name: Option<&str>, host: &str) -> bool {
+        let of_port = self.ports.get(&port).map(|port| port.kind);
+        let Some(server_name) = server_name else { return of_port == Some(PortKind::Tls) };
+        if of_port.is_some_and(|kind| kind != PortKind::Tls) {
+            return true;
+        }
         if server_name == host {
             return false;
         }

@@ -433,8 +433,13 @@ fn an_endpoint_change_leaves_the_table_alone() {
 #[test]
 fn hosts_of_another_listener_are_misdirected() {
     let hosts = [HostPattern::Any, exact("second-example.org"), HostPattern::AnyLabels("wildcard.org".into())];
-    let listeners: Vec<_> = hosts.into_iter().map(|host| (443, host)).collect();
-    let (table, _) = compile_routes(&snapshot(&listeners, &[]), &Arc::default());
+    let mut snapshot = snapshot(&[(80, HostPattern::Any)], &[]);
+    for (index, hostname) in hosts.into_iter().enumerate() {
+        let tls = Tls { certificates: vec![], default_certificate: None, client_validation: None };
+        let listener = Listener { port: 443, hostname, protocol: Protocol::Https(tls) };
+        snapshot.insert(format!("tls {index}"), Resource::Listener(listener));
+    }
+    let (table, _) = compile_routes(&snapshot, &Arc::default());
     for (server_name, host, misdirected) in [
         ("example.org", "second-example.org", true),
         ("example.org", "unknown-example.org", false),
@@ -444,9 +449,13 @@ fn hosts_of_another_listener_are_misdirected() {
         ("", "second-example.org", true),
         ("", "other", false),
     ] {
-        assert_eq!(table.misdirected(443, server_name, host), misdirected, "{server_name} {host}");
+        assert_eq!(table.misdirected(443, Some(server_name), host), misdirected, "{server_name} {host}");
     }
-    assert!(!table.misdirected(80, "a", "b"));
+    // A connection that is older than what its port speaks now.
+    assert!(table.misdirected(443, None, "a.example"));
+    assert!(table.misdirected(80, Some("a"), "a"));
+    assert!(!table.misdirected(80, None, "a"));
+    assert!(!table.misdirected(81, Some("a"), "b"));
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Session {
     client: SockAddr,
     moved: Cell<Coarse>,
     answered: Cell<bool>,
+    /// When the last datagram was passed on before the first answer.
+    asked: Cell<Instant>,
     /// What came from the client and was passed on.
     pub up: Traffic,
     /// What came from the endpoint and was passed on.
@@ -102,6 +104,7 @@ impl Session {
             client: key.client.into(),
             moved: Cell::new(Coarse::now()),
             answered: Cell::new(false),
+            asked: Cell::new(Instant::now()),
             up: Traffic::default(),
             down: Traffic::default(),
             task: RefCell::default(),
@@ -133,6 +136,9 @@ impl Session {
     /// # Errors
     /// See [`Failure`].
     pub fn send(&self, datagram: &[u8]) -> Result<(), Failure> {
+        if !self.answered.get() {
+            self.asked.set(Instant::now());
+        }
         // Not through tokio, which lets nobody send before it has heard that a new socket can be written to.
         SockRef::from(&self.socket).send(datagram).map_err(|error| self.failure(&error))?;
         self.up.add(datagram.len());
@@ -187,7 +193,7 @@ impl Session {
     fn answered(&self) {
         self.moved.set(Coarse::now());
         if !self.answered.replace(true) {
-            let outcome = Outcome::Answered(StatusCode::OK, self.start.elapsed());
+            let outcome = Outcome::Answered(StatusCode::OK, self.asked.get().elapsed());
             self.cluster.report(self.picked.endpoint(), outcome, Tick::now());
         }
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsStream;
@@ -11,7 +12,7 @@ use tokio_rustls::TlsStream;
 use super::tls::ClientTls;
 use crate::clock::within;
 use crate::reason::Reason;
-use crate::transport::Transport;
+use crate::transport::{KEEP_ALIVE, Transport};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +80,26 @@ impl Connector {
     async fn connect_unlimited(&self, address: SocketAddr) -> Result<Transport, ConnectError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&KEEP_ALIVE)?;
         let Some(tls) = &self.tls else { return Ok(Transport::Plain(stream)) };
         let stream = tls.handshake(stream, address.ip()).await.map_err(ConnectError::Tls)?;
         Ok(Transport::Tls(Box::new(TlsStream::Client(stream))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn endpoints_are_asked_whether_they_live() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = Connector::new(false, None).connect(listener.local_addr().unwrap(), None).await.unwrap();
+        let Transport::Plain(stream) = connected else { panic!("no TLS was asked for") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
     }
 }

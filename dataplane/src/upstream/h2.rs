@@ -206,7 +206,7 @@ impl Http2 {
                 let unsent = error.take_message().map(|unsent| *request = unsent).is_some();
                 let error = error.into_error();
                 let error = if is_refusal(&error) { BackendError::Refused } else { BackendError::Http2(error) };
-                Err(SendError { error, unsent })
+                Err(SendError { error, unsent, silent: false })
             }
         })
     }

@@ -34,6 +34,11 @@ async fn a_refused_connection_is_tried_at_another_endpoint() {
 
 /// Answers one request per connection, then closes it at the moment in which the next one arrives.
 async fn closing_on_reuse() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    scripted_on_reuse(b"").await
+}
+
+/// The same, with these bytes before it closes.
+async fn scripted_on_reuse(last: &'static [u8]) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let accepting = tokio::spawn(async move {
@@ -43,6 +48,7 @@ async fn closing_on_reuse() -> (std::net::SocketAddr, tokio::task::JoinHandle<()
                 let _ = stream.read(&mut request).await;
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
                 let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(last).await;
             });
         }
     });
@@ -63,5 +69,28 @@ async fn a_connection_that_closes_under_a_request_costs_an_idempotent_one_nothin
     }
     let answer = send(rig.address(), request(Method::POST, "once")).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-sluice-reason")), (502, "upstream_reset"));
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn nonsense_on_a_connection_that_is_used_again_counts_against_the_endpoint() {
+    let (address, accepting) = scripted_on_reuse(b"nonsense\r\n\r\n").await;
+    let other = Backend::echo("other").await;
+    let options = dataplane::Options { workers: Some(1), ..crate::rig::options() };
+    let rig = Rig::with(options, &[address, other.address], |snapshot| {
+        let health = snapshot::PassiveHealth {
+            consecutive_failures: 1,
+            ejection_time: std::time::Duration::from_secs(60),
+            max_ejected_percent: 50,
+        };
+        let cluster = snapshot::Cluster { passive_health: Some(health), ..crate::rig::cluster("app") };
+        snapshot.insert("app", snapshot::Resource::Cluster(cluster));
+    });
+    let mut at_other = Vec::new();
+    for _ in 0..12 {
+        at_other.push(fetch(rig.address(), "/").await.header("x-backend") == "other");
+    }
+    // It answered once, and not again after its nonsense.
+    assert_eq!(at_other.iter().filter(|at_other| !**at_other).count(), 1, "{at_other:?}");
     accepting.abort();
 }

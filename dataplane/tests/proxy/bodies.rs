@@ -209,3 +209,31 @@ async fn a_large_answer_arrives_whole_and_its_connection_is_used_again() {
     }
     assert_eq!(backend.connections.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn an_upload_is_complete_with_the_last_byte_of_its_length() {
+    let backend = Backend::http1(|request: Request<Incoming>| async move {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        full(body)
+    })
+    .await;
+    let rig = Rig::with(options(), &[backend.address], |snapshot| {
+        let mut rule = rule("all", "/", "app");
+        rule.timeouts.send = Some(Duration::from_millis(200));
+        snapshot.insert("all", Resource::Route(route("web", vec![rule])));
+    });
+    // The end of the stream would be an empty frame of its own.
+    let (response, _upload) = upload_without_end(rig.address()).await;
+    assert_eq!(response.await.unwrap().status(), 200);
+}
+
+/// A request of HTTP/2 with all five bytes of its body.
+pub async fn upload_without_end(address: std::net::SocketAddr) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    let (client, driver) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    tokio::spawn(driver);
+    let request = Request::post("http://a/").header("content-length", 5).body(()).unwrap();
+    let (response, mut upload) = client.ready().await.unwrap().send_request(request, false).unwrap();
+    upload.send_data(Bytes::from("hello"), false).unwrap();
+    (response, upload)
+}

@@ -1,10 +1,12 @@
 //! Copies of requests.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use snapshot::{BackendProtocol, Filter, HeaderEdit, Mirror, Resource};
@@ -12,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::backend::{Backend, frames, full};
 use crate::client::{collect, fetch, get, http1, send};
-use crate::rig::{Rig, addresses, cluster, free_port, options, route, rule};
+use crate::rig::{Rig, addresses, cluster, eventually, free_port, options, route, rule};
 
 struct Copied {
     request: String,
@@ -215,4 +217,48 @@ async fn a_mirror_keeps_its_cluster_alive_and_follows_its_endpoints() {
     rig.set("t0", Resource::Endpoints(addresses(&[other.address])));
     fetch(rig.address(), "/2").await;
     assert_eq!(next(&mut at_other).await.request, "GET /2");
+}
+
+#[tokio::test]
+async fn a_body_is_copied_with_the_last_byte_of_its_length() {
+    let backend = Backend::echo("main").await;
+    let (one, mut received) = target(false).await;
+    let rig = with(&backend, vec![mirror("t0", 1, 1)], &[(BackendProtocol::Http1, &[one.address])]);
+    let (response, _upload) = crate::bodies::upload_without_end(rig.address()).await;
+    assert_eq!(response.await.unwrap().status(), 200);
+    assert_eq!(next(&mut received).await.body, "hello");
+}
+
+#[tokio::test]
+async fn uploads_that_do_not_come_keep_no_copy_from_its_place() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counted = begun.clone();
+    let backend = Backend::http2(move |request: Request<Incoming>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if request.method() == Method::POST {
+                std::future::pending::<()>().await;
+            }
+            full("main")
+        }
+    })
+    .await;
+    let (one, mut received) = target(false).await;
+    let mut rig = with(&backend, vec![mirror("t0", 1, 1)], &[(BackendProtocol::Http1, &[one.address])]);
+    rig.set("app", Resource::Cluster(snapshot::Cluster { protocol: BackendProtocol::Http2, ..cluster("app") }));
+    let mut uploads = Vec::new();
+    for _ in 0..6 {
+        let stream = tokio::net::TcpStream::connect(rig.address()).await.unwrap();
+        let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(driver);
+        for _ in 0..100 {
+            client = client.ready().await.unwrap();
+            let request = Request::post("http://a/").header("content-length", 5).body(()).unwrap();
+            uploads.push(client.send_request(request, false).unwrap() as (_, h2::SendStream<Bytes>));
+        }
+    }
+    // More than copies may be under way.
+    eventually("all have begun", || begun.load(Ordering::SeqCst) == 600).await;
+    assert_eq!(fetch(rig.address(), "/now").await.body, "main");
+    assert_eq!(next(&mut received).await.request, "GET /now");
 }

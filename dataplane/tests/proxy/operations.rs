@@ -8,7 +8,7 @@ use dataplane::{Options, Proxy};
 use snapshot::{AffinityCookie, AffinityMode, CookieSecure, Persistence, Resource};
 
 use crate::backend::Backend;
-use crate::client::{fetch, send};
+use crate::client::{fetch, get, http1, http2, send};
 use crate::rig::{Rig, cluster, eventually, options};
 
 #[tokio::test]
@@ -135,4 +135,24 @@ async fn the_access_log_has_one_json_line_for_each_request() {
     assert!(served["duration"].as_f64() >= served["upstream_duration"].as_f64());
     assert_eq!((&of("/%00")["status"], &of("/%00")["reason"]), (&400.into(), &"bad_path".into()));
     assert_eq!(of("/%00")["request_id"].as_str().map(str::len), Some(32));
+}
+
+#[tokio::test]
+async fn what_is_cut_has_ended_with_the_drain_and_is_in_the_log_with_the_data_planes_end() {
+    let backend = Backend::http1(|_: http::Request<hyper::body::Incoming>| std::future::pending()).await;
+    let log = Collected::default();
+    let mut rig = logging(Rig::plain(&[backend.address]), options(), &log);
+    let listener =
+        snapshot::Listener { port: rig.port, hostname: snapshot::HostPattern::Any, protocol: snapshot::Protocol::Http };
+    rig.set("web", Resource::Listener(listener));
+    let mut http1 = http1(rig.address()).await;
+    let mut http2 = http2(tokio::net::TcpStream::connect(rig.address()).await.unwrap()).await;
+    let request = http::Request::get("http://a/two").body(http_body_util::Full::<bytes::Bytes>::default()).unwrap();
+    let (one, two) = (http1.send_request(get("/one")), http2.send_request(request));
+    let (drained, one, two) = tokio::join!(rig.proxy.drain(Duration::from_millis(600)), one, two);
+    assert!(one.is_err() && two.is_err());
+    assert_eq!((drained.cut, rig.proxy.open_connections()), (2, 0));
+    drop(rig);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("\"path\":\"/one\"") && text.contains("\"path\":\"/two\""), "{text}");
 }

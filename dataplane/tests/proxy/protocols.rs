@@ -269,3 +269,18 @@ async fn a_refused_stream_is_sent_again() {
         assert_eq!(answer.status, status, "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn headers_are_counted_in_http2_too() {
+    let backend = Backend::echo("one").await;
+    let rig = Rig::plain(&[backend.address]);
+    let mut client = http2(TcpStream::connect(rig.address()).await.unwrap()).await;
+    for (count, status) in [(80, 200), (129, 431)] {
+        let mut request = Request::get("http://a.example/").body(Full::<Bytes>::default()).unwrap();
+        for n in 0..count {
+            let name = http::HeaderName::try_from(format!("x-{n}")).unwrap();
+            request.headers_mut().insert(name, http::HeaderValue::from_static("1"));
+        }
+        assert_eq!(collect(client.send_request(request).await.unwrap()).await.unwrap().status, status);
+    }
+}

@@ -4,8 +4,10 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use snapshot::{Resource, Timeouts};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::backend::Backend;
 use crate::client::{collect, fetch, get, http1, raw};
@@ -150,4 +152,62 @@ async fn an_http2_client_that_takes_nothing_is_closed() {
     let response = client.send_request(request).await.unwrap();
     crate::rig::eventually("the connection is closed", || client.is_closed()).await;
     assert!(collect(response).await.is_err());
+}
+
+#[tokio::test]
+async fn an_http2_client_that_takes_nothing_of_a_short_answer_is_closed() {
+    let backend = Backend::http1(|_: Request<Incoming>| async { crate::backend::full("0123456789") }).await;
+    let options = dataplane::Options { transfer_timeout: Duration::from_secs(1), ..options() };
+    let rig = Rig::with(options, &[backend.address], |_| {});
+    let stream = TcpStream::connect(rig.address()).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut client, driver) = builder.initial_stream_window_size(0).handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(driver);
+    let request = Request::get("http://a/").body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    crate::rig::eventually("the connection is closed", || client.is_closed()).await;
+    assert!(collect(response).await.is_err());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_taken_hides_none_that_is_not() {
+    let backend = Backend::http1(|request: Request<Incoming>| async move {
+        crate::backend::full(vec![b'x'; if request.uri().path() == "/large" { 16 << 20 } else { 10 }])
+    })
+    .await;
+    let options = dataplane::Options { transfer_timeout: Duration::from_secs(1), ..options() };
+    let rig = Rig::with(options, &[backend.address], |_| {});
+    let mut client = crate::client::http2(TcpStream::connect(rig.address()).await.unwrap()).await;
+    let request = |path: &str| {
+        Request::get(format!("http://a{path}")).body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap()
+    };
+    let untaken = client.send_request(request("/large")).await.unwrap();
+    let live = async {
+        while let Ok(response) = client.send_request(request("/")).await {
+            let Ok(answer) = collect(response).await else { break };
+            assert_eq!(answer.status, 200);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), live).await.expect("the connection stays");
+    // The client was asked to leave; what it takes now would still come.
+    crate::rig::eventually("the connection is cut", || rig.proxy.open_connections() == 0).await;
+    assert!(collect(untaken).await.is_err());
+}
+
+#[tokio::test]
+async fn an_answer_that_keeps_flowing_ends_when_its_time_is_up() {
+    const LENGTH: usize = 32 << 20;
+    let backend = Backend::http1(|_: Request<Incoming>| async { crate::backend::full(vec![b'x'; LENGTH]) }).await;
+    for timeouts in [Timeouts { request: SHORT, ..timeouts() }, Timeouts { backend_request: SHORT, ..timeouts() }] {
+        let rig = with(&[backend.address], timeouts);
+        let mut stream = TcpStream::connect(rig.address()).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let (mut read, mut space) = (0, vec![0; 64 * 1024]);
+        while let Ok(some @ 1..) = stream.read(&mut space).await {
+            read += some;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!((1..LENGTH).contains(&read), "{read}");
+    }
 }

@@ -8,12 +8,13 @@ use http_body_util::{Empty, Full};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use snapshot::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::backend::Backend;
-use crate::client::{collect, http2, raw};
+use crate::client::{collect, http1, http2, raw};
 use crate::rig::{Rig, eventually, free_port, options, route, rule};
 
 /// A certificate for `name`, and its DER for those who trust it.
@@ -251,4 +252,42 @@ pub fn trusting() -> ClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
         .with_no_client_auth()
+}
+
+#[tokio::test]
+async fn connections_of_before_end_when_a_port_begins_or_ceases_to_speak_tls() {
+    let backend = Backend::echo("one").await;
+    let mut rig = Rig::plain(&[backend.address]);
+    let get = |uri: &str| Request::get(uri).header("host", "a.example").body(Full::<Bytes>::default()).unwrap();
+    let mut kept = http1(rig.address()).await;
+    assert_eq!(collect(kept.send_request(get("/")).await.unwrap()).await.unwrap().status, 200);
+    let mut shared = http2(TcpStream::connect(rig.address()).await.unwrap()).await;
+    assert_eq!(collect(shared.send_request(get("http://a.example/")).await.unwrap()).await.unwrap().status, 200);
+    // How HTTP/2 begins, and POST.
+    let mut begun = TcpStream::connect(rig.address()).await.unwrap();
+    begun.write_all(b"P").await.unwrap();
+    eventually("all are accepted", || rig.proxy.open_connections() == 3).await;
+
+    let (certificate, der) = certificate("a.example");
+    rig.snapshot.insert("shown", Resource::Certificate(certificate));
+    let tls = Tls { certificates: Vec::new(), default_certificate: Some("shown".into()), client_validation: None };
+    let listener = |protocol| Resource::Listener(Listener { port: rig.port, hostname: HostPattern::Any, protocol });
+    let (secure, plain) = (listener(Protocol::Https(tls)), listener(Protocol::Http));
+    rig.set("web", secure);
+    let _ = begun.write_all(b"OST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n").await;
+    let mut answer = Vec::new();
+    let _ = begun.read_to_end(&mut answer).await;
+    assert!(!String::from_utf8_lossy(&answer).contains(" 200 "));
+    if let Ok(response) = kept.send_request(get("/")).await {
+        assert_eq!(response.status(), 421);
+    }
+    eventually("the plain connections end", || kept.is_closed() && shared.is_closed()).await;
+
+    let mut roots = RootCertStore::empty();
+    roots.add(der).unwrap();
+    let stream = connect(&client(&roots, &[b"h2"]), rig.address(), "a.example").await.unwrap();
+    let mut shared = http2(stream).await;
+    assert_eq!(collect(shared.send_request(get("https://a.example/")).await.unwrap()).await.unwrap().status, 200);
+    rig.set("web", plain);
+    eventually("the connection with TLS ends", || shared.is_closed()).await;
 }

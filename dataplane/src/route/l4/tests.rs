@@ -81,7 +81,7 @@ fn the_listener_is_found_first_then_the_route_then_the_oldest() {
         assert_eq!(found, expected, "{server_name}");
     }
     assert_eq!(table.connection(444, "").unwrap_err(), Reason::NoRoute);
-    assert!(table.misdirected(443, "web.example", "a.example"));
+    assert!(table.misdirected(443, Some("web.example"), "a.example"));
 }
 
 #[test]

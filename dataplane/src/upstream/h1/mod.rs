@@ -59,6 +59,8 @@ pub struct Http1 {
     spare: HeaderMap,
     idle_since: Coarse,
     home: Rc<Entry>,
+    /// Whether anything came since the request began to leave.
+    heard: bool,
     /// Whether it has carried a request before: then the endpoint may have closed it at this very moment.
     pub reused: bool,
 }
@@ -87,6 +89,8 @@ pub struct SendError {
     pub error: BackendError,
     /// Whether nothing of the request was sent, so that it may be sent elsewhere.
     pub unsent: bool,
+    /// Whether the endpoint ended the connection without a byte of an answer, as it does with one that was idle.
+    pub silent: bool,
 }
 
 impl Http1 {
@@ -103,6 +107,7 @@ impl Http1 {
             keep_alive: false,
             spare: HeaderMap::new(),
             idle_since: Coarse::now(),
+            heard: false,
             home,
             reused: false,
         }
@@ -119,6 +124,7 @@ impl Http1 {
         request: &mut Request<RequestBody>,
         mut limit: impl FnMut(&mut Context<'_>) -> Poll<L> + 'static,
     ) -> Result<Result<Sent, SendError>, L> {
+        self.heard = false;
         self.encoding = head::write(request, &mut self.output);
         let method = request.method().clone();
         let mut upload = Upload { done: false, touched: false, error: None };
@@ -145,13 +151,16 @@ impl Http1 {
         .await?;
         let response = match answered {
             Ok(response) => response,
-            Err(error) => return Ok(Err(SendError { error, unsent: !upload.touched })),
+            Err(error) => {
+                let silent = !self.heard && matches!(error, BackendError::Closed | BackendError::Io(_));
+                return Ok(Err(SendError { error, unsent: !upload.touched, silent }));
+            }
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // The new protocol begins after the request (RFC 9110, 7.8); what is left of it would pass for the new protocol.
             if !upload.done {
                 let error = BackendError::Malformed("it switches protocols before the request is complete");
-                return Ok(Err(SendError { error, unsent: false }));
+                return Ok(Err(SendError { error, unsent: false, silent: false }));
             }
             let upgraded = Upgraded { transport: self.transport, first_bytes: self.input.freeze() };
             return Ok(Ok(Sent::Switched(response, upgraded)));
@@ -312,6 +321,7 @@ impl Http1 {
         }
         let space = self.input.capacity() - self.input.len();
         let read = ready!(pin!(self.transport.read_buf(&mut self.input)).poll(cx))?;
+        self.heard |= read > 0;
         if read == space {
             self.read = (self.read * 2).min(READ_MOST);
         }
