@@ -92,6 +92,17 @@ struct Built {
     told: Vec<Report>,
 }
 
+/// What became of a full build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It is published.
+    Complete,
+    /// It is published without Secrets or ConfigMaps that the API server denies.
+    Incomplete,
+    /// It is not published: data planes keep what they have until all that is referred to is fetched.
+    Held,
+}
+
 impl Builder {
     /// Builds after every change until `shutdown`. Fails only when translation itself does.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut shutdown: Shutdown) -> Result<(), JoinError> {
@@ -119,8 +130,8 @@ impl Builder {
                 continue;
             }
             let all = settings_changed || retry.is_some_and(|at| at <= Instant::now());
-            if let Some(complete) = self.follow(&mut built, all).await? {
-                retry = (!complete).then(|| Instant::now() + RETRY);
+            if let Some(outcome) = self.follow(&mut built, all).await? {
+                retry = (outcome != Outcome::Complete).then(|| Instant::now() + RETRY);
             }
             self.tell(&mut built, &acks.borrow_and_update().clone());
             wake = built.gate.take_wake();
@@ -137,32 +148,35 @@ impl Builder {
     }
 
     /// Builds what changes since the last time ask for, or `all`. Returns, after a full build, what [`Self::build`] returns.
-    async fn follow(&mut self, built: &mut Built, all: bool) -> Result<Option<bool>, JoinError> {
+    async fn follow(&mut self, built: &mut Built, all: bool) -> Result<Option<Outcome>, JoinError> {
         let dirty = self.store.take_dirty();
-        if all || dirty.structure {
-            return self.build(built).await.map(Some);
-        }
-        if !dirty.endpoints.is_empty() {
+        let full = all || dirty.structure;
+        let outcome = if full { Some(self.build(built).await?) } else { None };
+        if matches!(outcome, None | Some(Outcome::Held)) && !dirty.endpoints.is_empty() {
             self.build_endpoints(built, &dirty.endpoints);
         }
-        Ok(None)
+        Ok(outcome)
     }
 
-    /// Translates everything and publishes it. Returns whether every Secret and ConfigMap that is referred to could be had.
-    async fn build(&mut self, built: &mut Built) -> Result<bool, JoinError> {
+    /// Translates everything and publishes it, unless Secrets or ConfigMaps that are there have still to be fetched: it would
+    /// be published that they do not exist, and listeners that are served would go.
+    async fn build(&mut self, built: &mut Built) -> Result<Outcome, JoinError> {
         let start = Instant::now();
         let mut translation = self.translate().await?;
         let mut missing = self.store.want(&translation.wanted);
         if !missing.is_empty() {
             // Nothing is said about an object that is there and merely was of no interest so far.
-            self.fetch(&missing).await;
+            let denied = self.fetch(&missing).await;
             translation = self.translate().await?;
             missing = self.store.want(&translation.wanted);
+            if missing.iter().any(|object| !denied.contains(object)) {
+                return Ok(Outcome::Held);
+            }
         }
         self.store.resources.accept(&translation.rejected);
         self.publish(built, translation, missing.is_empty());
         self.metrics.built(start.elapsed(), &self.store.resources, built.reports.len());
-        Ok(missing.is_empty())
+        Ok(if missing.is_empty() { Outcome::Complete } else { Outcome::Incomplete })
     }
 
     /// The store's content travels to a thread that may take its time, and back; events wait in their channel meanwhile.
@@ -181,7 +195,8 @@ impl Builder {
         Ok(translation)
     }
 
-    async fn fetch(&mut self, objects: &[(Kind, ObjectKey)]) {
+    /// Fetches these objects. Returns those that the API server denies: for them nothing can wait.
+    async fn fetch(&mut self, objects: &[(Kind, ObjectKey)]) -> BTreeSet<(Kind, ObjectKey)> {
         let fetched: Vec<_> = stream::iter(objects.iter().cloned())
             .map(|(kind, key)| {
                 let client = self.client.clone();
@@ -199,17 +214,22 @@ impl Builder {
             .buffer_unordered(16)
             .collect()
             .await;
+        let mut denied = BTreeSet::new();
         for (kind, object, result) in fetched {
             match result {
                 Ok(Ok(change)) => self.store.change(change),
                 Ok(Err(kube::Error::Api(status))) => {
                     tracing::warn!(%kind, %object, reason = status.reason, "cannot be fetched; trying again");
+                    if status.code == 403 {
+                        denied.insert((kind, object));
+                    }
                 }
                 // Not the error's text: it could quote the content.
                 Ok(Err(_)) => tracing::warn!(%kind, %object, "cannot be fetched; trying again"),
                 Err(_) => tracing::warn!(%kind, %object, "the API server does not answer; trying again"),
             }
         }
+        denied
     }
 
     fn publish(&mut self, built: &mut Built, translation: Translation, complete: bool) {

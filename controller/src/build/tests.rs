@@ -145,18 +145,19 @@ fn listed<T: Watched>(keys: BTreeSet<ObjectKey>) -> Change {
     Change::listed::<T>(keys)
 }
 
-/// As much of an API server as it takes to fetch the objects that are kept on demand.
+/// As much of an API server as it takes to fetch the objects that are kept on demand. A number is the code with which it
+/// fails.
 async fn serve(listener: TcpListener, objects: Arc<Mutex<HashMap<String, Value>>>) {
     while let Ok((stream, _)) = listener.accept().await {
         let objects = objects.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let objects = objects.clone();
             async move {
-                let missing = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
                 let objects = objects.lock().unwrap_or_else(PoisonError::into_inner);
                 let (status, body) = match objects.get(request.uri().path()) {
-                    Some(object) => (200, object),
-                    None => (404, &missing),
+                    Some(Value::Number(code)) => (code.as_u64().unwrap() as u16, failure(code.as_u64().unwrap())),
+                    Some(object) => (200, object.clone()),
+                    None => (404, failure(404)),
                 };
                 let response = Response::builder().status(status).body(Full::new(Bytes::from(body.to_string())));
                 Ok::<_, hyper::Error>(response.unwrap())
@@ -164,6 +165,10 @@ async fn serve(listener: TcpListener, objects: Arc<Mutex<HashMap<String, Value>>
         });
         tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
+}
+
+fn failure(code: u64) -> Value {
+    json!({"kind": "Status", "status": "Failure", "message": "", "reason": "Failed", "code": code})
 }
 
 /// A controller without watches and writers.
@@ -175,6 +180,13 @@ struct Rig {
 
 impl Rig {
     async fn start(present: &Present) -> Self {
+        let mut rig = Self::filled(present).await;
+        rig.build().await;
+        rig
+    }
+
+    /// One that has built nothing yet.
+    async fn filled(present: &Present) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let fetchable = Arc::default();
@@ -216,7 +228,6 @@ impl Rig {
         }
         rig.builder.store.change(Change::recorded(Record::default()));
         assert!(rig.builder.store.ready());
-        rig.build().await;
         rig
     }
 
@@ -236,8 +247,8 @@ impl Rig {
     }
 
     async fn build(&mut self) {
-        let complete = self.builder.follow(&mut self.built, false).await.unwrap();
-        assert_ne!(complete, Some(false), "everything that is referred to can be fetched");
+        let outcome = self.builder.follow(&mut self.built, false).await.unwrap();
+        assert!(matches!(outcome, None | Some(Outcome::Complete)), "everything that is referred to can be fetched");
         let acks = self.builder.publisher.acks().borrow().clone();
         self.builder.tell(&mut self.built, &acks);
     }
@@ -296,4 +307,61 @@ proptest! {
             same(&rig, &Rig::start(&present).await)
         })?;
     }
+}
+
+/// All objects of the pool in their first version.
+fn whole() -> Present {
+    let mut present = Present::new();
+    for object in 0..POOL.len() {
+        Event { object, happening: Happening::Apply(0), build: false }.happen(&mut present, object);
+    }
+    present
+}
+
+#[tokio::test]
+async fn nothing_is_published_while_the_api_server_does_not_give_out_what_is_there() {
+    const PAIR: &str = "/api/v1/namespaces/a/secrets/tls";
+    let present = whole();
+    let mut rig = Rig::filled(&present).await;
+    let answer = |rig: &Rig, answer: Value| {
+        rig.fetchable.lock().unwrap_or_else(PoisonError::into_inner).insert(PAIR.into(), answer);
+    };
+    answer(&rig, json!(429));
+    assert_eq!(rig.builder.follow(&mut rig.built, false).await.unwrap(), Some(Outcome::Held));
+    assert!(!*rig.builder.outputs.ready.borrow() && rig.built.snapshots.is_empty());
+
+    // What is denied for good holds up nobody else.
+    answer(&rig, json!(403));
+    assert_eq!(rig.builder.follow(&mut rig.built, true).await.unwrap(), Some(Outcome::Incomplete));
+    assert!(*rig.builder.outputs.ready.borrow());
+    rig.offer(&present);
+    assert_eq!(rig.builder.follow(&mut rig.built, true).await.unwrap(), Some(Outcome::Complete));
+    let served = rig.built.snapshots.clone();
+
+    // A listener comes to use another certificate that is not to be had yet: it stays as it is, and endpoints change.
+    let place = |kind: Kind, name: &str| {
+        POOL.iter().position(|pooled| pooled.kind == kind && pooled.key == ObjectKey::new("a", name)).unwrap()
+    };
+    let other = PAIR.replace("tls", "other");
+    let mut secret = present[&place(Kind::Secret, "tls")].clone();
+    secret["metadata"]["name"] = json!("other");
+    rig.builder.store.change(apply::<Secret>(secret.clone()));
+    let mut gateway = present[&place(Kind::Gateway, "edge")].clone();
+    gateway["spec"]["listeners"][1]["tls"]["certificateRefs"] = json!([{"name": "other"}]);
+    rig.builder.store.change(apply::<crds::gateway::Gateway>(gateway));
+    let mut slice = present[&place(Kind::EndpointSlice, "web-1")].clone();
+    slice["endpoints"][0]["addresses"] = json!(["10.9.9.9"]);
+    rig.builder.store.change(apply::<k8s_openapi::api::discovery::v1::EndpointSlice>(slice));
+    rig.fetchable.lock().unwrap_or_else(PoisonError::into_inner).insert(other.clone(), json!(500));
+    assert_eq!(rig.builder.follow(&mut rig.built, false).await.unwrap(), Some(Outcome::Held));
+    let plane = DataPlane::Gateway(ObjectKey::new("a", "edge"));
+    let different = |rig: &Rig| {
+        let [before, now] = [&served[&plane], &rig.built.snapshots[&plane]];
+        let kinds = before.iter().filter(|(id, held)| now.get(id).map(|now| now.hash()) != Some(held.hash()));
+        kinds.map(|(id, _)| id.kind).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(different(&rig), [snapshot::Kind::Endpoints].into());
+    rig.fetchable.lock().unwrap_or_else(PoisonError::into_inner).insert(other, secret);
+    assert_eq!(rig.builder.follow(&mut rig.built, true).await.unwrap(), Some(Outcome::Complete));
+    assert!(different(&rig).contains(&snapshot::Kind::Listener));
 }
