@@ -22,6 +22,17 @@ use programmed::World;
 pub use refused::Refused;
 pub use writer::{MANAGER, Writer};
 
+/// The types of the conditions that translation gives to GatewayClasses, Gateways, ListenerSets and their listeners.
+const CONDITIONS: [&str; 7] = [
+    "Accepted",
+    "Conflicted",
+    "InsecureFrontendValidationMode",
+    "OverlappingTLSConfig",
+    "Programmed",
+    "ResolvedRefs",
+    "SupportedVersion",
+];
+
 /// An object whose status the controller writes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
@@ -79,12 +90,14 @@ pub struct Observed {
     pub fingerprint: Fingerprint,
     /// The generation for which the object is said to be `Programmed`.
     pub programmed: Option<i64>,
+    /// The same of its listeners, by name.
+    pub listeners: BTreeMap<String, i64>,
 }
 
 impl Observed {
     /// Reads a stored status; entries of `controllers` are the controller's own.
     pub fn new(kind: Kind, status: Option<Value>, controllers: &[String]) -> Self {
-        let status = status.unwrap_or(Value::Null);
+        let mut status = status.unwrap_or(Value::Null);
         let own = match entries_field(kind) {
             Some(field) => {
                 let entries = status[field].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -96,16 +109,36 @@ impl Observed {
                 addresses => load_balancer(addresses),
             },
             None if status.is_null() => json!({}),
-            None => status.clone(),
+            None => {
+                drop_foreign(&mut status);
+                status.clone()
+            }
         };
-        let programmed = status["conditions"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|condition| condition["type"] == "Programmed" && condition["status"] == "True")
-            .and_then(|condition| condition["observedGeneration"].as_i64());
-        Self { fingerprint: Fingerprint::of(&own), programmed }
+        let listeners = status["listeners"].as_array().into_iter().flatten();
+        let listeners = listeners
+            .filter_map(|listener| Some((listener["name"].as_str()?.to_owned(), programmed_generation(listener)?)));
+        let (programmed, listeners) = (programmed_generation(&status), listeners.collect());
+        Self { fingerprint: Fingerprint::of(&own), programmed, listeners }
     }
+}
+
+/// Takes away the conditions that somebody else has put there, and listeners that have no others: applying the controller's own
+/// keeps them.
+fn drop_foreign(status: &mut Value) {
+    if let Some(Value::Array(conditions)) = status.get_mut("conditions") {
+        conditions.retain(|condition| condition["type"].as_str().is_some_and(|name| CONDITIONS.contains(&name)));
+    }
+    if let Some(Value::Array(listeners)) = status.get_mut("listeners") {
+        listeners.iter_mut().for_each(drop_foreign);
+        listeners.retain(|listener| listener["conditions"] != json!([]));
+    }
+}
+
+/// The generation for which the holder of these conditions is said to be `Programmed`.
+fn programmed_generation(holder: &Value) -> Option<i64> {
+    let mut conditions = holder["conditions"].as_array()?.iter();
+    let programmed = conditions.find(|condition| condition["type"] == "Programmed" && condition["status"] == "True")?;
+    programmed["observedGeneration"].as_i64()
 }
 
 /// The name of the list in which each controller has entries of its own, for kinds that have one.

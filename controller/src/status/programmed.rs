@@ -17,6 +17,8 @@ use crate::stream::Acks;
 pub(super) trait Listening: Clone + Serialize {
     /// Its own conditions.
     fn conditions(&self) -> &[Condition];
+    /// Its listeners.
+    fn listeners(&self) -> &[ListenerStatus];
     /// Its own conditions, and its listeners.
     fn parts_mut(&mut self) -> (&mut [Condition], &mut [ListenerStatus]);
 }
@@ -26,6 +28,10 @@ macro_rules! listening {
         $(impl Listening for $status {
             fn conditions(&self) -> &[Condition] {
                 self.conditions.as_deref().unwrap_or_default()
+            }
+
+            fn listeners(&self) -> &[ListenerStatus] {
+                self.listeners.as_deref().unwrap_or_default()
             }
 
             fn parts_mut(&mut self) -> (&mut [Condition], &mut [ListenerStatus]) {
@@ -49,7 +55,7 @@ pub(super) struct World<'a> {
 
 impl World<'_> {
     /// What to write of an object whose listeners `gateway` serves: false with reason `Pending` until all its data planes
-    /// run this generation, and with `Invalid` where they do not take a listener.
+    /// run this generation with these listeners, and with `Invalid` where they do not take a listener.
     pub fn unwritten<T: Listening>(
         &mut self,
         kind: Kind,
@@ -60,16 +66,16 @@ impl World<'_> {
         let target = Target { kind, object: object.clone() };
         let observed = self.observed.get(&target)?;
         let generation = status.conditions().iter().find_map(|condition| condition.observed_generation);
-        let token = Fingerprint::of(&json!(generation));
+        // A Secret or a grant that comes makes a listener of the same generation.
+        let served = status.listeners().iter().filter(|listener| is_programmed(&listener.conditions));
+        let served: Vec<_> = served.map(|listener| listener.name.as_str()).collect();
+        let token = Fingerprint::of(&json!([generation, served]));
         let plane = self.statuses.data_plane(gateway);
         let told = self.refused.get(&plane).map(|refused| refused.listeners(status, kind, object));
         let status = told.as_ref().unwrap_or(status);
         let status = match self.gate.check(&target, &plane, token, self.acks, self.now) {
-            // A data plane that only went away or did not come back yet still serves what was programmed.
-            Err(why) if observed.programmed.is_none() || observed.programmed != generation => {
-                value(pending(status, &why.to_string()))
-            }
-            _ => value(status),
+            Err(why) => value(pending(status, generation, observed, &why.to_string())),
+            Ok(()) => value(status),
         };
         let fingerprint = Fingerprint::of(&status);
         (fingerprint != observed.fingerprint).then(|| (target, Arc::new(Write { status, fingerprint })))
@@ -87,11 +93,20 @@ pub(super) fn unset(conditions: &mut [Condition], reason: &str, message: &str) {
     }
 }
 
-fn pending<T: Listening>(status: &T, why: &str) -> T {
+fn is_programmed(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|condition| condition.type_ == "Programmed" && condition.status == "True")
+}
+
+/// The status as long as data planes do not run it. One that only went away or did not come back yet still serves what is
+/// `observed` as programmed.
+fn pending<T: Listening>(status: &T, generation: Option<i64>, observed: &Observed, why: &str) -> T {
     let mut status = status.clone();
     let (conditions, listeners) = status.parts_mut();
-    unset(conditions, "Pending", why);
-    for listener in listeners {
+    let told = |programmed: Option<i64>| programmed.is_some() && programmed == generation;
+    if !told(observed.programmed) {
+        unset(conditions, "Pending", why);
+    }
+    for listener in listeners.iter_mut().filter(|listener| !told(observed.listeners.get(&listener.name).copied())) {
         unset(&mut listener.conditions, "Pending", why);
     }
     status

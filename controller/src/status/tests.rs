@@ -137,6 +137,98 @@ fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
 }
 
 #[test]
+fn a_listener_that_comes_without_a_new_generation_waits_for_data_planes_too() {
+    let object = ObjectKey::new("shop", "web");
+    let plane = Statuses::data_plane(&object);
+    let (mut gate, mut acks) = (Gate::default(), Acks::default());
+    let version = |number: u64| Hash([number as u8; 16]);
+    let publish = |gate: &mut Gate, acks: &mut Acks, number: u64| {
+        acks.published(number, [(&plane, version(number))].into_iter());
+        gate.published(number);
+    };
+    let listener = |name: &str, verdict: &str| {
+        let programmed = Condition { status: verdict.into(), ..condition("Programmed", 1) };
+        ListenerStatus { name: name.into(), conditions: vec![programmed], ..ListenerStatus::default() }
+    };
+    let gateway = |with: &str| GatewayStatus {
+        listeners: Some(vec![listener("plain", "True"), listener("secret", with)]),
+        ..programmed(1)
+    };
+    let set = |with: &str| {
+        let GatewayStatus { conditions, listeners, .. } = gateway(with);
+        ListenerSetStatus { conditions, listeners }
+    };
+    let mut wanted = Wanted::default();
+    let replace = |wanted: &mut Wanted, with: &str| {
+        wanted.replace(Statuses {
+            gateways: [(object.clone(), gateway(with))].into(),
+            listener_sets: [(object.clone(), set(with))].into(),
+            listener_set_gateways: [(object.clone(), object.clone())].into(),
+            ..Statuses::default()
+        });
+    };
+    replace(&mut wanted, "False");
+    publish(&mut gate, &mut acks, 1);
+    acks.heard(&plane, "pod", running(version(1)));
+    let targets = [Kind::Gateway, Kind::ListenerSet].map(|kind| Target::of(kind, &object).unwrap());
+    let mut observed: BTreeMap<_, _> = targets.iter().flat_map(|target| observe(target, None)).collect();
+    let mut write = |wanted: &Wanted, gate: &mut Gate, acks: &Acks| {
+        let written = unwritten(wanted, &observed, gate, acks);
+        targets.each_ref().map(|target| {
+            let status = &written[target].status;
+            observed.extend(observe(target, Some(status.clone())));
+            let of = |holder: &Value| holder["conditions"][0]["reason"].clone();
+            [of(status), of(&status["listeners"][0]), of(&status["listeners"][1])]
+        })
+    };
+    let verdicts = write(&wanted, &mut gate, &acks);
+    assert_eq!(verdicts, [["Programmed"; 3]; 2], "the reason of the second one is that of translation");
+
+    // Its Secret is created: the same generation, another publication.
+    replace(&mut wanted, "True");
+    publish(&mut gate, &mut acks, 2);
+    assert_eq!(write(&wanted, &mut gate, &acks), [["Programmed", "Programmed", "Pending"]; 2]);
+    acks.heard(&plane, "pod", running(version(2)));
+    assert_eq!(write(&wanted, &mut gate, &acks), [["Programmed"; 3]; 2]);
+}
+
+#[test]
+fn conditions_and_listeners_of_others_make_no_difference_and_own_ones_do() {
+    let object = ObjectKey::new("shop", "web");
+    let target = Target::of(Kind::Gateway, &object).unwrap();
+    let listener =
+        ListenerStatus { name: "http".into(), conditions: vec![condition("Accepted", 1)], ..ListenerStatus::default() };
+    let status = GatewayStatus {
+        conditions: Some(vec![condition("Accepted", 1)]),
+        listeners: Some(vec![listener]),
+        ..GatewayStatus::default()
+    };
+    let mut wanted = Wanted::default();
+    wanted.replace(Statuses { gateways: [(object, status.clone())].into(), ..Statuses::default() });
+    let (mut gate, mut acks) = (Gate::default(), Acks::default());
+    acks.published(0, [].into_iter());
+    let mut differs = |edit: &dyn Fn(&mut Value)| {
+        let mut stored = value(&status);
+        edit(&mut stored);
+        !unwritten(&wanted, &observe(&target, Some(stored)), &mut gate, &acks).is_empty()
+    };
+    let add = |list: &mut Value, item: Value| list.as_array_mut().unwrap().push(item);
+    assert!(!differs(&|_| {}));
+    let foreign = || json!(condition("example.com/Backup", 1));
+    assert!(!differs(&|stored| add(&mut stored["conditions"], foreign())));
+    assert!(!differs(&|stored| add(&mut stored["listeners"][0]["conditions"], foreign())));
+    assert!(!differs(&|stored| {
+        add(&mut stored["listeners"], json!({"name": "x", "conditions": [foreign()]}));
+    }));
+    let former = || json!(condition("OverlappingTLSConfig", 1));
+    assert!(differs(&|stored| add(&mut stored["conditions"], former())));
+    assert!(differs(&|stored| add(&mut stored["listeners"][0]["conditions"], former())));
+    assert!(differs(&|stored| {
+        add(&mut stored["listeners"], json!({"name": "x", "conditions": [former(), foreign()]}));
+    }));
+}
+
+#[test]
 fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
     let object = ObjectKey::new("shop", "web");
     let plane = DataPlane::Gateway(object.clone());
