@@ -1,6 +1,7 @@
 //! A batch, cut into messages.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use prost::Message as _;
 use snapshot::{Batch, MAX_BATCH, MAX_MESSAGE, ResourceId, proto};
@@ -9,18 +10,23 @@ use snapshot::{Batch, MAX_BATCH, MAX_MESSAGE, ResourceId, proto};
 const HEAD: usize = 64;
 const ITEM_HEAD: usize = 8;
 
-/// How much may be sent, in bytes.
+/// A connection without a caller that is let in is closed after so long: anybody who reaches the port may open one.
+const UNUSED: Duration = Duration::from_secs(10);
+
+/// How much may be sent, in bytes, and how long a connection may be of no use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// In one message.
     pub(super) message: usize,
     /// In all messages of a batch.
     pub(super) batch: usize,
+    /// Without a caller that is let in.
+    pub(super) unused: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message: MAX_MESSAGE, batch: MAX_BATCH }
+        Self { message: MAX_MESSAGE, batch: MAX_BATCH, unused: UNUSED }
     }
 }
 
@@ -94,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { message: 400, batch: 4000 };
+    const LIMITS: Limits = Limits { message: 400, batch: 4000, unused: UNUSED };
 
     fn snapshot(names: std::ops::Range<u16>) -> Snapshot {
         let mut snapshot = Snapshot::default();

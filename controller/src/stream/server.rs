@@ -84,7 +84,7 @@ pub(super) async fn serve_within(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
-                    connections.spawn(connection(socket, acceptor.clone(), service.clone(), permit));
+                    connections.spawn(connection(socket, acceptor.clone(), service.clone(), limits, permit));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a data plane's connection");
@@ -115,18 +115,60 @@ async fn connection(
     socket: TcpStream,
     acceptor: TlsAcceptor,
     service: StreamServer<Service>,
+    limits: Limits,
     _permit: OwnedSemaphorePermit,
 ) {
     let _ = socket.set_nodelay(true); // without it an ack may wait 40 ms; a broken socket fails below
     let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await else { return };
+    let callers = Callers::default();
+    let unused = unused(callers.0.subscribe(), limits.unused);
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
-        .serve_connection(TokioIo::new(tls), hyper::service::service_fn(move |request| service.clone().call(request)));
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a data plane's connection ended");
+        .serve_connection(
+            TokioIo::new(tls),
+            hyper::service::service_fn(move |mut request: http::Request<_>| {
+                request.extensions_mut().insert(callers.clone());
+                service.clone().call(request)
+            }),
+        );
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            tracing::debug!(%error, "a data plane's connection ended");
+        },
+        () = unused => tracing::debug!("a connection without a session is closed"),
+    }
+}
+
+/// How many callers of a connection are let in: those that have or await a session.
+#[derive(Clone, Default)]
+struct Callers(watch::Sender<usize>);
+
+impl Callers {
+    fn enter(self) -> Caller {
+        self.0.send_modify(|count| *count += 1);
+        Caller(self.0)
+    }
+}
+
+/// One of them; it leaves when dropped.
+struct Caller(watch::Sender<usize>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Returns once there was no caller for so long.
+async fn unused(mut callers: watch::Receiver<usize>, limit: Duration) {
+    loop {
+        let _ = callers.wait_for(|count| *count == 0).await; // fails only when the connection has ended
+        if tokio::time::timeout(limit, callers.wait_for(|count| *count > 0)).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -147,6 +189,7 @@ impl StreamApi for Service {
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let identity = self.authenticator.identity(request.metadata()).await?;
+        let caller = request.extensions().get::<Callers>().cloned().map(Callers::enter);
         let mut published = self.publisher.watch();
         let data_plane = match published.wait_for(Option::is_some).await {
             Ok(published) => published.as_ref().and_then(|published| published.data_plane(&identity.account).cloned()),
@@ -155,12 +198,30 @@ impl StreamApi for Service {
         let data_plane = data_plane.ok_or_else(|| not_mapped(&identity.account))?;
         let session =
             Session::begin(identity, data_plane, self.publisher.clone(), request.into_inner(), self.limits).await?;
-        let messages = futures::stream::unfold(Some(session), |session| async {
-            let mut session = session?;
+        let messages = futures::stream::unfold(Some((session, caller)), |session| async {
+            let (mut session, caller) = session?;
             let message = session.next().await?;
-            let next = message.is_ok().then_some(session); // an error is the last message
+            let next = message.is_ok().then_some((session, caller)); // an error is the last message
             Some((message, next))
         });
         Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_unused_a_while_after_its_last_caller_has_left() {
+        const LIMIT: Duration = Duration::from_millis(20);
+        let callers = Callers::default();
+        let (one, other) = (callers.clone().enter(), callers.clone().enter());
+        let mut ended = std::pin::pin!(unused(callers.0.subscribe(), LIMIT));
+        assert!(tokio::time::timeout(LIMIT * 5, &mut ended).await.is_err(), "two are there");
+        drop(one);
+        assert!(tokio::time::timeout(LIMIT * 5, &mut ended).await.is_err(), "one is there");
+        drop(other);
+        tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap();
     }
 }

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::{Rejection, source};
+use rustls::pki_types::pem::PemObject as _;
 use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
 use snapshot::{Endpoints, Hash, Kind, MAX_MESSAGE, Resource, ResourceId, SERVER_NAME, Snapshot};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -266,7 +268,7 @@ async fn a_slow_data_plane_skips_what_lies_between() {
 }
 
 /// Four endpoints to a message, and some fifty to a batch.
-const SMALL: Limits = Limits { message: 300, batch: 3000 };
+const SMALL: Limits = Limits { message: 300, batch: 3000, unused: PATIENCE };
 
 fn many(ports: std::ops::Range<u16>) -> Arc<Snapshot> {
     let names: Vec<_> = ports.map(|port| (format!("shop-{port}"), port)).collect();
@@ -573,4 +575,37 @@ async fn a_damaged_state_file_is_ignored() {
     let mut proxy = Proxy::start(directory.path(), &secret, &[controller.address]);
     proxy.wait_for(&first).await;
     assert_eq!(proxy.applied.borrow().len(), 1);
+}
+
+/// Without it, whoever reaches the port could take up every connection that is served.
+#[tokio::test]
+async fn a_connection_without_a_session_is_closed_and_one_with_a_session_stays() {
+    let secret = InstallationSecret::generate().unwrap();
+    let limits = Limits { unused: Duration::from_millis(50), ..Limits::default() };
+    let controller = Controller::start_within(limits, &secret, "127.0.0.1:0".parse().unwrap()).await;
+    publish(&controller.publisher, &snapshot(&[("a", 1)]));
+    let mut raw = Raw::open(&secret, controller.address, TOKEN, None).await.unwrap();
+    raw.batch().await.unwrap();
+
+    let mut roots = rustls::RootCertStore::empty();
+    let authority = rustls::pki_types::CertificateDer::from_pem_slice(secret.trusted().as_bytes()).unwrap();
+    roots.add(authority).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    for greeting in ["", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let socket = TcpStream::connect(controller.address).await.unwrap();
+        let mut silent = connector.connect(SERVER_NAME.try_into().unwrap(), socket).await.unwrap();
+        silent.write_all(greeting.as_bytes()).await.unwrap();
+        let mut farewell = Vec::new();
+        let closed = silent.read_to_end(&mut farewell);
+        let _ = tokio::time::timeout(PATIENCE, closed).await.expect("it is closed");
+    }
+
+    let next = snapshot(&[("a", 2)]);
+    raw.ack(Some(snapshot(&[("a", 1)]).version())).await;
+    publish(&controller.publisher, &next);
+    assert_eq!(effect(&raw.batch().await.unwrap()).2, next.version());
 }
