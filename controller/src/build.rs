@@ -90,6 +90,8 @@ struct Built {
     reports: Vec<Report>,
     /// Those that are logged, sorted.
     told: Vec<Report>,
+    /// What is logged of resources that data planes do not take and that come from no object.
+    told_of_none: BTreeSet<String>,
 }
 
 /// What became of a full build.
@@ -411,7 +413,19 @@ impl Builder {
         let unwritten = built.wanted.unwritten(&before, observed, &mut built.gate, acks, &refused, now);
         send_if_new(&self.outputs.unwritten, unwritten);
         let mut reports = built.reports.clone();
-        reports.extend(built.snapshots.keys().flat_map(|plane| self.rejections(plane, acks)));
+        let mut of_none = BTreeSet::new();
+        for plane in built.snapshots.keys() {
+            for (id, why) in acks.rejected(plane) {
+                match self.rejection(plane, id, why) {
+                    Some(report) => reports.push(report),
+                    None => _ = of_none.insert(format!("the data planes {plane} do not take {id}: {why}")),
+                }
+            }
+        }
+        for text in of_none.difference(&built.told_of_none) {
+            tracing::warn!("{text}");
+        }
+        built.told_of_none = of_none;
         reports.sort();
         reports.dedup();
         for report in reports.iter().filter(|report| built.told.binary_search(report).is_err()) {
@@ -421,34 +435,25 @@ impl Builder {
         send_if_new(&self.outputs.reports, reports);
     }
 
-    /// What data planes do not take, as problems of the objects that it came from.
-    fn rejections(&self, plane: &DataPlane, acks: &Acks) -> Vec<Report> {
-        let rejected = acks.rejected(plane).into_iter();
-        let problem = |id: &ResourceId, why: &str| {
-            let (kind, object) = origin(id, plane)?;
-            let message = format!(
-                "The data planes do not take {id}: {why}. Its last good version stays in force, if there was one."
-            );
-            let uid = kinds::uid(&self.store.resources, kind, &object)?;
-            let problem = Problem {
-                kind,
-                object,
-                field: String::new(),
-                reason: "RejectedByDataPlane",
-                message,
-                severity: Severity::Warning,
-            };
-            Some(Report { problem, uid: Some(uid) })
+    /// What data planes do not take, as a problem of the object that it came from, if there is one.
+    fn rejection(&self, plane: &DataPlane, id: &ResourceId, why: &str) -> Option<Report> {
+        let (kind, object) = origin(id, plane)?;
+        let uid = kinds::uid(&self.store.resources, kind, &object)?;
+        let instead = match id.kind {
+            snapshot::Kind::Cluster => {
+                "What cannot be used of it has no effect, and nothing of the past takes its place."
+            }
+            _ => "Its last good version stays in force, if there was one.",
         };
-        rejected
-            .filter_map(|(id, why)| {
-                let report = problem(id, why);
-                if report.is_none() {
-                    tracing::warn!(%plane, resource = %id, why, "the data planes do not take a resource");
-                }
-                report
-            })
-            .collect()
+        let problem = Problem {
+            kind,
+            object,
+            field: String::new(),
+            reason: "RejectedByDataPlane",
+            message: format!("The data planes do not take {id}: {why}. {instead}"),
+            severity: Severity::Warning,
+        };
+        Some(Report { problem, uid: Some(uid) })
     }
 }
 

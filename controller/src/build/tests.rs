@@ -175,6 +175,7 @@ fn failure(code: u64) -> Value {
 struct Rig {
     builder: Builder,
     built: Built,
+    controllers: Vec<String>,
     fetchable: Arc<Mutex<HashMap<String, Value>>>,
 }
 
@@ -196,7 +197,7 @@ impl Rig {
         let mut rig = Self {
             builder: Builder {
                 client: Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap(),
-                store: Store::new(Kind::ALL.iter().copied(), controllers),
+                store: Store::new(Kind::ALL.iter().copied(), controllers.clone()),
                 settings: watch::channel(Arc::new(settings)).1,
                 shared: ServiceAccount { namespace: "sluice".into(), name: "dataplane".into() },
                 shared_service: None,
@@ -214,6 +215,7 @@ impl Rig {
                 memo: Memo::default(),
             },
             built: Built::default(),
+            controllers,
             fetchable,
         };
         rig.offer(present);
@@ -263,6 +265,10 @@ fn same(after_all: &Rig, fresh: &Rig) -> Result<(), TestCaseError> {
     prop_assert_eq!(&**one.reports.borrow(), &**other.reports.borrow());
     prop_assert_eq!(&**one.infrastructure.borrow(), &**other.infrastructure.borrow());
     prop_assert_eq!(&**one.classes.borrow(), &**other.classes.borrow());
+    for (target, write) in &**one.unwritten.borrow() {
+        let observed = crate::status::Observed::new(target.kind, Some(write.status.clone()), &after_all.controllers);
+        prop_assert_eq!(observed.fingerprint, write.fingerprint, "written, it is not written again: {:?}", target);
+    }
     prop_assert!(one.unrecorded.borrow().is_none() && other.unrecorded.borrow().is_none());
     Ok(())
 }
@@ -364,4 +370,48 @@ async fn nothing_is_published_while_the_api_server_does_not_give_out_what_is_the
     rig.fetchable.lock().unwrap_or_else(PoisonError::into_inner).insert(other, secret);
     assert_eq!(rig.builder.follow(&mut rig.built, true).await.unwrap(), Some(Outcome::Complete));
     assert!(different(&rig).contains(&snapshot::Kind::Listener));
+}
+
+/// What is logged goes there.
+struct Lines(mpsc::UnboundedSender<String>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(String::from_utf8_lossy(text).into_owned());
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_data_plane_rejects_is_told_to_the_owner_and_logged_once() {
+    let (sender, mut lines) = mpsc::unbounded_channel();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || Lines(sender.clone())).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let mut rig = Rig::start(&whole()).await;
+    let mut rejecting = crate::stream::Connected::new(1);
+    let mut reject = |kind, name: &str| {
+        rejecting.rejected.insert(ResourceId::new(kind, name), "it is bad".into());
+    };
+    reject(snapshot::Kind::Cluster, "ingress/a/web:80/HTTPS");
+    reject(snapshot::Kind::Settings, "settings");
+    let mut acks = rig.builder.publisher.acks().borrow().clone();
+    acks.heard(&DataPlane::Shared, "pod", rejecting);
+    for _ in 0..2 {
+        rig.builder.tell(&mut rig.built, &acks);
+    }
+    let reports = rig.builder.outputs.reports.borrow().clone();
+    let of_the_service: Vec<_> =
+        reports.iter().filter(|report| report.problem.reason == "RejectedByDataPlane").collect();
+    let [Report { problem, uid: Some(_) }] = of_the_service[..] else { panic!("{of_the_service:?}") };
+    assert_eq!((problem.kind, &problem.object), (Kind::Service, &ObjectKey::new("a", "web")));
+    assert!(problem.message.contains("nothing of the past"), "{}", problem.message);
+    let mut bad = Vec::new();
+    while let Ok(line) = lines.try_recv() {
+        bad.extend(line.contains("it is bad").then_some(line));
+    }
+    assert_eq!(bad.len(), 2, "{bad:?}");
 }

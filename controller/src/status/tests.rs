@@ -139,7 +139,7 @@ fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
 #[test]
 fn a_listener_that_comes_without_a_new_generation_waits_for_data_planes_too() {
     let object = ObjectKey::new("shop", "web");
-    let plane = Statuses::data_plane(&object);
+    let plane = DataPlane::Gateway(object.clone());
     let (mut gate, mut acks) = (Gate::default(), Acks::default());
     let version = |number: u64| Hash([number as u8; 16]);
     let publish = |gate: &mut Gate, acks: &mut Acks, number: u64| {
