@@ -260,6 +260,8 @@ impl Builder {
         let unrecorded = if complete { self.record(&rejected) } else { Vec::new() };
         let resources = &self.store.resources;
         let uid = |kind, key: &ObjectKey| kinds::uid(resources, kind, key);
+        let services = infrastructure.values().map(|infrastructure| &infrastructure.key);
+        let missing = services.filter(|service| !resources.services.contains_key(service)).cloned().collect();
         let wanted = infrastructure
             .into_iter()
             .filter_map(|(plane, infrastructure)| {
@@ -267,7 +269,7 @@ impl Builder {
                 Some((plane, provision::Wanted { uid: uid(kind, &owner)?, infrastructure }))
             })
             .collect();
-        built.plan = provision::Plan { wanted, spared };
+        built.plan = provision::Plan { wanted, spared, missing };
         self.tell_plan(built);
         let reports = problems
             .into_iter()

@@ -40,7 +40,8 @@ impl ClassGuard {
             let leads = *self.leader.borrow_and_update();
             let classes = self.classes.borrow_and_update().clone();
             let mut again = AGAIN;
-            for (class, used) in classes.iter().filter(|_| leads) {
+            // Who lost the lead writes no more, not even what is left of this round.
+            for (class, used) in classes.iter().take_while(|_| leads && !self.leader.has_changed().unwrap_or(false)) {
                 if let Err(error) = within(set(&self.client, class, *used)).await {
                     tracing::warn!(class, %error, "the finalizer of the GatewayClass is not written; trying again");
                     again = RETRY;
@@ -80,4 +81,38 @@ async fn set(client: &Client, name: &str, used: bool) -> Result<(), WriteError> 
         }
     }
     Err(WriteError::Contended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api_server;
+    use crate::shutdown;
+
+    #[tokio::test]
+    async fn a_round_ends_with_the_lead() {
+        let (client, mut asked) = api_server::start().await;
+        let (_classes, classes) = watch::channel(Arc::new([("a".to_owned(), true), ("b".to_owned(), true)].into()));
+        let (leads, leader) = watch::channel(true);
+        let (trigger, shutdown) = shutdown::channel();
+        let running = tokio::spawn(ClassGuard { client, classes, leader }.run(shutdown));
+        let of = |class: &str| format!("GET /apis/gateway.networking.k8s.io/v1/gatewayclasses/{class}");
+        let held = |class: &str| {
+            json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": {"name": class, "finalizers": [FINALIZER]},
+            })
+        };
+        let first = asked.next().await;
+        assert_eq!(first.what, of("a"));
+        leads.send_replace(false);
+        leads.send_replace(true); // and it has it again, when others may have written meanwhile
+        first.answer(200, &held("a"));
+        let again = asked.next().await;
+        assert_eq!(again.what, of("a"));
+        again.answer(200, &held("a"));
+        assert_eq!(asked.next().await.what, of("b"));
+        trigger.stop();
+        running.await.unwrap();
+    }
 }

@@ -1,6 +1,8 @@
 //! The I/O shell around translation: the controller, and the commands that work without a cluster.
 
 pub mod admin;
+#[cfg(test)]
+mod api_server;
 pub mod bootstrap;
 pub mod build;
 pub mod ca;

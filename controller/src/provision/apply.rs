@@ -2,20 +2,19 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::Value;
 
-use super::{Id, objects};
+use super::Id;
 use crate::status::MANAGER;
 use crate::write::WriteError;
 
 /// Applies the object as it should be, except for a count of replicas that somebody else has set.
 pub(super) async fn apply(client: &Client, object: &Value, (kind, key): &Id) -> Result<(), WriteError> {
-    let resource: ApiResource = match objects::kinds().into_iter().find(|resource| resource.kind == *kind) {
-        Some(resource) => resource,
-        None => return Ok(()),
-    };
+    let api_version = object["apiVersion"].as_str().unwrap_or_default();
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
     let mut object = object.clone();
     if *kind == Deployment::kind(&()) {

@@ -45,6 +45,8 @@ pub struct Plan {
     /// Data planes of Gateways that are there but cannot be followed as they are, or that have not moved away yet: what was made for
     /// them stays as it is.
     pub spared: BTreeSet<DataPlane>,
+    /// The Services of wanted data planes that are not there.
+    pub missing: BTreeSet<ObjectKey>,
 }
 
 /// Keeps the data planes of Gateways as they should be.
@@ -71,22 +73,32 @@ impl Provisioner {
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let mut applied: BTreeMap<Id, Hash> = BTreeMap::new();
         let mut all_again = Instant::now();
-        let mut spared: BTreeSet<DataPlane> = BTreeSet::new();
+        let (none, mut before) = (Plan::default(), Arc::<Option<Plan>>::default());
         let mut retry = RETRY;
         loop {
             let leads = *self.leader.borrow_and_update();
             let plan = self.plan.borrow_and_update().clone();
             let now = Instant::now();
-            let spared_before =
-                std::mem::replace(&mut spared, plan.iter().flat_map(|plan| &plan.spared).cloned().collect());
+            let [then, asked] = [&before, &plan].map(|plan| plan.as_ref().as_ref().unwrap_or(&none));
             // What was made for a Gateway that is no longer spared is known to the cluster alone.
-            if !leads || all_again <= now || spared != spared_before {
+            if !leads || all_again <= now || asked.spared != then.spared {
                 applied.clear();
                 all_again = now + AGAIN;
             }
+            // Somebody deleted it, and perhaps the rest of that name.
+            applied.retain(|(_, key), _| !asked.missing.contains(key) || then.missing.contains(key));
+            before = plan.clone();
             let mut wake = all_again;
             if let (true, Some(plan)) = (leads, plan.as_ref()) {
+                let mut leader = self.leader.clone();
                 tokio::select! {
+                    biased;
+                    () = shutdown.requested() => return,
+                    // Who leads now may have made what would be deleted here.
+                    Ok(()) = leader.changed() => {
+                        all_again = now;
+                        continue;
+                    }
                     complete = self.reconcile(plan, &mut applied) => {
                         if complete {
                             retry = RETRY;
@@ -95,7 +107,6 @@ impl Provisioner {
                             retry = (retry * 2).min(AGAIN);
                         }
                     }
-                    () = shutdown.requested() => return,
                 }
             }
             tokio::select! {
@@ -234,3 +245,6 @@ fn id(object: &Value) -> Id {
     let metadata = &object["metadata"];
     (text(&object["kind"]), ObjectKey::new(text(&metadata["namespace"]), text(&metadata["name"])))
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,25 +142,23 @@ impl Template {
             }
         });
         objects.push(object("apps/v1", "Deployment", deployment));
-        if !infrastructure.ports.is_empty() {
-            let port = |(number, transport): &(u16, Transport)| {
-                let name = match transport {
-                    Transport::Tcp => format!("p-{number}"),
-                    Transport::Udp => format!("p-{number}-udp"),
-                };
-                json!({ "name": name, "port": number, "targetPort": number, "protocol": transport.to_string() })
+        let port = |(number, transport): &(u16, Transport)| {
+            let name = match transport {
+                Transport::Tcp => format!("p-{number}"),
+                Transport::Udp => format!("p-{number}-udp"),
             };
-            let ports: Vec<_> = infrastructure.ports.iter().map(port).collect();
-            let mut spec = json!({ "type": parameters.service_type.to_string(), "selector": selector, "ports": ports });
-            if let (ServiceType::LoadBalancer, Some(address)) = (parameters.service_type, infrastructure.address) {
-                spec["loadBalancerIP"] = address.to_string().into();
-            }
-            let mut service = object("v1", "Service", json!({ "spec": spec }));
-            for (name, value) in parameters.service_annotations {
-                service["metadata"]["annotations"][name] = value.into();
-            }
-            objects.push(service);
+            json!({ "name": name, "port": number, "targetPort": number, "protocol": transport.to_string() })
+        };
+        let ports: Vec<_> = infrastructure.ports.iter().map(port).collect();
+        let mut spec = json!({ "type": parameters.service_type.to_string(), "selector": selector, "ports": ports });
+        if let (ServiceType::LoadBalancer, Some(address)) = (parameters.service_type, infrastructure.address) {
+            spec["loadBalancerIP"] = address.to_string().into();
         }
+        let mut service = object("v1", "Service", json!({ "spec": spec }));
+        for (name, value) in parameters.service_annotations {
+            service["metadata"]["annotations"][name] = value.into();
+        }
+        objects.push(service);
         let budget = json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector } } });
         objects.push(object("policy/v1", "PodDisruptionBudget", budget));
         objects
@@ -245,7 +243,6 @@ impl Template {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
     use translate::{Infrastructure, ObjectKey, Parameters};
@@ -413,13 +410,5 @@ mod tests {
         let bare = pod(Template { pull_secrets: Vec::new(), metrics_annotations: false, ..template() });
         assert_eq!(bare["spec"]["imagePullSecrets"], json!([]));
         assert_eq!(bare["metadata"]["annotations"], json!({ "prometheus.io/scrape": "false" }));
-    }
-
-    #[test]
-    fn a_gateway_without_listeners_gets_no_service() {
-        let wanted =
-            Wanted { uid: "1".into(), infrastructure: Infrastructure { ports: BTreeSet::new(), ..infrastructure() } };
-        let objects = template().objects(&web(), &wanted);
-        assert!(objects.iter().all(|object| object["kind"] != "Service"));
     }
 }

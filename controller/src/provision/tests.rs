@@ -1,0 +1,118 @@
+use serde_json::json;
+use tokio::task::JoinHandle;
+use translate::Transport;
+
+use super::*;
+use crate::api_server::{self, Requests};
+use crate::shutdown::{self, Trigger};
+
+struct Running {
+    asked: Requests,
+    plan: watch::Sender<Arc<Option<Plan>>>,
+    leads: watch::Sender<bool>,
+    _trusted: watch::Sender<String>,
+    trigger: Trigger,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(plan: Plan) -> Self {
+        let (client, asked) = api_server::start().await;
+        let template = Template {
+            image: "sluice".into(),
+            pull_policy: "Never".into(),
+            pull_secrets: Vec::new(),
+            state_size_limit: "64Mi".into(),
+            replicas: 1,
+            controllers: "controllers:1".into(),
+            ca: String::new(),
+            installation: "sluice".into(),
+            network_policies: false,
+            metrics_annotations: false,
+        };
+        let (plan, plan_receiver) = watch::channel(Arc::new(Some(plan)));
+        let (leads, leader) = watch::channel(true);
+        let (trusted, trusted_receiver) = watch::channel(String::new());
+        let (trigger, shutdown) = shutdown::channel();
+        let instance = "test".into();
+        let provisioner =
+            Provisioner { client, template, plan: plan_receiver, trusted: trusted_receiver, leader, instance };
+        let task = tokio::spawn(provisioner.run(shutdown));
+        Self { asked, plan, leads, _trusted: trusted, trigger, task }
+    }
+
+    async fn stop(self) {
+        self.trigger.stop();
+        self.task.await.unwrap();
+    }
+}
+
+fn list(names: &[&str]) -> Value {
+    let items: Vec<_> = names
+        .iter()
+        .map(|name| {
+            json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": {"namespace": "shop", "name": name},
+            })
+        })
+        .collect();
+    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": items})
+}
+
+#[tokio::test]
+async fn who_no_longer_leads_deletes_nothing() {
+    let mut running = Running::start(Plan::default()).await;
+    let first = running.asked.next().await;
+    assert_eq!(first.what, "GET /api/v1/serviceaccounts");
+    running.leads.send_replace(false);
+    running.leads.send_replace(true);
+    first.answer(200, &list(&["made-by-another-leader"]));
+    let again = running.asked.next().await;
+    assert_eq!(again.what, "GET /api/v1/serviceaccounts", "it looks again");
+    again.answer(200, &list(&["former"]));
+    let deletion = running.asked.next().await;
+    assert_eq!(deletion.what, "DELETE /api/v1/namespaces/shop/serviceaccounts/former");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_somebody_deletes_with_a_service_comes_back_at_once() {
+    let infrastructure = Infrastructure {
+        key: ObjectKey::new("shop", "web-c"),
+        class: "c".into(),
+        ports: [(80, Transport::Tcp)].into(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        address: None,
+        parameters: None,
+    };
+    let gateway = DataPlane::Gateway(ObjectKey::new("shop", "web"));
+    let wanted = [(gateway, Wanted { uid: "1".into(), infrastructure })].into();
+    let plan = Plan { wanted, ..Plan::default() };
+    let mut running = Running::start(plan.clone()).await;
+    let made = async |running: &mut Running, last: &str| {
+        let mut made = Vec::new();
+        loop {
+            let asked = running.asked.next().await;
+            let end = asked.what.ends_with(last);
+            match asked.what.split_once(' ') {
+                Some(("PATCH", path)) => {
+                    made.push(path.rsplit('/').nth(1).unwrap().to_owned());
+                    let object = asked.body.clone();
+                    asked.answer(200, &object);
+                }
+                Some((_, path)) if path.contains("/namespaces/") => asked.not_found(),
+                _ => asked.answer(200, &list(&[])),
+            }
+            if end {
+                return made;
+            }
+        }
+    };
+    let all = ["serviceaccounts", "configmaps", "deployments", "services", "poddisruptionbudgets"];
+    assert_eq!(made(&mut running, "/networkpolicies").await, all, "then it looks for what is left of others");
+    running.plan.send_replace(Arc::new(Some(Plan { missing: [ObjectKey::new("shop", "web-c")].into(), ..plan })));
+    assert_eq!(made(&mut running, "/poddisruptionbudgets/web-c").await, all);
+    running.stop().await;
+}
