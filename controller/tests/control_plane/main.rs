@@ -517,7 +517,8 @@ async fn ticket_keys_rotate_and_reach_the_data_planes() {
     };
     let before = keys().await;
     assert_eq!(before.ticket_keys.len(), 1);
-    data_plane.until(before.ticket_keys[0].expose()).await;
+    let theirs = |keys: &InstallationSecret| keys.ticket_keys[0].derive(&translate::DataPlane::Shared.to_string());
+    data_plane.until(theirs(&before).expose()).await;
 
     // As if the key had been made long ago.
     let old = InstallationSecret { ticket_key_made: jiff::Timestamp::UNIX_EPOCH, ..before.clone() };
@@ -542,7 +543,7 @@ async fn ticket_keys_rotate_and_reach_the_data_planes() {
     let map =
         eventually("the leader publishes its CA again", || cluster.get("v1", "ConfigMap", namespace, "sluice-ca"));
     assert_eq!(map.await["data"]["ca.crt"], before.trusted());
-    data_plane.until(after.ticket_keys[0].expose()).await;
+    data_plane.until(theirs(&after).expose()).await;
     replica.stop().await;
 }
 
