@@ -70,7 +70,7 @@ async fn controller(options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let client = kube::Client::try_default().await?;
-    let (trigger, shutdown) = shutdown::channel();
+    let (trigger, mut shutdown) = shutdown::channel();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -79,7 +79,11 @@ async fn controller(options: Options) -> anyhow::Result<()> {
         tracing::info!("stopping");
         trigger.stop();
     });
-    let controller = Controller::start(options, client, shutdown.clone()).await?;
+    let controller = tokio::select! {
+        started = Controller::start(options, client, shutdown.clone()) => started?,
+        // Without an API server the start takes long.
+        () = shutdown.requested() => return Ok(()),
+    };
     Ok(controller.run(shutdown).await?)
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -103,10 +104,7 @@ impl Suite {
 
     /// Ends all controllers at once and keeps them away.
     pub async fn kill_controllers(&self) -> Result<()> {
-        let mut processes = Vec::new();
-        for pod in self.cluster.pods(SYSTEM, CONTROLLERS).await? {
-            processes.push(self.cluster.process(&pod).await?);
-        }
+        let processes = self.controllers().await?;
         ensure!(processes.len() == 2, "there are {} controllers", processes.len());
         for process in processes {
             kill(process).await?;
@@ -114,10 +112,25 @@ impl Suite {
         self.cluster.kubectl(&format!("-n {SYSTEM} scale deployment/sluice-controller --replicas=0")).await?;
         until(PATIENCE, "no controller", async || {
             let left = self.cluster.kubectl(&format!("-n {SYSTEM} get pods -l {CONTROLLERS} -o name")).await?;
+            // The kubelet may have started them again before it heard that they shall go.
+            for process in self.controllers().await? {
+                let _ = kill(process).await; // an error means that it is gone
+            }
             ensure!(left.trim().is_empty(), "left: {left}");
             Ok(())
         })
         .await
+    }
+
+    /// The processes of the controllers that run, also of those that are asked to end.
+    async fn controllers(&self) -> Result<Vec<u32>> {
+        let pods = Api::<Pod>::namespaced(self.cluster.client.clone(), SYSTEM);
+        let pods = pods.list(&ListParams::default().labels(CONTROLLERS)).await?.items;
+        let mut processes = Vec::new();
+        for pod in pods {
+            processes.extend(self.cluster.process(&pod).await.ok());
+        }
+        Ok(processes)
     }
 
     /// Brings the controllers back.
