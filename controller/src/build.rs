@@ -254,6 +254,8 @@ impl Builder {
         send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
         built.gate.forget_except(&statuses);
         built.wanted.replace(statuses);
+        built.wanted.withdraws =
+            self.store.problems().all(|problem| !matches!(problem.kind, Kind::Gateway | Kind::GatewayClass));
         self.outputs.ready.send_replace(true);
 
         // Of what cannot be fetched nobody knows whether it is broken.

@@ -195,7 +195,8 @@ impl Store {
             self.others.remove(&object);
         }
         if let Some(target) = Target::of(T::KIND, &key) {
-            let observed = Observed::new(T::KIND, object.take_status(), &self.controllers);
+            let written = object.meta_mut().managed_fields.take().unwrap_or_default();
+            let observed = Observed::new(T::KIND, object.take_status(), &written, &self.controllers);
             let before = self.observed.insert(target, observed.clone());
             self.dirty.statuses |= before.as_ref() != Some(&observed);
         }

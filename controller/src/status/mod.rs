@@ -1,6 +1,7 @@
 //! Statuses: what the API server holds, what it should hold, and the difference.
 
 mod gate;
+mod managed;
 mod merge;
 mod programmed;
 mod refused;
@@ -9,7 +10,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use translate::{DataPlane, Kind, ObjectKey, Parents, Statuses};
 use crate::stream::{Acks, Wait};
 
 pub use gate::Gate;
+pub use managed::manager;
 use programmed::World;
 pub use refused::Refused;
 pub use writer::{MANAGER, Writer};
@@ -47,6 +49,11 @@ impl Target {
     pub fn of(kind: Kind, object: &ObjectKey) -> Option<Self> {
         let own = matches!(kind, Kind::Ingress | Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet);
         (own || entries_field(kind).is_some()).then(|| Self { kind, object: object.clone() })
+    }
+
+    /// Whether an object of this kind can become another controller's, or nobody's, and its whole status with it.
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self.kind, Kind::Gateway | Kind::ListenerSet)
     }
 }
 
@@ -92,11 +99,13 @@ pub struct Observed {
     pub programmed: Option<i64>,
     /// The same of its listeners, by name.
     pub listeners: BTreeMap<String, i64>,
+    /// Whether it is what this controller said, and nobody else has judged the object since.
+    pub is_ours: bool,
 }
 
 impl Observed {
-    /// Reads a stored status; entries of `controllers` are the controller's own.
-    pub fn new(kind: Kind, status: Option<Value>, controllers: &[String]) -> Self {
+    /// Reads a stored status with who wrote which field; entries of `controllers` are the controller's own.
+    pub fn new(kind: Kind, status: Option<Value>, written: &[ManagedFieldsEntry], controllers: &[String]) -> Self {
         let mut status = status.unwrap_or(Value::Null);
         let own = match entries_field(kind) {
             Some(field) => {
@@ -118,7 +127,8 @@ impl Observed {
         let listeners = listeners
             .filter_map(|listener| Some((listener["name"].as_str()?.to_owned(), programmed_generation(listener)?)));
         let (programmed, listeners) = (programmed_generation(&status), listeners.collect());
-        Self { fingerprint: Fingerprint::of(&own), programmed, listeners }
+        let is_ours = managed::is_own(written, manager(controllers));
+        Self { fingerprint: Fingerprint::of(&own), programmed, listeners, is_ours }
     }
 }
 
@@ -157,7 +167,7 @@ fn load_balancer(addresses: impl Serialize) -> Value {
 /// A status to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// The controller's own part of the status, without transition times.
+    /// The controller's own part of the status, without transition times; null to take away what it once wrote.
     pub status: Value,
     /// Of `status`.
     pub fingerprint: Fingerprint,
@@ -169,6 +179,9 @@ pub type Unwritten = BTreeMap<Target, Arc<Write>>;
 /// Compares wanted statuses with observed ones. Statuses that did not change are not serialised again.
 #[derive(Debug, Default)]
 pub struct Wanted {
+    /// Whether what was written to objects that are not the controller's any more is taken away. Only who knows every Gateway and
+    /// every class can tell which these are.
+    pub withdraws: bool,
     statuses: Statuses,
     fingerprints: BTreeMap<Target, Fingerprint>,
 }
@@ -220,6 +233,7 @@ impl Wanted {
             let gateway = self.statuses.listener_set_gateways.get(object);
             unwritten.extend(gateway.and_then(|gateway| world.unwritten(Kind::ListenerSet, object, gateway, status)));
         }
+        let all = observed;
         // Both are in the same order.
         let mut observed = observed.iter().peekable();
         let others = self.fingerprints.iter().filter_map(|(target, fingerprint)| {
@@ -241,7 +255,23 @@ impl Wanted {
             Some((target.clone(), write))
         });
         unwritten.extend(others);
+        unwritten.extend(self.withdrawn(all));
         unwritten
+    }
+
+    /// What was written to Gateways and ListenerSets that are somebody else's now, or nobody's: whoever starts now would write
+    /// nothing there.
+    fn withdrawn(&self, observed: &BTreeMap<Target, Observed>) -> impl Iterator<Item = (Target, Arc<Write>)> {
+        let is_wanted = |target: &Target| match target.kind {
+            Kind::Gateway => self.statuses.gateways.contains_key(&target.object),
+            _ => self.statuses.listener_sets.contains_key(&target.object),
+        };
+        let ours = observed.iter().filter(|(target, observed)| observed.is_ours && target.is_handed_over());
+        let left = ours.map(|(target, _)| target).filter(move |target| self.withdraws && !is_wanted(target));
+        left.map(|target| {
+            let write = Write { status: Value::Null, fingerprint: Fingerprint::of(&Value::Null) };
+            (target.clone(), Arc::new(write))
+        })
     }
 
     /// The status of a route that data planes do not take.

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crds::gateway::{GatewayStatus, ListenerSetStatus, ListenerStatus, ParentReference, RouteParentStatus};
 use crds::policy::PolicyAncestorStatus;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry, Time};
 use snapshot::{Hash, HostPattern, Listener, Protocol, Resource, ResourceId, ServerCertificate, Snapshot, Tls};
 
 use super::*;
@@ -31,7 +31,7 @@ fn parents(name: &str) -> Vec<RouteParentStatus> {
 }
 
 fn observe(target: &Target, status: Option<Value>) -> BTreeMap<Target, Observed> {
-    [(target.clone(), Observed::new(target.kind, status, &["ours".into()]))].into()
+    [(target.clone(), Observed::new(target.kind, status, &[], &["ours".into()]))].into()
 }
 
 fn running(version: Hash) -> Connected {
@@ -134,6 +134,46 @@ fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
     acks.published(2, [(&plane, Hash([2; 16]))].into_iter());
     gate.published(2);
     assert_eq!(told(&unwritten(&wanted, &after, &mut gate, &acks))["status"], "False");
+}
+
+#[test]
+fn what_was_written_to_an_object_that_is_not_ours_any_more_is_withdrawn() {
+    let fields = |manager: &str, operation: &str, kind: &str| ManagedFieldsEntry {
+        manager: Some(manager.into()),
+        operation: Some(operation.into()),
+        fields_v1: serde_json::from_value(
+            json!({"f:status": {"f:conditions": {format!(r#"k:{{"type":"{kind}"}}"#): {}}}}),
+        )
+        .unwrap(),
+        ..ManagedFieldsEntry::default()
+    };
+    let ours = fields("ours", "Apply", "Accepted");
+    let set = Target::of(Kind::ListenerSet, &ObjectKey::new("shop", "web")).unwrap();
+    let write = |wanted: &Wanted, target: &Target, written: &[ManagedFieldsEntry]| {
+        let observed = Observed::new(target.kind, Some(json!({})), written, &["ours".into()]);
+        let observed = [(target.clone(), observed)].into();
+        let mut unwritten = unwritten(wanted, &observed, &mut Gate::default(), &Acks::default());
+        unwritten.remove(target).map(|write| write.status.clone())
+    };
+    let mut wanted = Wanted::default();
+    assert_eq!(write(&wanted, &set, std::slice::from_ref(&ours)), None, "not before it is known what is ours");
+    wanted.withdraws = true;
+    assert_eq!(write(&wanted, &set, &[ours.clone(), fields("monitor", "Update", "Audited")]), Some(Value::Null));
+    assert_eq!(write(&wanted, &set, &[fields("theirs", "Apply", "Accepted")]), None);
+    assert_eq!(
+        write(&wanted, &set, &[ours.clone(), fields("theirs", "Update", "Accepted")]),
+        None,
+        "they judge it now"
+    );
+    assert_eq!(write(&wanted, &set, &[]), None);
+    let ingress = Target::of(Kind::Ingress, &set.object).unwrap();
+    assert_eq!(write(&wanted, &ingress, std::slice::from_ref(&ours)), None);
+
+    let mut statuses = Statuses::default();
+    statuses.gateways.insert(set.object.clone(), programmed(1));
+    wanted.replace(statuses);
+    let gateway = Target::of(Kind::Gateway, &set.object).unwrap();
+    assert!(write(&wanted, &gateway, &[ours]).is_some_and(|status| status["conditions"].is_array()));
 }
 
 #[test]

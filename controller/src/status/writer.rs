@@ -7,18 +7,18 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Fingerprint, Target, Unwritten, Write, entries_field, merge};
+use super::{Fingerprint, Target, Unwritten, Write, entries_field, managed, manager, merge};
 use crate::kinds::api_resource;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::write::{WriteError, within};
 
-/// The field manager of everything that the controller writes.
+/// The field manager of everything that the controller writes, but for statuses that it applies: see [`manager`].
 pub const MANAGER: &str = "sluice";
 
 /// How many objects are written at once.
@@ -155,14 +155,22 @@ async fn put(client: Client, controllers: &[String], target: &Target, write: &Wr
                 api.replace_status(name, &parameters, &object).await
             }
             None => {
-                let patch = json!({
+                let manager = manager(controllers);
+                let mut patch = json!({
                     "apiVersion": resource.api_version,
                     "kind": resource.kind,
                     // The uid makes a namesake that was created meanwhile a conflict.
                     "metadata": { "name": name, "uid": object.metadata.uid },
-                    "status": status,
                 });
-                api.patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await
+                match status.is_null() {
+                    // What is applied no more goes, unless it is somebody else's too. Who comes meanwhile is a conflict.
+                    true if managed::is_own(object.managed_fields(), manager) => {
+                        patch["metadata"]["resourceVersion"] = json!(object.metadata.resource_version);
+                    }
+                    true => return Ok(()),
+                    false => patch["status"] = status,
+                }
+                api.patch_status(name, &PatchParams::apply(manager).force(), &Patch::Apply(patch)).await
             }
         };
         match result {

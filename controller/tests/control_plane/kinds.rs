@@ -159,3 +159,77 @@ async fn a_class_is_deleted_after_its_gateways() {
     eventually("the class is gone", || async { class().await.is_none().then_some(()) }).await;
     replica.stop().await;
 }
+
+/// A ListenerSet, and a Gateway, that nobody serves any more are as they were before anybody did; what another controller says of one
+/// that it took over stays.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn what_was_said_of_a_listener_set_goes_with_its_gateway() {
+    let namespace = "orphans";
+    let cluster = prepare(namespace).await;
+    cluster
+        .apply(&format!(
+            "
+apiVersion: {GATEWAY_API}
+kind: GatewayClass
+metadata: {{name: {namespace}-other}}
+spec: {{controllerName: example.com/other}}
+---
+apiVersion: {GATEWAY_API}
+kind: ListenerSet
+metadata: {{name: web, namespace: {namespace}}}
+spec: {{parentRef: {{name: web}}, listeners: [{{name: more, port: 8080, protocol: HTTP}}]}}
+"
+        ))
+        .await;
+    let status = async |kind: &str| {
+        let object = cluster.get(GATEWAY_API, kind, namespace, "web").await.unwrap();
+        object["status"].clone()
+    };
+    let untouched = status("ListenerSet").await;
+    assert_eq!(condition(&untouched["conditions"], "Accepted")["status"], "Unknown");
+    let accepted = |kind: &'static str| async move {
+        let status = status(kind).await;
+        (condition(&status["conditions"], "Accepted")["status"] == "True").then_some(status)
+    };
+    let is_untouched = |kind: &'static str| {
+        let (untouched, status) = (&untouched, &status);
+        async move { (status(kind).await == *untouched).then_some(()) }
+    };
+    let ours = gateway(namespace).replace("listeners:", "allowedListeners: {namespaces: {from: Same}}\n  listeners:");
+    let body = |kind: &str| json!({"apiVersion": GATEWAY_API, "kind": kind, "metadata": {"namespace": namespace}});
+
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    cluster.apply(&ours).await;
+    eventually("the set is accepted", || accepted("ListenerSet")).await;
+    cluster.api(&body("Gateway")).delete("web", &Default::default()).await.unwrap();
+    eventually("the Gateway is gone", || is_untouched("ListenerSet")).await;
+
+    cluster.apply(&ours).await;
+    eventually("the set is accepted again", || accepted("ListenerSet")).await;
+    eventually("the Gateway too", || accepted("Gateway")).await;
+    replica.stop().await;
+    let theirs =
+        ours.replace(&format!("gatewayClassName: {namespace}"), &format!("gatewayClassName: {namespace}-other"));
+    cluster.apply(&theirs).await;
+    let replica = Replica::start(&cluster, namespace, "two").await;
+    eventually("the set is nobody's", || is_untouched("ListenerSet")).await;
+    eventually("the Gateway is nobody's", || is_untouched("Gateway")).await;
+
+    // The other controller agrees with what was said in everything but the message.
+    cluster.apply(&ours).await;
+    let mut said = eventually("the set is accepted once more", || accepted("ListenerSet")).await;
+    replica.stop().await;
+    cluster.apply(&theirs).await;
+    for said in said["conditions"].as_array_mut().unwrap() {
+        said["message"] = "elsewhere".into();
+    }
+    let patch = Patch::Merge(json!({"status": said}));
+    cluster.api(&body("ListenerSet")).patch_status("web", &PatchParams::default(), &patch).await.unwrap();
+    let replica = Replica::start(&cluster, namespace, "three").await;
+    eventually("the Gateway is nobody's again", || is_untouched("Gateway")).await;
+    assert_eq!(status("ListenerSet").await, said);
+    let writes = "sluice_controller_status_writes_total{kind=\"ListenerSet\"";
+    assert_eq!(replica.metric(writes).await, 0.0);
+    replica.stop().await;
+}
