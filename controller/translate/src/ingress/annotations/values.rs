@@ -22,9 +22,10 @@ pub(super) fn integer(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| "a whole number".into())
 }
 
-/// A limit. ingress-nginx takes what is negative as none, but nobody who writes a limit can mean that.
+/// A limit; 0 is none. ingress-nginx takes what is negative as none, too: its template asks for limits above 0.
 pub(super) fn limit(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("a whole number from 0 to {}", u32::MAX))
+    let number = integer(text)?.max(0);
+    u32::try_from(number).map_err(|_| format!("a whole number of at most {}", u32::MAX))
 }
 
 /// A time in seconds.
@@ -149,8 +150,8 @@ mod tests {
 
     #[test]
     fn numbers() {
-        assert_eq!(["10", "0"].map(limit), [Ok(10), Ok(0)]);
-        assert!(["4294967296", "-1", "1e3", "10r/s"].into_iter().all(|text| limit(text).is_err()));
+        assert_eq!(["10", "0", "-1"].map(limit), [Ok(10), Ok(0), Ok(0)]);
+        assert!(["4294967296", "1e3", "10r/s"].into_iter().all(|text| limit(text).is_err()));
         assert_eq!(seconds("60"), Ok(Duration::from_secs(60)));
         assert!(["0", "-1", "60s", ""].into_iter().all(|text| seconds(text).is_err()));
     }
