@@ -18,7 +18,6 @@ use crate::hop_by_hop;
 use crate::reason::Reason;
 use crate::replay::{Copied, Recording, Replay};
 use crate::upstream::{BackendBody, BackendError};
-use crate::watch::Waiting;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -239,8 +238,6 @@ pub struct ResponseBody {
     source: Source,
     /// None once it belongs to a tunnel.
     exchange: Option<Exchange>,
-    /// While the client has to make room before more is asked of this body. Only told in HTTP/2.
-    awaits_client: Option<Waiting>,
 }
 
 #[derive(Debug)]
@@ -307,7 +304,7 @@ impl ResponseBody {
 
     /// No body, of an answer that a tunnel follows.
     pub fn none() -> Self {
-        Self { source: Source::Done, exchange: None, awaits_client: None }
+        Self { source: Source::Done, exchange: None }
     }
 
     /// A backend's body.
@@ -320,31 +317,14 @@ impl ResponseBody {
     }
 
     fn new(source: Source, exchange: Exchange) -> Self {
-        let mut body = Self { source, exchange: Some(exchange), awaits_client: None };
-        if !body.is_end_stream() {
-            body.await_client();
-        }
-        body
+        Self { source, exchange: Some(exchange) }
     }
 
-    fn await_client(&mut self) {
-        if let Some(exchange) = &self.exchange
-            && exchange.client.http2
-        {
-            self.awaits_client = exchange.client.watch.answer_waits();
-        }
-    }
-
-    fn goes_on(&mut self) {
-        if let (Some(waiting), Some(exchange)) = (self.awaits_client.take(), &self.exchange) {
-            exchange.client.watch.answer_goes_on(waiting);
-        }
-    }
-
-    fn sent(&mut self, bytes: usize) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.sent(bytes as u64);
-        }
+    /// Data leaves: counts it, and has the client's connection see when it is taken.
+    fn sent(&mut self, data: Bytes) -> Bytes {
+        let Some(exchange) = &mut self.exchange else { return data };
+        exchange.sent(data.len() as u64);
+        exchange.client.watch.until_taken(data)
     }
 
     fn failed(&mut self, reason: Reason) {
@@ -367,15 +347,12 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        this.goes_on();
         let download = match &mut this.source {
             Source::Backend(download) => download,
             Source::Own(bytes) => {
                 let bytes = std::mem::take(bytes);
                 this.source = Source::Done;
-                this.sent(bytes.len());
-                this.await_client();
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                return Poll::Ready(Some(Ok(Frame::data(this.sent(bytes)))));
             }
             Source::Done => return Poll::Ready(None),
         };
@@ -397,12 +374,10 @@ impl Body for ResponseBody {
                     hop_by_hop::strip_trailers(trailers);
                 }
                 let complete = download.body.is_end_stream() || frame.is_trailers();
-                this.sent(frame.data_ref().map_or(0, Bytes::len));
+                let frame = frame.map_data(|data| this.sent(data));
                 if complete {
                     this.finish();
                 }
-                // hyper holds what it got until the client makes room, the last of an answer too.
-                this.await_client();
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
@@ -431,7 +406,6 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.goes_on();
         if !matches!(self.source, Source::Done) {
             self.failed(Reason::ClientGone);
         }

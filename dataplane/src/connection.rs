@@ -136,6 +136,10 @@ async fn serve_http(worker: Rc<Worker>, opened: Opened, peer: SocketAddr, port: 
     let service = service_fn(move |request| {
         let client = client.clone();
         async move {
+            if client.watch.overstays() {
+                client.watch.signal(Signal::Cut);
+                std::future::pending::<()>().await;
+            }
             Ok::<_, Infallible>(match client.lost {
                 false => crate::http::serve(client, request).await,
                 true => crate::http::refuse_plain(client, request),

@@ -3,14 +3,19 @@
 //! The connection's own code only stores numbers here; the sweep compares them with the limits twice a second. So
 //! idle, header and write timeouts cost a request nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::task::AtomicWaker;
 
 use crate::clock::Coarse;
 use crate::worker::MAX_STREAMS;
+
+/// HTTP/2: who is asked to leave has so long to hear it. A client that hears it opens no more streams.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// Limits of a client connection in time.
 #[derive(Clone, Copy, Debug)]
@@ -47,16 +52,37 @@ pub struct Watch {
     quiet_since: AtomicU32,
     head_since: AtomicU32,
     stalled_since: AtomicU32,
-    /// HTTP/2: since when answers wait for the client, 0 where none does; and when one last went on.
+    /// HTTP/2: since when data of answers waits for the client, 0 where none does; and when some last went on.
     untaken: Box<[AtomicU32]>,
     taken: AtomicU32,
     signal: AtomicU8,
+    /// Since when it is asked to end.
+    signalled_since: AtomicU32,
     waker: AtomicWaker,
 }
 
-/// An answer that waits for its client.
+/// The place of data that waits for its client.
 #[derive(Debug)]
-pub struct Waiting(usize);
+struct Waiting(usize);
+
+/// Data that waits for its client.
+struct Untaken {
+    data: Bytes,
+    waiting: Waiting,
+    watch: Arc<Watch>,
+}
+
+impl AsRef<[u8]> for Untaken {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        self.watch.answer_goes_on(&self.waiting);
+    }
+}
 
 impl Watch {
     /// A connection that was just accepted on `port`; `multiplexed` is HTTP/2.
@@ -72,6 +98,7 @@ impl Watch {
             untaken: (0..if multiplexed { MAX_STREAMS } else { 0 }).map(|_| AtomicU32::new(0)).collect(),
             taken: AtomicU32::new(0),
             signal: AtomicU8::new(Signal::None as u8),
+            signalled_since: AtomicU32::new(0),
             waker: AtomicWaker::new(),
         }
     }
@@ -130,9 +157,17 @@ impl Watch {
         }
     }
 
-    /// HTTP/2: from here on the client has to make room for more of an answer; its flow control stalls no write. `None`
-    /// when it has more answers than streams, the rest of which are about to end.
-    pub fn answer_waits(&self) -> Option<Waiting> {
+    /// The same data, which in HTTP/2 waits for the client from here on: its flow control stalls no write. What is sent is
+    /// dropped once it is written, also the last of an answer, which hyper hands over before there is room for all of it.
+    pub fn until_taken(self: &Arc<Self>, data: Bytes) -> Bytes {
+        match self.answer_waits() {
+            Some(waiting) => Bytes::from_owner(Untaken { data, waiting, watch: self.clone() }),
+            None => data,
+        }
+    }
+
+    /// `None` where more waits than there are streams: what has a place is watched.
+    fn answer_waits(&self) -> Option<Waiting> {
         let now = Coarse::now().0;
         self.taken.store(now, Relaxed);
         let place = self.untaken.iter().position(|since| since.load(Relaxed) == 0)?;
@@ -140,10 +175,15 @@ impl Watch {
         Some(Waiting(place))
     }
 
-    /// HTTP/2: the client has made room for more of an answer, or the answer is over.
-    pub fn answer_goes_on(&self, waiting: Waiting) {
+    fn answer_goes_on(&self, waiting: &Waiting) {
         self.untaken[waiting.0].store(0, Relaxed);
         self.taken.store(Coarse::now().0, Relaxed);
+    }
+
+    /// Whether it was asked to leave and did not hear it (HTTP/2, RFC 9113, 6.8: after GOAWAY no more streams begin; in HTTP/1.1
+    /// the connection ends by itself). hyper waits for the answer to its ping before it refuses more, however long that takes.
+    pub fn overstays(&self) -> bool {
+        self.multiplexed && older(&self.signalled_since, LEAVING)
     }
 
     /// Whether the client takes nothing of an answer, while others may go on: its next requests belong elsewhere.
@@ -156,21 +196,26 @@ impl Watch {
         if self.is_tunnel() {
             return false;
         }
-        let waits = || self.untaken.iter().any(|since| since.load(Relaxed) != 0);
+        let waits = self.untaken.iter().any(|since| since.load(Relaxed) != 0);
         // Answers that do go on have had as long again to end.
-        let untaken = (older(&self.taken, limits.write) && waits())
+        let untaken = (older(&self.taken, limits.write) && waits)
             || self.untaken.iter().any(|since| older(since, limits.write * 2));
         if untaken || older(&self.stalled_since, limits.write) {
             return true;
         }
-        let head = self.head_since.load(Relaxed) != 0;
-        !self.is_active()
-            && if head { older(&self.head_since, limits.header) } else { older(&self.quiet_since, limits.idle) }
+        if self.is_active() || waits || self.stalled_since.load(Relaxed) != 0 {
+            return false;
+        }
+        match self.head_since.load(Relaxed) {
+            0 => self.overstays() || older(&self.quiet_since, limits.idle),
+            _ => older(&self.head_since, limits.header),
+        }
     }
 
     /// Asks the connection to end; a stronger wish is never weakened.
     pub fn signal(&self, signal: Signal) {
         if self.signal.load(Relaxed) < signal as u8 {
+            self.signalled_since.store(Coarse::now().0, Relaxed);
             self.signal.store(signal as u8, Relaxed);
             self.waker.wake();
         }
@@ -264,12 +309,12 @@ mod tests {
             watch.answer_waits().unwrap()
         });
         pass(Duration::from_millis(500));
-        watch.answer_goes_on(one);
+        watch.answer_goes_on(&one);
         pass(Duration::from_millis(500));
         assert!(!watch.is_overdue(&LIMITS));
         pass(Duration::from_millis(500));
         assert!(watch.is_overdue(&LIMITS));
-        watch.answer_goes_on(other);
+        watch.answer_goes_on(&other);
         pass(Duration::from_secs(5));
         assert!(!watch.is_overdue(&LIMITS));
     }
@@ -281,14 +326,31 @@ mod tests {
         let held = watch.answer_waits().unwrap();
         for passed in 1..4 {
             pass(Duration::from_millis(500));
-            watch.answer_goes_on(watch.answer_waits().unwrap());
+            watch.answer_goes_on(&watch.answer_waits().unwrap());
             assert_eq!((watch.is_stalled(&LIMITS), watch.is_overdue(&LIMITS)), (passed >= 2, false), "{passed}");
         }
         pass(Duration::from_millis(500));
-        watch.answer_goes_on(watch.answer_waits().unwrap());
+        watch.answer_goes_on(&watch.answer_waits().unwrap());
         assert!(watch.is_overdue(&LIMITS));
-        watch.answer_goes_on(held);
+        watch.answer_goes_on(&held);
         assert!(!watch.is_stalled(&LIMITS) && !watch.is_overdue(&LIMITS));
+    }
+
+    #[test]
+    fn who_does_not_leave_is_overdue_once_it_has_taken_what_was_under_way() {
+        let limits = ConnectionTimeouts { idle: Duration::from_secs(60), write: Duration::from_secs(60), ..LIMITS };
+        let watch = Arc::new(Watch::new(80, true));
+        watch.request_begins();
+        let data = watch.until_taken(Bytes::from_static(b"data"));
+        watch.signal(Signal::Finish);
+        pass(LEAVING - crate::clock::TICK);
+        assert!(!watch.overstays());
+        pass(crate::clock::TICK);
+        assert_eq!((watch.overstays(), watch.is_overdue(&limits)), (true, false));
+        watch.request_ends();
+        assert!(!watch.is_overdue(&limits));
+        drop(data);
+        assert!(watch.is_overdue(&limits));
     }
 
     #[test]
@@ -296,7 +358,7 @@ mod tests {
         let watch = Watch::new(80, true);
         let mut waiting: Vec<_> = (0..MAX_STREAMS).map(|_| watch.answer_waits().unwrap()).collect();
         assert!(watch.answer_waits().is_none());
-        watch.answer_goes_on(waiting.swap_remove(7));
+        watch.answer_goes_on(&waiting.swap_remove(7));
         assert!(watch.answer_waits().is_some());
     }
 

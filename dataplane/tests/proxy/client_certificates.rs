@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -9,6 +10,7 @@ use http_body_util::Full;
 use rcgen::{BasicConstraints, IsCa};
 use rustls::{ClientConfig, HandshakeKind};
 use snapshot::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::authority::{Authority, connect_again, parts, self_signed, trusting};
 use crate::backend::Backend;
@@ -186,6 +188,41 @@ async fn connections_of_before_end_when_certificates_become_required() {
     let mut connection = http2(stream).await;
     port.rig.set("unrelated", listener(port.port, HostPattern::Exact("new.example".into()), None));
     assert_eq!(collect(connection.send_request(request()).await.unwrap()).await.unwrap().status, 200);
+}
+
+/// The head of a request in HTTP/2, the last frame of its stream or not.
+fn headers(stream: u8, is_last: bool) -> Vec<u8> {
+    // POST, https, /, and the authority as it is.
+    let block = [&[0x83, 0x87, 0x84, 0x01, GUARDED.len() as u8], GUARDED.as_bytes()].concat();
+    let flags = if is_last { 5 } else { 4 };
+    [&[0, 0, block.len() as u8, 1, flags, 0, 0, 0, stream], &block[..]].concat()
+}
+
+#[tokio::test]
+async fn who_answers_no_ping_does_not_stay_when_certificates_become_required() {
+    let mut port = Guarded::new(None).await;
+    let address = SocketAddr::new(port.rig.address().ip(), port.port);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // One that has nothing under way, and one with a request that never ends, beside which it sends others.
+    let mut idle = connect_again(&port.client(None), address, GUARDED).await.unwrap();
+    let mut busy = connect_again(&port.client(None), address, GUARDED).await.unwrap();
+    idle.write_all(&[&preface[..], &headers(1, true)].concat()).await.unwrap();
+    busy.write_all(&[&preface[..], &headers(1, false)].concat()).await.unwrap();
+    eventually("both are open", || port.rig.proxy.open_connections() == 2).await;
+    assert_eq!(port.demand(required(&[&Authority::new()])), []);
+    let mut space = [0; 4096];
+    let leaves = async {
+        while matches!(idle.read(&mut space).await, Ok(1..)) {}
+        for stream in (3..=255).step_by(2) {
+            if busy.write_all(&headers(stream, true)).await.is_err() || busy.flush().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("requests go on");
+    };
+    tokio::time::timeout(Duration::from_secs(20), leaves).await.expect("the connections stay");
+    eventually("both are closed", || port.rig.proxy.open_connections() == 0).await;
 }
 
 #[tokio::test]
