@@ -5,10 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::transport::KEEP_ALIVE;
+use crate::transport::notice_vanished;
 
 /// Datagrams that the kernel keeps while a worker is busy, in bytes; it may allow less (`net.core.rmem_max`).
 const DATAGRAMS: usize = 1024 * 1024;
@@ -26,8 +26,7 @@ pub fn bind(address: IpAddr, port: u16, workers: usize) -> io::Result<Vec<std::n
         let socket = socket(address, Type::STREAM, Protocol::TCP)?;
         // Connections of the past that linger do not keep the port.
         socket.set_reuse_address(true)?;
-        // Its connections inherit this.
-        socket.set_tcp_keepalive(&KEEP_ALIVE)?;
+        notice_vanished(&SockRef::from(&socket))?;
         Ok(socket)
     };
     let listening = |socket: Socket| {
@@ -96,6 +95,11 @@ fn concerns_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
+            // What befell a connection before it was accepted (accept(2)).
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::TimedOut
     )
 }
 
@@ -125,6 +129,7 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(90)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio_rustls::TlsStream;
 use super::tls::ClientTls;
 use crate::clock::within;
 use crate::reason::Reason;
-use crate::transport::{KEEP_ALIVE, Transport};
+use crate::transport::{Transport, notice_vanished};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ impl Connector {
     async fn connect_unlimited(&self, address: SocketAddr) -> Result<Transport, ConnectError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_keepalive(&KEEP_ALIVE)?;
+        notice_vanished(&SockRef::from(&stream))?;
         let Some(tls) = &self.tls else { return Ok(Transport::Plain(stream)) };
         let stream = tls.handshake(stream, address.ip()).await.map_err(ConnectError::Tls)?;
         Ok(Transport::Tls(Box::new(TlsStream::Client(stream))))
@@ -101,5 +101,6 @@ mod tests {
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(90)));
     }
 }
