@@ -418,7 +418,7 @@ pub struct Timeouts {
 /// [`Timeouts::request`]. A body of more than 64 KiB is not kept, so its request is sent once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Retry {
-    /// How many times after the first. At least 1.
+    /// How many times after the first. At least 1, at most [`Retry::MOST_ATTEMPTS`].
     pub attempts: u32,
     /// The statuses, 400 to 599, that count as failed, whatever the method. So do connections that fail and attempts that take
     /// too long, where nothing was sent or the method is idempotent. When all attempts are used up, the last answer is the
@@ -427,6 +427,12 @@ pub struct Retry {
     /// How long to wait before the first retry; twice as long before each further one. Zero does not wait.
     #[serde(serialize_with = "one_duration")]
     pub backoff: Duration,
+}
+
+impl Retry {
+    /// Most attempts after the first: with pauses that double from 25 ms these take more than ten minutes, and without pauses
+    /// each request is already so many for its backends.
+    pub const MOST_ATTEMPTS: u32 = 30;
 }
 
 mod seconds {

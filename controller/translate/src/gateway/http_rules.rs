@@ -63,8 +63,14 @@ fn retry(retry: &HTTPRouteRetry) -> Result<Option<Retry>, Unusable> {
         }
     };
     let attempts = retry.attempts.unwrap_or(ATTEMPTS);
-    let attempts = u32::try_from(attempts)
-        .map_err(|_| Unusable::new("attempts", format!("{attempts} is negative: use 0 to try only once")))?;
+    let attempts = match u32::try_from(attempts) {
+        Ok(attempts @ ..=Retry::MOST_ATTEMPTS) => attempts,
+        Ok(_) => {
+            let most = Retry::MOST_ATTEMPTS;
+            return Err(Unusable::new("attempts", format!("{attempts} is too many: ask for at most {most}")));
+        }
+        Err(_) => return Err(Unusable::new("attempts", format!("{attempts} is negative: use 0 to try only once"))),
+    };
     Ok((attempts > 0).then_some(Retry { attempts, statuses, backoff }))
 }
 

@@ -106,8 +106,12 @@ impl TryFrom<proto::Retry> for Retry {
     fn try_from(wire: proto::Retry) -> Result<Self, DecodeError> {
         let statuses =
             wire.statuses.into_iter().map(|code| status(code, "statuses", |code| (400..600).contains(&code)));
+        let attempts = positive(wire.attempts, "attempts")?;
+        if attempts > Retry::MOST_ATTEMPTS {
+            return Err(DecodeError::new("attempts", format!("{attempts} is more than {}", Retry::MOST_ATTEMPTS)));
+        }
         Ok(Self {
-            attempts: positive(wire.attempts, "attempts")?,
+            attempts,
             statuses: statuses.collect::<Result<_, _>>()?,
             backoff: Duration::from_nanos(wire.backoff),
         })

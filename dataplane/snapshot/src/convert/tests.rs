@@ -175,11 +175,8 @@ fn rule() -> impl Strategy<Value = Rule> {
         (limit(), limit(), limit(), limit(), limit()).prop_map(|(connect, read, send, request, backend_request)| {
             Timeouts { connect, read, send, request, backend_request }
         });
-    let retry = (1..u32::MAX, vec(400..600u16, 0..3), duration()).prop_map(|(attempts, statuses, backoff)| Retry {
-        attempts,
-        statuses,
-        backoff,
-    });
+    let retry = (1..=Retry::MOST_ATTEMPTS, vec(400..600u16, 0..3), duration())
+        .prop_map(|(attempts, statuses, backoff)| Retry { attempts, statuses, backoff });
     let parts = (text(), vec(condition(), 1..3), vec(filter(), 0..3), action(), timeouts, option::of(retry));
     (parts, option::of(session()), option::of(any::<u64>()), vec(text(), 0..3)).prop_map(
         |((name, matches, filters, action, timeouts, retry), persistence, max_body, origins)| Rule {
@@ -496,7 +493,11 @@ fn what_is_not_known_or_not_valid_is_named() {
         })
     };
     assert!(Resource::decode(&session(|_| ())).is_ok());
-    let cases: [(Vec<u8>, &str); 10] = [
+    let cases: [(Vec<u8>, &str); 11] = [
+        (
+            wire_route(|rule| rule.retry = Some(proto::Retry { attempts: 31, ..Default::default() })),
+            "route.rules[0].retry.attempts: 31 is more than 30",
+        ),
         (
             session(|session| session.absolute_timeout = None),
             "route.rules[0].persistence.absolute_timeout: is not set, so a permanent cookie would never end",
