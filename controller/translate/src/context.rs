@@ -100,11 +100,6 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// The snapshots of Gateways' data planes.
-    pub(crate) fn snapshots_of_gateways(&self) -> impl Iterator<Item = &Snapshot> {
-        self.snapshots.iter().filter(|(plane, _)| **plane != DataPlane::Shared).map(|(_, snapshot)| snapshot)
-    }
-
     /// Adds a resource that is not there yet; `resource` is called only then.
     pub(crate) fn insert_once(
         &mut self,

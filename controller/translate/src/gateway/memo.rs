@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Part};
 use crate::objects::{GRPCRoute, HTTPRoute, TCPRoute, TLSRoute, UDPRoute};
 use crate::policy::Policies;
 use crate::{Entry, Map, ObjectKey, Resources, Settings};
@@ -29,6 +29,18 @@ impl Memo {
             Some(scene) if scene.is_same(resources, settings, policies) => self,
             _ => Self { scene: Some(Scene::new(resources, settings, policies)), ..Self::default() },
         }
+    }
+
+    /// What the routes add to Gateways.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        fn of_kind<R>(known: &KnownRoutes<R>) -> impl Iterator<Item = &Part> {
+            known.values().flat_map(|known| &known.outcome.parts)
+        }
+        of_kind(&self.http_routes)
+            .chain(of_kind(&self.grpc_routes))
+            .chain(of_kind(&self.tls_routes))
+            .chain(of_kind(&self.tcp_routes))
+            .chain(of_kind(&self.udp_routes))
     }
 }
 

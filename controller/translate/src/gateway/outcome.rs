@@ -2,6 +2,7 @@
 
 use snapshot::{Cluster, Hashed, Resource, ResourceId};
 
+use super::shadowed;
 use crate::backends::ServicePort;
 use crate::context::Context;
 use crate::status::Parents;
@@ -65,6 +66,8 @@ pub(super) struct Part {
     pub gateway: ObjectKey,
     /// Its listeners to which the route is attached, by index.
     pub listeners: Vec<usize>,
+    /// See [`shadowed::claims`].
+    pub claims: Vec<u64>,
     /// In order, each id once. Most routes have few, and there are thousands of routes.
     resources: Vec<(ResourceId, Hashed)>,
     /// About addresses of its backends.
@@ -74,11 +77,12 @@ pub(super) struct Part {
 impl Part {
     /// Nothing yet for these listeners of a Gateway.
     pub fn new(gateway: ObjectKey, listeners: Vec<usize>) -> Self {
-        Self { gateway, listeners, resources: Vec::new(), problems: Vec::new() }
+        Self { gateway, listeners, claims: Vec::new(), resources: Vec::new(), problems: Vec::new() }
     }
 
     /// Adds a resource.
     pub fn insert(&mut self, name: String, resource: Resource) {
+        self.claims.extend(shadowed::claims(&resource));
         self.insert_once(ResourceId::new(resource.kind(), name), || Hashed::new(resource));
     }
 
@@ -107,6 +111,11 @@ impl Part {
             self.insert_once(ResourceId::new(snapshot::Kind::Endpoints, endpoints), || resolved.endpoints);
             self.problems.extend(resolved.problems);
         }
+    }
+
+    /// What it adds, in the order of names.
+    pub fn resources(&self) -> impl Iterator<Item = (&ResourceId, &Resource)> {
+        self.resources.iter().map(|(id, hashed)| (id, hashed.resource().as_ref()))
     }
 
     /// Puts the resources into the Gateway's snapshot.
