@@ -262,8 +262,13 @@ impl Builder {
         let unrecorded = if complete { self.record(&rejected) } else { Vec::new() };
         let resources = &self.store.resources;
         let uid = |kind, key: &ObjectKey| kinds::uid(resources, kind, key);
-        let services = infrastructure.values().map(|infrastructure| &infrastructure.key);
-        let missing = services.filter(|service| !resources.services.contains_key(service)).cloned().collect();
+        let missing = infrastructure.iter().flat_map(|(plane, infrastructure)| {
+            let missing = self.missing(&infrastructure.key);
+            missing.into_iter().map(move |kind| (plane, (kind.to_owned(), infrastructure.key.clone())))
+        });
+        let missing: Vec<_> = missing.collect();
+        built.gate.lack(missing.iter().map(|(plane, (kind, key))| ((*plane).clone(), lacking(kind, key))).collect());
+        let missing = missing.into_iter().map(|(_, id)| id).collect();
         let wanted = infrastructure
             .into_iter()
             .filter_map(|(plane, infrastructure)| {
@@ -280,6 +285,13 @@ impl Builder {
             .map(|problem| Report { uid: uid(problem.kind, &problem.object), problem })
             .collect();
         built.reports = reports;
+    }
+
+    /// The kinds of objects with this name that data planes need and that are not there, as far as that is known.
+    fn missing(&self, key: &ObjectKey) -> impl Iterator<Item = &'static str> + use<> {
+        let deployment = self.store.deployments.as_ref().is_none_or(|deployments| deployments.contains(key));
+        let service = self.store.resources.services.contains_key(key);
+        [("Deployment", deployment), ("Service", service)].into_iter().filter(|(_, there)| !there).map(|(kind, _)| kind)
     }
 
     /// Has the last good versions of these objects recorded. Returns those for which there is no room, as problems.
@@ -471,6 +483,11 @@ where
         Some(object) => Change::apply(kinds::stored(object)),
         None => Change::delete::<T>(key.clone()),
     })
+}
+
+/// Why a Gateway is not `Programmed` whose data planes have no such object.
+fn lacking(kind: &str, key: &ObjectKey) -> String {
+    format!("The data planes have no {kind} {key}: it is made at once, unless an Event says why not.")
 }
 
 /// The object that a resource was made from; else the one that the data planes are for.

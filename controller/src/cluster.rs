@@ -20,7 +20,7 @@ use crate::last_good::{self, Recorder};
 use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::provision::{Provisioner, Template};
+use crate::provision::{self, Provisioner, Template};
 use crate::shutdown::{self, Shutdown};
 use crate::status::Writer;
 use crate::store::{Change, Store};
@@ -111,9 +111,10 @@ impl Controller {
             translate::every_kind!(watch);
         }
         let record = ObjectKey::new(options.namespace.as_str(), options.last_good_secret.as_str());
-        let follow = last_good::follow(client.clone(), record.clone(), sender);
+        let records = last_good::follow(client.clone(), record.clone(), sender.clone());
+        let deployments = provision::follow(client.clone(), options.namespace.clone(), sender);
         tasks.spawn(async move {
-            follow.await;
+            tokio::join!(records, deployments);
             Ok(())
         });
         let builder = Builder {

@@ -48,6 +48,14 @@ impl Change {
         }))
     }
 
+    /// These are the Deployments that this installation made.
+    pub fn deployments(names: BTreeSet<ObjectKey>) -> Self {
+        Self(Box::new(move |store| {
+            store.dirty.structure |= store.deployments.as_ref() != Some(&names);
+            store.deployments = Some(names);
+        }))
+    }
+
     /// The object is there but does not decode; its last version that did stays in force.
     pub fn undecodable<T: Watched>(key: ObjectKey, error: &str) -> Self {
         let why = match T::KIND {
@@ -93,6 +101,8 @@ pub struct Store {
     pub resources: Resources,
     /// What the API server last told about the statuses that the controller writes.
     pub observed: BTreeMap<Target, Observed>,
+    /// The Deployments that this installation made; `None` where that is not known.
+    pub deployments: Option<BTreeSet<ObjectKey>>,
     controllers: Vec<String>,
     awaited: BTreeSet<Kind>,
     missing: BTreeSet<Kind>,
@@ -112,6 +122,7 @@ impl Store {
         Self {
             resources: Resources::default(),
             observed: BTreeMap::new(),
+            deployments: None,
             controllers,
             awaited: kinds.into_iter().collect(),
             missing: BTreeSet::new(),

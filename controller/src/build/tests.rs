@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::last_good::Record;
+use crate::status::Target;
 
 /// An object with its versions.
 struct Pooled {
@@ -393,4 +394,36 @@ async fn what_a_data_plane_rejects_is_told_to_its_owner_and_noted_as_logged_wher
     assert!(problem.message.contains("nothing of the past"), "{}", problem.message);
     let noted: Vec<_> = rig.built.told_of_none.iter().map(String::as_str).collect();
     assert_eq!(noted, ["the data planes shared do not take Settings settings: it is bad"]);
+}
+
+#[tokio::test]
+async fn what_data_planes_lack_is_told_to_their_gateway_and_to_who_makes_it() {
+    let mut rig = Rig::start(&whole()).await;
+    let name = ObjectKey::new("a", "edge-sluice");
+    let gateway = Target::of(Kind::Gateway, &ObjectKey::new("a", "edge")).unwrap();
+    let lacking = |rig: &Rig| {
+        let plan = rig.builder.outputs.infrastructure.borrow().clone();
+        let kinds: Vec<_> = plan.as_ref().as_ref().unwrap().missing.iter().map(|(kind, _)| kind.clone()).collect();
+        let unwritten = rig.builder.outputs.unwritten.borrow().clone();
+        let conditions = unwritten[&gateway].status["conditions"].as_array().unwrap().clone();
+        let programmed = conditions.into_iter().find(|condition| condition["type"] == "Programmed").unwrap();
+        assert_eq!((&programmed["status"], &programmed["reason"]), (&json!("False"), &json!("Pending")));
+        (kinds, programmed["message"].as_str().unwrap().to_owned())
+    };
+    let (kinds, message) = lacking(&rig);
+    assert_eq!(kinds, ["Service"], "of Deployments nothing is known");
+    assert!(message.contains("no Service a/edge-sluice"), "{message}");
+
+    let service = json!({"metadata": {"namespace": "a", "name": "edge-sluice"}, "spec": {}});
+    rig.builder.store.change(apply::<k8s_openapi::api::core::v1::Service>(service));
+    rig.builder.store.change(Change::deployments(BTreeSet::new()));
+    rig.build().await;
+    let (kinds, message) = lacking(&rig);
+    assert_eq!(kinds, ["Deployment"]);
+    assert!(message.contains("no Deployment a/edge-sluice"), "{message}");
+
+    rig.builder.store.change(Change::deployments([name].into()));
+    rig.build().await;
+    let (kinds, message) = lacking(&rig);
+    assert!(kinds.is_empty() && message.contains("No data plane"), "{kinds:?} {message}");
 }

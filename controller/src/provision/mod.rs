@@ -2,6 +2,7 @@
 //! Gateways of a class share, in the namespace of the installation.
 
 mod apply;
+mod deployments;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use translate::{DataPlane, Infrastructure, ObjectKey, Problem, Severity};
 use crate::events::{self, Report};
 use crate::shutdown::Shutdown;
 use crate::write::{WriteError, within};
+pub use deployments::follow;
 pub use objects::Template;
 
 /// When everything is applied again, to mend what somebody else changed or deleted.
@@ -45,8 +47,8 @@ pub struct Plan {
     /// Data planes of Gateways that are there but cannot be followed as they are, or that have not moved away yet: what was made for
     /// them stays as it is.
     pub spared: BTreeSet<DataPlane>,
-    /// The Services of wanted data planes that are not there.
-    pub missing: BTreeSet<ObjectKey>,
+    /// The Services and Deployments of wanted data planes that are not there.
+    pub missing: BTreeSet<Id>,
 }
 
 /// Keeps the data planes of Gateways as they should be.
@@ -66,7 +68,7 @@ pub struct Provisioner {
 }
 
 /// An object's kind, namespace and name.
-type Id = (String, ObjectKey);
+pub type Id = (String, ObjectKey);
 
 impl Provisioner {
     /// Applies what differs, as leader, until `shutdown`.
@@ -86,7 +88,8 @@ impl Provisioner {
                 all_again = now + AGAIN;
             }
             // Somebody deleted it, and perhaps the rest of that name.
-            applied.retain(|(_, key), _| !asked.missing.contains(key) || then.missing.contains(key));
+            let gone: BTreeSet<_> = asked.missing.difference(&then.missing).map(|(_, key)| key).collect();
+            applied.retain(|(_, key), _| !gone.contains(key));
             before = plan.clone();
             let mut wake = all_again;
             if let (true, Some(plan)) = (leads, plan.as_ref()) {
@@ -194,7 +197,7 @@ impl Provisioner {
 
     /// Deletes what this installation once made and nobody wants now.
     async fn sweep(&self, keep: &BTreeSet<Id>, spared: &BTreeSet<DataPlane>) -> Result<(), WriteError> {
-        let ours = ListParams::default().labels(&self.template.selector());
+        let ours = ListParams::default().labels(&objects::made_by(&self.template.installation));
         for resource in objects::kinds() {
             let listed = within(async {
                 Ok(Api::<DynamicObject>::all_with(self.client.clone(), &resource).list_metadata(&ours).await?)

@@ -57,12 +57,12 @@ pub fn kinds() -> [ApiResource; 6] {
     ]
 }
 
-impl Template {
-    /// Selects the objects of this installation.
-    pub fn selector(&self) -> String {
-        format!("{INSTALLATION}={}", self.installation)
-    }
+/// Selects what an installation made.
+pub(super) fn made_by(installation: &str) -> String {
+    format!("{INSTALLATION}={installation}")
+}
 
+impl Template {
     /// Everything that data planes consist of, in the order in which it is applied.
     pub fn objects(&self, plane: &DataPlane, wanted: &Wanted) -> Vec<Value> {
         let infrastructure = &wanted.infrastructure;

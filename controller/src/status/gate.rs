@@ -19,6 +19,8 @@ pub struct Gate {
     current: u64,
     /// The pods that get traffic, where that is known.
     ready: BTreeMap<DataPlane, BTreeSet<String>>,
+    /// What is missing, in words, where data planes lack an object without which they serve nobody.
+    lacking: BTreeMap<DataPlane, String>,
     waiting: BTreeMap<Target, Waiting>,
     wake: Option<Instant>,
 }
@@ -39,6 +41,16 @@ impl Gate {
     /// Notes which pods of each group the cluster holds for ready. A controller that just started has heard of few.
     pub fn expect(&mut self, ready: BTreeMap<DataPlane, BTreeSet<String>>) {
         self.ready = ready;
+    }
+
+    /// Notes which data planes lack an object without which they serve nobody, and why.
+    pub fn lack(&mut self, lacking: BTreeMap<DataPlane, String>) {
+        self.lacking = lacking;
+    }
+
+    /// What these data planes lack.
+    pub(super) fn lacking(&self, plane: &DataPlane) -> Option<&str> {
+        self.lacking.get(plane).map(String::as_str)
     }
 
     /// Whether the cluster holds a pod of the group for ready.

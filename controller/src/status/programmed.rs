@@ -54,7 +54,7 @@ pub(super) struct World<'a> {
 }
 
 impl World<'_> {
-    /// What to write of an object whose listeners `gateway` serves: false with reason `Pending` until all its data planes
+    /// What to write of an object whose listeners `gateway` serves: false with reason `Pending` until all its data planes are there and
     /// run this generation with these listeners, and with `Invalid` where they do not take a listener.
     pub fn unwritten<T: Listening>(
         &mut self,
@@ -73,9 +73,11 @@ impl World<'_> {
         let plane = self.statuses.data_plane(gateway);
         let told = self.refused.get(&plane).map(|refused| refused.listeners(status, kind, object));
         let status = told.as_ref().unwrap_or(status);
-        let status = match self.gate.check(&target, &plane, token, self.acks, self.now) {
-            Err(why) => value(pending(status, generation, observed, &why.to_string())),
-            Ok(()) => value(status),
+        let wait = self.gate.check(&target, &plane, token, self.acks, self.now);
+        let status = match (self.gate.lacking(&plane), wait) {
+            (Some(why), _) => value(pending(status, generation, None, why)),
+            (None, Err(why)) => value(pending(status, generation, Some(observed), &why.to_string())),
+            (None, Ok(())) => value(status),
         };
         let fingerprint = Fingerprint::of(&status);
         (fingerprint != observed.fingerprint).then(|| (target, Arc::new(Write { status, fingerprint })))
@@ -99,14 +101,15 @@ fn is_programmed(conditions: &[Condition]) -> bool {
 
 /// The status as long as data planes do not run it. One that only went away or did not come back yet still serves what is
 /// `observed` as programmed.
-fn pending<T: Listening>(status: &T, generation: Option<i64>, observed: &Observed, why: &str) -> T {
+fn pending<T: Listening>(status: &T, generation: Option<i64>, observed: Option<&Observed>, why: &str) -> T {
     let mut status = status.clone();
     let (conditions, listeners) = status.parts_mut();
     let told = |programmed: Option<i64>| programmed.is_some() && programmed == generation;
-    if !told(observed.programmed) {
+    if !told(observed.and_then(|observed| observed.programmed)) {
         unset(conditions, "Pending", why);
     }
-    for listener in listeners.iter_mut().filter(|listener| !told(observed.listeners.get(&listener.name).copied())) {
+    let before = |name: &str| observed.and_then(|observed| observed.listeners.get(name).copied());
+    for listener in listeners.iter_mut().filter(|listener| !told(before(&listener.name))) {
         unset(&mut listener.conditions, "Pending", why);
     }
     status

@@ -128,6 +128,13 @@ fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
     let after = observe(&target, Some(written[&target].status.clone()));
     assert!(unwritten(&wanted, &after, &mut gate, &Acks::default()).is_empty());
 
+    // Without a Service, or without a Deployment, nobody reaches them for long.
+    gate.lack([(plane.clone(), "no Service".to_owned())].into());
+    let written = unwritten(&wanted, &after, &mut gate, &acks);
+    assert_eq!((&told(&written)["status"], &told(&written)["message"]), (&json!("False"), &json!("no Service")));
+    gate.lack(BTreeMap::new());
+    assert!(unwritten(&wanted, &after, &mut gate, &acks).is_empty());
+
     // A new generation waits for a new acknowledgement.
     statuses.gateways.insert(object, programmed(2));
     wanted.replace(statuses);

@@ -547,6 +547,29 @@ async fn ticket_keys_rotate_and_reach_the_data_planes() {
     replica.stop().await;
 }
 
+/// A Deployment or a Service that somebody deletes is there again long before everything is looked at again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_deployment_or_a_service_that_somebody_deletes_comes_back() {
+    let namespace = "deleted";
+    let cluster = prepare(namespace).await;
+    cluster.apply(&gateway(namespace)).await;
+    let name = format!("web-{namespace}");
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    for (api_version, kind) in [("apps/v1", "Deployment"), ("v1", "Service"), ("apps/v1", "Deployment")] {
+        let uid = || async {
+            let object = cluster.get(api_version, kind, namespace, &name).await?;
+            Some(object["metadata"]["uid"].as_str()?.to_owned())
+        };
+        let before = eventually(&format!("the {kind} is there"), uid).await;
+        let body = json!({"apiVersion": api_version, "kind": kind, "metadata": {"namespace": namespace}});
+        cluster.api(&body).delete(&name, &Default::default()).await.unwrap();
+        let other = || async { uid().await.filter(|uid| *uid != before) };
+        eventually(&format!("the {kind} is there again"), other).await;
+    }
+    replica.stop().await;
+}
+
 /// The objects of a Gateway that is gone are deleted; those of one that a bad edit made unacceptable stay, also after a restart.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd and kube-apiserver; make test runs it"]
