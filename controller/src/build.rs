@@ -85,8 +85,12 @@ struct Built {
     wanted: Wanted,
     gate: Gate,
     plan: provision::Plan,
-    /// Data planes that Gateways leave, each with those that they go to.
-    moves: Vec<(DataPlane, DataPlane)>,
+    /// The names of data planes that Gateways leave, each with those that they go to.
+    moves: Vec<(ObjectKey, DataPlane)>,
+    /// The data planes that each Gateway has, and their name.
+    places: BTreeMap<ObjectKey, (DataPlane, ObjectKey)>,
+    /// The name of those that had a ready pod last.
+    homes: BTreeMap<ObjectKey, ObjectKey>,
     reports: Vec<Report>,
     /// Those that are logged, sorted.
     told: Vec<Report>,
@@ -250,7 +254,12 @@ impl Builder {
         let infrastructure: BTreeMap<_, _> =
             infrastructure.into_iter().filter(|(_, infrastructure)| infrastructure.parameters.is_some()).collect();
         let spared = self.spared(&statuses, &infrastructure);
-        built.moves = self.moves(&statuses, &infrastructure);
+        let place = |(gateway, plane): (&ObjectKey, &DataPlane)| {
+            Some((gateway.clone(), (plane.clone(), infrastructure.get(plane)?.key.clone())))
+        };
+        built.places = statuses.data_planes.iter().filter_map(place).collect();
+        built.homes.retain(|gateway, _| statuses.data_planes.contains_key(gateway));
+        built.moves = self.moves(built, &infrastructure);
         send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
         built.gate.forget_except(&statuses);
         built.wanted.replace(statuses);
@@ -276,7 +285,7 @@ impl Builder {
                 Some((plane, provision::Wanted { uid: uid(kind, &owner)?, infrastructure }))
             })
             .collect();
-        built.plan = provision::Plan { wanted, spared, missing };
+        built.plan = provision::Plan { wanted, spared, left: BTreeSet::new(), missing };
         self.tell_plan(built);
         let reports = problems
             .into_iter()
@@ -339,33 +348,41 @@ impl Builder {
         planes.filter(|plane| !infrastructure.contains_key(plane)).collect()
     }
 
-    /// Data planes that are still there though their Gateways belong to others now, since their class began or ceased to share; each
-    /// with the others.
+    /// The names of data planes that are still there though their Gateways belong to others now, since they are of another class, or
+    /// their class began or ceased to share; each with the others.
     fn moves(
         &self,
-        statuses: &Statuses,
+        built: &Built,
         infrastructure: &BTreeMap<DataPlane, Infrastructure>,
-    ) -> Vec<(DataPlane, DataPlane)> {
+    ) -> Vec<(ObjectKey, DataPlane)> {
         let (resources, settings) = (&self.store.resources, self.settings.borrow());
-        let moves = statuses.data_planes.iter().filter_map(|(gateway, to)| {
-            let class = &infrastructure.get(to)?.class;
-            let from = match to {
-                DataPlane::Class(_) => DataPlane::Gateway(gateway.clone()),
-                DataPlane::Gateway(_) | DataPlane::Shared => DataPlane::Class(class.clone()),
-            };
-            let is_left =
-                !infrastructure.contains_key(&from) && translate::service(resources, &settings, &from, class).is_some();
-            is_left.then(|| (from, to.clone()))
+        let wanted: BTreeSet<_> = infrastructure.values().map(|infrastructure| &infrastructure.key).collect();
+        let moves = built.places.iter().flat_map(|(gateway, (to, _))| {
+            let class = infrastructure.get(to).map(|infrastructure| infrastructure.class.as_str());
+            let shared = class.and_then(|class| {
+                let shared = DataPlane::Class(class.to_owned());
+                Some(ObjectKey::of(&translate::service(resources, &settings, &shared, class)?.metadata))
+            });
+            let own = translate::services_of_gateway(resources, gateway).cloned();
+            // Those of a former class bear no name of a Gateway.
+            let former = built.homes.get(gateway).cloned();
+            let left = own.chain(shared).chain(former).filter(|name| !wanted.contains(name));
+            left.map(|name| (name, to.clone())).collect::<Vec<_>>()
         });
         moves.collect()
     }
 
     /// Tells the provisioner what there should be. What Gateways leave stays until a pod is ready where they go.
-    fn tell_plan(&self, built: &Built) {
+    fn tell_plan(&self, built: &mut Built) {
         let mut plan = built.plan.clone();
         let waiting = built.moves.iter().filter(|(_, to)| !built.gate.is_ready(to));
-        plan.spared.extend(waiting.map(|(from, _)| from.clone()));
+        plan.left = waiting.map(|(name, _)| name.clone()).collect();
         send_if_new(&self.outputs.infrastructure, Some(plan));
+        for (gateway, (plane, name)) in &built.places {
+            if built.gate.is_ready(plane) {
+                built.homes.insert(gateway.clone(), name.clone());
+            }
+        }
     }
 
     /// The path of most events: replaces the endpoints of these Services, looking at no route.

@@ -44,9 +44,10 @@ pub struct Wanted {
 pub struct Plan {
     /// What Gateways and classes ask for.
     pub wanted: BTreeMap<DataPlane, Wanted>,
-    /// Data planes of Gateways that are there but cannot be followed as they are, or that have not moved away yet: what was made for
-    /// them stays as it is.
+    /// Data planes of Gateways that are there but cannot be followed as they are: what was made for them stays as it is.
     pub spared: BTreeSet<DataPlane>,
+    /// The names of what was made for Gateways that have not moved away yet: it stays, too.
+    pub left: BTreeSet<ObjectKey>,
     /// The Services and Deployments of wanted data planes that are not there.
     pub missing: BTreeSet<Id>,
 }
@@ -82,8 +83,8 @@ impl Provisioner {
             let plan = self.plan.borrow_and_update().clone();
             let now = Instant::now();
             let [then, asked] = [&before, &plan].map(|plan| plan.as_ref().as_ref().unwrap_or(&none));
-            // What was made for a Gateway that is no longer spared is known to the cluster alone.
-            if !leads || all_again <= now || asked.spared != then.spared {
+            // What was made for a Gateway that is no longer spared, or has moved, is known to the cluster alone.
+            if !leads || all_again <= now || (&asked.spared, &asked.left) != (&then.spared, &then.left) {
                 applied.clear();
                 all_again = now + AGAIN;
             }
@@ -151,7 +152,7 @@ impl Provisioner {
             }
         }
         if first || applied.keys().any(|id| !keep.contains(id)) {
-            match self.sweep(&keep, &plan.spared).await {
+            match self.sweep(&keep, plan).await {
                 Ok(()) => applied.retain(|id, _| keep.contains(id)),
                 // An installation that provisions nothing has no such right, and needs none.
                 Err(error) if refusal(&error).is_some() => {
@@ -196,7 +197,7 @@ impl Provisioner {
     }
 
     /// Deletes what this installation once made and nobody wants now.
-    async fn sweep(&self, keep: &BTreeSet<Id>, spared: &BTreeSet<DataPlane>) -> Result<(), WriteError> {
+    async fn sweep(&self, keep: &BTreeSet<Id>, plan: &Plan) -> Result<(), WriteError> {
         let ours = ListParams::default().labels(&objects::made_by(&self.template.installation));
         for resource in objects::kinds() {
             let listed = within(async {
@@ -205,10 +206,11 @@ impl Provisioner {
             for object in listed.await? {
                 let namespace = object.namespace().unwrap_or_default();
                 let name = object.name_any();
+                let key = ObjectKey::new(&namespace, &name);
                 // Labels could be shortened names.
-                let planes = object.owner_references().iter().filter_map(|owner| made_for(owner, &namespace));
-                let is_spared = planes.into_iter().any(|plane| spared.contains(&plane));
-                if is_spared || keep.contains(&(resource.kind.clone(), ObjectKey::new(&namespace, &name))) {
+                let mut planes = object.owner_references().iter().filter_map(|owner| made_for(owner, &namespace));
+                let is_spared = plan.left.contains(&key) || planes.any(|plane| plan.spared.contains(&plane));
+                if is_spared || keep.contains(&(resource.kind.clone(), key)) {
                     continue;
                 }
                 tracing::info!(kind = resource.kind, namespace, name, "deleting an object of a former Gateway");

@@ -156,3 +156,51 @@ async fn gateways_move_to_the_data_planes_of_their_class_and_back() {
     assert!(deployment(&own).await.is_some());
     replica.stop().await;
 }
+
+/// The same where a Gateway goes to another class, whichever of the two shares its data planes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd and kube-apiserver; make test runs it"]
+async fn a_gateway_keeps_what_serves_it_until_a_pod_is_ready_in_its_next_class() {
+    let namespace = "classes";
+    let cluster = prepare_class(namespace, "PerClass").await;
+    for class in ["one", "two"] {
+        let manifest = format!(
+            "apiVersion: {GATEWAY_API}\nkind: GatewayClass\nmetadata: {{name: {namespace}-{class}}}\nspec: {{controllerName: test/{namespace}-gateway}}"
+        );
+        cluster.apply(&manifest).await;
+    }
+    let replica = Replica::start(&cluster, namespace, "one").await;
+    let deployment = async |name: &str| cluster.get("apps/v1", "Deployment", namespace, name).await;
+    let mut left: Option<String> = None;
+    for (class, name) in [
+        ("classes-one", "web-classes-one"),
+        ("classes-two", "web-classes-two"),
+        ("classes", "all-gateways-classes"),
+        ("classes-one", "web-classes-one"),
+    ] {
+        // The port of the second edit is seen after the look for what is left over from the first.
+        for port in [80, 8080] {
+            let manifest = gateway(namespace)
+                .replace(&format!("gatewayClassName: {namespace}"), &format!("gatewayClassName: {class}"))
+                .replace("port: 80", &format!("port: {port}"));
+            cluster.apply(&manifest).await;
+            eventually("the edit is followed", || async {
+                let service = cluster.get("v1", "Service", namespace, name).await?;
+                (service["spec"]["ports"][0]["port"] == port).then_some(())
+            })
+            .await;
+        }
+        eventually("there are data planes", || deployment(name)).await;
+        if let Some(left) = &left {
+            assert!(deployment(left).await.is_some(), "{left} goes before a pod of {name} is ready");
+        }
+        pod_is_ready(&cluster, namespace, name).await;
+        if let Some(left) = &left {
+            eventually("what was left is gone", || async { deployment(left).await.is_none().then_some(()) }).await;
+            let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"namespace": namespace}});
+            cluster.api(&slice).delete(&format!("{left}-1"), &Default::default()).await.unwrap();
+        }
+        left = Some(name.to_owned());
+    }
+    replica.stop().await;
+}

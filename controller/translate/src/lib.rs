@@ -23,7 +23,7 @@ mod status;
 mod translation;
 
 pub use backends::{SERVICE_NAME, service_of};
-pub use gateway::{CLASS_NAME, GATEWAY_NAME, label_value, service};
+pub use gateway::{CLASS_NAME, GATEWAY_NAME, label_value, service, services_of_gateway};
 pub use memo::Memo;
 pub use origin::object;
 pub use problem::{Problem, Severity};

@@ -56,7 +56,7 @@ use protocol::Protocol;
 
 pub(crate) use conditions::condition;
 pub(crate) use memo::Memo;
-pub use names::{CLASS_NAME, GATEWAY_NAME, label_value, service};
+pub use names::{CLASS_NAME, GATEWAY_NAME, label_value, service, services_of_gateway};
 
 /// A Gateway of ours.
 struct View<'a> {

@@ -42,6 +42,15 @@ pub fn service<'r>(
         .filter(|service| is_part_of(plane, class, &key, &service.metadata))
 }
 
+/// The names of the Services of data planes for this Gateway alone, whatever its class was when they were made.
+pub fn services_of_gateway<'r>(resources: &'r Resources, gateway: &ObjectKey) -> impl Iterator<Item = &'r ObjectKey> {
+    let services = resources.services.range(ObjectKey::new(gateway.namespace.as_str(), "")..);
+    let in_namespace = services.take_while(move |(key, _)| key.namespace == gateway.namespace);
+    let plane = DataPlane::Gateway(gateway.clone());
+    let of_gateway = in_namespace.filter(move |(key, entry)| is_part_of(&plane, "", key, &entry.current.metadata));
+    of_gateway.map(|(key, _)| key)
+}
+
 /// The pods of a data plane that serves Gateways of `class`.
 pub(super) fn pods<'r>(
     resources: &'r Resources,
