@@ -91,7 +91,7 @@ impl Port {
                 }
             };
             let of_listener = ListenerCertificates::new(settings, |name| keys.get(name).cloned());
-            certificates.add(listener.hostname.clone(), of_listener);
+            certificates.add(&listener.hostname, of_listener);
             let clients = settings.client_validation.as_ref();
             let key = (inside, Scope::of(clients));
             let config: &Config = configs.entry(key).or_insert_with(|| match self.configs.get(&key) {

@@ -1,6 +1,6 @@
 //! The server's side of TLS: which certificate, which protocol, which session tickets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,98 +17,48 @@ use crate::tickets::{Scope, TicketKeys, Tickets};
 /// The certificates of one listener, by server name.
 #[derive(Debug, Default)]
 pub struct ListenerCertificates {
-    exact: HashMap<String, Arc<CertifiedKey>>,
-    one_label: HashMap<String, Arc<CertifiedKey>>,
-    any_labels: HashMap<String, Arc<CertifiedKey>>,
-    any: Option<Arc<CertifiedKey>>,
+    named: HostMap<Arc<CertifiedKey>>,
     default: Option<Arc<CertifiedKey>>,
 }
 
-/// All listeners' certificates of one port.
+/// All listeners' certificates of one port. A lookup costs the same however many there are.
 #[derive(Debug, Default)]
 pub struct PortCertificates {
-    listeners: Vec<(HostPattern, ListenerCertificates)>,
+    /// Listeners of one name in the order in which they were added.
+    listeners: HostMap<Vec<ListenerCertificates>>,
 }
 
 impl ListenerCertificates {
     /// Looks the certificates up by name with `find`. A name that `find` does not know is left out, so that its hosts
     /// get the default certificate, as if it had been deleted.
     pub fn new(tls: &Tls, find: impl Fn(&str) -> Option<Arc<CertifiedKey>>) -> Self {
-        let mut this = Self { default: tls.default_certificate.as_deref().and_then(&find), ..Self::default() };
+        let mut named = HostMap::default();
         for entry in &tls.certificates {
             let Some(key) = find(&entry.certificate) else { continue };
             for host in &entry.hosts {
                 // The first one wins: translation lists them by precedence.
-                match host {
-                    HostPattern::Exact(name) => _ = this.exact.entry(name.clone()).or_insert_with(|| key.clone()),
-                    HostPattern::OneLabel(suffix) => {
-                        _ = this.one_label.entry(suffix.clone()).or_insert_with(|| key.clone());
-                    }
-                    HostPattern::AnyLabels(suffix) => {
-                        _ = this.any_labels.entry(suffix.clone()).or_insert_with(|| key.clone());
-                    }
-                    HostPattern::Any => _ = this.any.get_or_insert_with(|| key.clone()),
-                }
+                named.get_or_insert_with(host, || key.clone());
             }
         }
-        this
+        Self { named, default: tls.default_certificate.as_deref().and_then(find) }
     }
 
-    fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
-        name.and_then(|name| self.find_named(name)).or(self.any.as_ref()).or(self.default.as_ref())
-    }
-
-    fn find_named(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        if let Some(key) = self.exact.get(name) {
-            return Some(key);
-        }
-        let (_, parent) = name.split_once('.')?;
-        if let Some(key) = self.one_label.get(parent) {
-            return Some(key);
-        }
-        suffixes(name).find_map(|suffix| self.any_labels.get(suffix))
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        self.named.matching(name).next().or(self.default.as_ref())
     }
 }
 
 impl PortCertificates {
     /// Adds a listener of the port.
-    pub fn add(&mut self, hostname: HostPattern, certificates: ListenerCertificates) {
-        self.listeners.push((hostname, certificates));
-        self.listeners.sort_by_key(|(hostname, _)| specificity(hostname));
+    pub fn add(&mut self, hostname: &HostPattern, certificates: ListenerCertificates) {
+        self.listeners.get_or_insert_with(hostname, Vec::new).push(certificates);
     }
 
     /// The certificate for a server name, or for none. The most specific listener decides; a listener that has nothing
     /// to show passes the question on, so that a client gets some certificate wherever there is one.
     pub fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let name = name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
-        let name = name.as_deref();
-        self.listeners
-            .iter()
-            .filter(|(hostname, _)| covers(hostname, name))
-            .find_map(|(_, certificates)| certificates.find(name))
-            .cloned()
-    }
-}
-
-fn suffixes(name: &str) -> impl Iterator<Item = &str> {
-    name.match_indices('.').map(|(dot, _)| &name[dot + 1..])
-}
-
-fn covers(pattern: &HostPattern, name: Option<&str>) -> bool {
-    match (pattern, name) {
-        (HostPattern::Any, _) => true,
-        (_, None) => false,
-        (HostPattern::Exact(exact), Some(name)) => exact == name,
-        (HostPattern::OneLabel(suffix), Some(name)) => name.split_once('.').is_some_and(|(_, parent)| parent == suffix),
-        (HostPattern::AnyLabels(suffix), Some(name)) => suffixes(name).any(|parent| parent == suffix),
-    }
-}
-
-fn specificity(pattern: &HostPattern) -> (u8, usize) {
-    match pattern {
-        HostPattern::Exact(_) => (0, 0),
-        HostPattern::OneLabel(suffix) | HostPattern::AnyLabels(suffix) => (1, usize::MAX - suffix.len()),
-        HostPattern::Any => (2, 0),
+        let name = name.unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+        self.listeners.matching(&name).flatten().find_map(|certificates| certificates.find(&name)).cloned()
     }
 }
 
@@ -259,6 +209,8 @@ pub fn server_config(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::keys::certified_key;
     use snapshot::{Certificate, Secret, ServerCertificate};
@@ -296,7 +248,7 @@ mod tests {
             client_validation: None,
         };
         let mut port = PortCertificates::default();
-        port.add(HostPattern::Any, ListenerCertificates::new(&tls, |name| keys.get(name).cloned()));
+        port.add(&HostPattern::Any, ListenerCertificates::new(&tls, |name| keys.get(name).cloned()));
         let found = |name: Option<&str>| {
             let found = port.find(name).unwrap();
             *keys.iter().find(|(_, key)| Arc::ptr_eq(key, &found)).unwrap().0
@@ -307,6 +259,23 @@ mod tests {
         assert_eq!(found(Some("c.b.shop.example")), "default");
         assert_eq!(found(Some("gone.example")), "default");
         assert_eq!(found(None), "default");
+    }
+
+    #[test]
+    fn the_most_specific_listener_decides_and_one_without_certificates_passes_the_question_on() {
+        let [of_any, of_wildcard] = ["any", "wildcard"].map(|_| key("x.example"));
+        let of = |key: Option<&Arc<CertifiedKey>>| {
+            let tls = Tls { certificates: Vec::new(), default_certificate: Some("it".into()), client_validation: None };
+            ListenerCertificates::new(&tls, |_| key.cloned())
+        };
+        let mut port = PortCertificates::default();
+        port.add(&HostPattern::Any, of(Some(&of_any)));
+        port.add(&HostPattern::Exact("none.shop.example".into()), of(None));
+        port.add(&HostPattern::OneLabel("shop.example".into()), of(None));
+        port.add(&HostPattern::OneLabel("shop.example".into()), of(Some(&of_wildcard)));
+        let found = |name: &str| Arc::ptr_eq(&port.find(Some(name)).unwrap(), &of_wildcard);
+        assert!(found("a.shop.example") && found("none.shop.example"));
+        assert!(!found("a.b.shop.example") && !found("shop.example") && !found(""));
     }
 
     #[test]

@@ -50,6 +50,16 @@ impl<T> HostMap<T> {
         }
     }
 
+    /// The value of exactly this pattern, `new` where there was none.
+    pub(crate) fn get_or_insert_with(&mut self, pattern: &HostPattern, new: impl FnOnce() -> T) -> &mut T {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.entry(name.as_str().into()).or_insert_with(new),
+            HostPattern::OneLabel(suffix) => self.one_label.entry(suffix.as_str().into()).or_insert_with(new),
+            HostPattern::AnyLabels(suffix) => self.any_labels.entry(suffix.as_str().into()).or_insert_with(new),
+            HostPattern::Any => self.any.get_or_insert_with(new),
+        }
+    }
+
     fn wildcards<'t>(&'t self, host: &str) -> impl Iterator<Item = &'t T> {
         let none = self.one_label.is_empty() && self.any_labels.is_empty();
         let dots = host.match_indices('.').take(if none { 0 } else { usize::MAX });
