@@ -8,6 +8,7 @@ use snapshot::{Hash, HostPattern, Kind, Rank, Resource, ResourceId, Snapshot};
 use super::l4;
 use super::listener::{self, Listeners, Serves, admits};
 use super::path::{Candidate, PathMap};
+use super::renew::renew;
 use super::rule::Rule;
 use super::table::{Host, Listener, RouteTable};
 use crate::cluster::ClusterRegistry;
@@ -62,30 +63,19 @@ pub(super) fn compile_within(
 ) -> (Arc<RouteTable>, Vec<Rejection>) {
     let mut rejections = Vec::new();
     let (listeners, mut ports) = listener::compile(snapshot, &mut rejections);
-    let mut routes = HashMap::new();
-    let mut changed = false;
-    for (id, hashed) in snapshot.iter() {
-        let Resource::Route(source) = hashed.resource().as_ref() else { continue };
-        let held = previous.routes.get(&id.name);
-        let mut known = held.into_iter().chain(previous.misfits.get(&id.name).map(|misfit| &misfit.route));
-        let is_same = |known: &&Arc<Route>| known.hash == hashed.hash() && known.is_current(&listeners, clusters);
-        if let Some(same) = known.find(is_same) {
-            routes.insert(id.name.clone(), same.clone());
-            continue;
-        }
-        match Route::compile(id, source, hashed.hash(), &listeners, clusters, limiters) {
-            Ok(route) => {
-                changed = true;
-                routes.insert(id.name.clone(), Arc::new(route));
-            }
-            Err(reason) => {
-                rejections.push(Rejection { id: id.clone(), reason });
-                if let Some(last_good) = held {
-                    routes.insert(id.name.clone(), last_good.clone());
-                }
-            }
-        }
-    }
+    let sources = snapshot.iter().filter_map(|(id, hashed)| match hashed.resource().as_ref() {
+        Resource::Route(source) => Some((id, hashed.hash(), source)),
+        _ => None,
+    });
+    let unchanged = |name: &str, hash| {
+        let held = previous.routes.get(name);
+        let mut known = held.into_iter().chain(previous.misfits.get(name).map(|misfit| &misfit.route));
+        known.find(|known| known.hash == hash && known.is_current(&listeners, clusters)).cloned()
+    };
+    let compile = |id: &ResourceId, source: &snapshot::Route, hash| {
+        Route::compile(id, source, hash, &listeners, clusters, limiters)
+    };
+    let (mut routes, changed) = renew(sources, &previous.routes, unchanged, compile, &mut rejections);
     let (l4_routes, l4_changed) = l4::compile(snapshot, &previous.l4_routes, &listeners, clusters, &mut rejections);
     let of_table = |id: &ResourceId| matches!(id.kind, Kind::Listener | Kind::Route | Kind::L4Route);
     let sources: Vec<_> =

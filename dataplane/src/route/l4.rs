@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use snapshot::{Hash, Rank, Resource, Snapshot};
+use snapshot::{Hash, Rank, Resource, ResourceId, Snapshot};
 
 use super::host::HostMap;
 use super::listener::{Listeners, Place, Serves, admits};
+use super::renew::renew;
 use super::rule::Target;
 use super::weighted::Weighted;
 use crate::cluster::{Cluster, ClusterRegistry};
@@ -88,29 +89,16 @@ pub(super) fn compile(
     clusters: &ClusterRegistry,
     rejections: &mut Vec<Rejection>,
 ) -> (L4Routes, bool) {
-    let mut routes = L4Routes::new();
-    let mut changed = false;
-    for (id, hashed) in snapshot.iter() {
-        let Resource::L4Route(source) = hashed.resource().as_ref() else { continue };
-        let held = previous.get(&id.name);
-        if let Some(same) = held.filter(|held| held.hash == hashed.hash() && held.is_current(listeners, clusters)) {
-            routes.insert(id.name.clone(), same.clone());
-            continue;
-        }
-        match L4Route::compile(source, hashed.hash(), listeners, clusters) {
-            Ok(route) => {
-                changed = true;
-                routes.insert(id.name.clone(), Arc::new(route));
-            }
-            Err(reason) => {
-                rejections.push(Rejection { id: id.clone(), reason });
-                if let Some(last_good) = held {
-                    routes.insert(id.name.clone(), last_good.clone());
-                }
-            }
-        }
-    }
-    (routes, changed)
+    let sources = snapshot.iter().filter_map(|(id, hashed)| match hashed.resource().as_ref() {
+        Resource::L4Route(source) => Some((id, hashed.hash(), source)),
+        _ => None,
+    });
+    let unchanged = |name: &str, hash| {
+        previous.get(name).filter(|held| held.hash == hash && held.is_current(listeners, clusters)).cloned()
+    };
+    let compile =
+        |_: &ResourceId, source: &snapshot::L4Route, hash| L4Route::compile(source, hash, listeners, clusters);
+    renew(sources, previous, unchanged, compile, rejections)
 }
 
 /// Which route each listener for connections and datagrams has for which host names: of several the one with the
@@ -125,9 +113,7 @@ pub(super) fn attach<'s>(listeners: &Listeners<'s>, routes: &L4Routes) -> BTreeM
             let place = listeners.get(attachment.listener.as_str()).copied().flatten();
             let Some(hosts) = place.and_then(|place| attached.get_mut(&place)) else { continue };
             for hostname in &attachment.hostnames {
-                if hosts.get(hostname).is_none() {
-                    hosts.insert(hostname, route.clone());
-                }
+                hosts.get_or_insert_with(hostname, || route.clone());
             }
         }
     }

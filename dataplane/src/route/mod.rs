@@ -7,6 +7,7 @@ mod listener;
 mod path;
 mod pattern;
 mod predicate;
+mod renew;
 mod rule;
 mod table;
 #[cfg(test)]
