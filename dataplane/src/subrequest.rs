@@ -14,7 +14,7 @@ use crate::clock::{Alarm, within};
 use crate::cluster::{Cluster, Selection};
 use crate::replay::Copied;
 use crate::tick::Tick;
-use crate::upstream::{Connection, SendError, Sent};
+use crate::upstream::{BackendError, Connection, SendError, Sent};
 use crate::worker::Worker;
 
 /// How long connecting may take, where the rule has no limit.
@@ -80,13 +80,16 @@ impl Subrequest<'_> {
                     return Some((sent, picked));
                 }
                 // The endpoint closed a connection that was idle.
-                Err(SendError { unsent, .. }) if reused && (unsent || message::is_idempotent(head.method())) => {
-                    entry.forget_idle();
-                }
-                Err(SendError { error, unsent, .. }) => {
-                    tracing::debug!(endpoint = %endpoint.address(), %error, "a request of our own failed");
-                    cluster.report(endpoint, Outcome::Failed, Tick::now());
-                    if !unsent {
+                Err(SendError { error, unsent, silent }) => {
+                    let refused = matches!(error, BackendError::Refused);
+                    if reused && (silent || unsent) {
+                        // The endpoint closed a connection that was idle.
+                        entry.forget_idle();
+                    } else if !refused {
+                        tracing::debug!(endpoint = %endpoint.address(), %error, "a request of our own failed");
+                        cluster.report(endpoint, Outcome::Failed, Tick::now());
+                    }
+                    if !unsent && !refused && !message::is_idempotent(head.method()) {
                         return None;
                     }
                 }
