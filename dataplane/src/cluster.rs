@@ -75,6 +75,11 @@ impl Cluster {
         &self.name
     }
 
+    /// What `read` makes of the current configuration. Counts no reference to it, over which the workers' cores would contend.
+    pub fn with_config<T>(&self, read: impl FnOnce(&ClusterConfig) -> T) -> T {
+        read(&self.state.load().config)
+    }
+
     /// The current configuration.
     pub fn config(&self) -> Arc<ClusterConfig> {
         self.state.load().config.clone()

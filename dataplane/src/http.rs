@@ -99,7 +99,7 @@ async fn forward(
         headers: &parts.headers,
     };
     let found = state.table.find(origin.port(), &view)?;
-    let rule = found.rule.clone();
+    let rule = found.rule;
     exchange.rule = Some(rule.clone());
     let (session, bound) = match (&rule.sessions, &rule.action) {
         (Some(sessions), route::Action::Forward(backends)) => {
@@ -130,7 +130,7 @@ async fn forward(
     };
     let mut outgoing = Outgoing { headers, path: target.raw().clone(), host: target.authority().cloned() };
     let mut arriving = Arriving::new(body);
-    if let Some(denied) = pass(exchange, &rule, &rule.filters, &context, &mut outgoing, &mut arriving).await? {
+    if let Some(denied) = pass(exchange, rule, &rule.filters, &context, &mut outgoing, &mut arriving).await? {
         return Ok(denied);
     }
 
@@ -145,18 +145,18 @@ async fn forward(
         route::Target::Refuse(reason) => return Err((*reason).into()),
     };
     let session = session.or_else(|| cluster.session(&outgoing.headers));
-    if let Some(denied) = pass(exchange, &rule, &backend.filters, &context, &mut outgoing, &mut arriving).await? {
+    if let Some(denied) = pass(exchange, rule, &backend.filters, &context, &mut outgoing, &mut arriving).await? {
         return Ok(denied);
     }
 
-    let body = arriving.for_backend(exchange, &rule)?;
+    let body = arriving.for_backend(exchange, rule)?;
     // A copy of a request that leaves HTTP would be a request for something else.
     if !exchange.effects.duplicates.is_empty() && !upgrade {
         let duplicates = std::mem::take(&mut exchange.effects.duplicates);
         mirror::send(&client.worker, duplicates, &parts.method, body.recording(), rule.timeouts.connect);
     }
     let request = request(std::mem::take(&mut parts.method), outgoing, protocol, body);
-    let answered = attempt::send(exchange, cluster, &rule, session.as_ref(), request, now).await?;
+    let answered = attempt::send(exchange, cluster, rule, session.as_ref(), request, now).await?;
 
     let https = client.is_tls();
     let matched = matched_path(&target, found.path);

@@ -312,26 +312,27 @@ impl Worker {
     /// # Errors
     /// [`Reason::UpstreamTls`] when its TLS settings cannot be used, as the rejection of the cluster said.
     pub fn connector(&self, cluster: &Cluster) -> Result<Arc<Connector>, Reason> {
-        let config = cluster.config();
-        let http2 = match &config.cluster.protocol {
-            BackendProtocol::Http1 | BackendProtocol::Tcp => return Ok(self.plain.0.clone()),
-            BackendProtocol::Http2 => return Ok(self.plain.1.clone()),
-            BackendProtocol::Https(_) | BackendProtocol::Tls(_) => false,
-            BackendProtocol::Http2Tls(_) => true,
-            // Datagrams need no connection: nobody asks.
-            BackendProtocol::Udp => return Err(Reason::Internal),
-        };
-        let tls = config.tls.as_ref().ok_or(Reason::UpstreamTls)?;
-        let mut connectors = self.connectors.borrow_mut();
-        let key = Arc::as_ptr(tls).addr();
-        if let Some(connector) = connectors.get(&key) {
-            return Ok(connector.clone());
-        }
-        // What no pooled connection uses any more belongs to a configuration of the past.
-        connectors.retain(|_, connector| Arc::strong_count(connector) > 1);
-        let connector = Arc::new(Connector::new(http2, Some(tls.clone())));
-        connectors.insert(key, connector.clone());
-        Ok(connector)
+        cluster.with_config(|config| {
+            let http2 = match &config.cluster.protocol {
+                BackendProtocol::Http1 | BackendProtocol::Tcp => return Ok(self.plain.0.clone()),
+                BackendProtocol::Http2 => return Ok(self.plain.1.clone()),
+                BackendProtocol::Https(_) | BackendProtocol::Tls(_) => false,
+                BackendProtocol::Http2Tls(_) => true,
+                // Datagrams need no connection: nobody asks.
+                BackendProtocol::Udp => return Err(Reason::Internal),
+            };
+            let tls = config.tls.as_ref().ok_or(Reason::UpstreamTls)?;
+            let mut connectors = self.connectors.borrow_mut();
+            let key = Arc::as_ptr(tls).addr();
+            if let Some(connector) = connectors.get(&key) {
+                return Ok(connector.clone());
+            }
+            // What no pooled connection uses any more belongs to a configuration of the past.
+            connectors.retain(|_, connector| Arc::strong_count(connector) > 1);
+            let connector = Arc::new(Connector::new(http2, Some(tls.clone())));
+            connectors.insert(key, connector.clone());
+            Ok(connector)
+        })
     }
 
     /// Adds a connection to the list that the sweep looks at.
