@@ -109,12 +109,7 @@ impl<'a> Backends<'a> {
             let message = format!("a backend of kind {target} in group {group:?} is not supported: refer to a Service");
             return unresolved("InvalidKind", message);
         }
-        // Asked before existence, so that nobody can probe other namespaces for names.
-        if !self.grants.allow(kind, namespace, Kind::Service, &key.namespace, &key.name) {
-            let message = format!(
-                "no ReferenceGrant in namespace {} lets {kind}s of namespace {namespace} refer to Service {}: create one",
-                key.namespace, key.name
-            );
+        if let Err(message) = self.grants.check(kind, namespace, Kind::Service, &key) {
             return unresolved("RefNotPermitted", message);
         }
         let Some(number) = reference.port else {

@@ -113,13 +113,7 @@ fn look_up(
     let kind = authorities::kind_of(&reference.group, &reference.kind).map_err(invalid)?;
     let namespace = reference.namespace.as_deref().unwrap_or(&gateway.namespace);
     let key = ObjectKey::new(namespace, reference.name.as_str());
-    // Asked before existence, so that nobody can probe other namespaces for names.
-    if !grants.allow(Kind::Gateway, &gateway.namespace, kind, &key.namespace, &key.name) {
-        let message = format!(
-            "no ReferenceGrant in namespace {namespace} lets Gateways of namespace {} refer to {kind} {}: create one",
-            gateway.namespace, key.name
-        );
-        return Err(("RefNotPermitted", message));
-    }
+    let granted = grants.check(Kind::Gateway, &gateway.namespace, kind, &key);
+    granted.map_err(|message| ("RefNotPermitted", message))?;
     context.authorities(kind, &key).map_err(invalid)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::gateway::{GROUP, ReferenceGrantSpec};
 
-use crate::{Kind, Resources};
+use crate::{Kind, ObjectKey, Resources};
 
 /// All ReferenceGrants, by the namespace they open.
 #[derive(Default)]
@@ -22,20 +22,32 @@ impl<'a> Grants<'a> {
         grants
     }
 
-    /// Whether an object of `from`, a kind of the Gateway API, in `namespace` may refer to the Service, Secret or
-    /// ConfigMap `name` of `target_namespace`. Within a namespace always; else a grant there must name the origin and the target.
-    pub fn allow(&self, from: Kind, namespace: &str, to: Kind, target_namespace: &str, name: &str) -> bool {
-        let mut grants = self.by_namespace.get(target_namespace).into_iter().flatten().copied();
-        let allows = |grant: &ReferenceGrantSpec| {
-            let origin = |origin: &crds::gateway::ReferenceGrantFrom| {
+    /// Fails unless an object of `from`, a kind of the Gateway API, in `namespace` may refer to `target`, a Service, Secret or ConfigMap
+    /// as `to` says: within a namespace always; else a grant there must name the origin and the target. The error is the message of
+    /// `RefNotPermitted`.
+    ///
+    /// To be asked before it is looked whether the target exists, so that nobody can probe other namespaces for names.
+    pub fn check(&self, from: Kind, namespace: &str, to: Kind, target: &ObjectKey) -> Result<(), String> {
+        if namespace == target.namespace || self.granted(from, namespace, to, target) {
+            return Ok(());
+        }
+        Err(format!(
+            "no ReferenceGrant in namespace {} lets {from}s of namespace {namespace} refer to {to} {}: create one",
+            target.namespace, target.name
+        ))
+    }
+
+    fn granted(&self, from: Kind, namespace: &str, to: Kind, target: &ObjectKey) -> bool {
+        let mut grants = self.by_namespace.get(target.namespace.as_str()).into_iter().flatten();
+        grants.any(|grant| {
+            let from_here = |origin: &crds::gateway::ReferenceGrantFrom| {
                 origin.group == GROUP && origin.kind == from.name() && origin.namespace == namespace
             };
-            let target = |target: &crds::gateway::ReferenceGrantTo| {
-                let named = target.name.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == name);
-                target.group.is_empty() && target.kind == to.name() && named
+            let to_there = |aim: &crds::gateway::ReferenceGrantTo| {
+                let named = aim.name.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == target.name);
+                aim.group.is_empty() && aim.kind == to.name() && named
             };
-            grant.from.iter().any(origin) && grant.to.iter().any(target)
-        };
-        namespace == target_namespace || grants.any(allows)
+            grant.from.iter().any(from_here) && grant.to.iter().any(to_there)
+        })
     }
 }

@@ -129,16 +129,8 @@ fn secret(
         let message = format!("{} names a {kind} of group {group:?}: refer to a Secret", field.name());
         return Err(field.invalid(message));
     }
-    // Asked before existence, so that nobody can probe other namespaces for names.
-    if !grants.allow(owner.kind(), namespace, Kind::Secret, &secret.namespace, &secret.name) {
-        let message = format!(
-            "no ReferenceGrant in namespace {} lets {}s of namespace {namespace} refer to Secret {}: create one",
-            secret.namespace,
-            owner.kind(),
-            secret.name
-        );
-        return Err(Unresolved { field: field.path, reason: "RefNotPermitted", message });
-    }
+    let granted = grants.check(owner.kind(), namespace, Kind::Secret, &secret);
+    granted.map_err(|message| Unresolved { field: field.path, reason: "RefNotPermitted", message })?;
     Ok(secret)
 }
 
