@@ -25,6 +25,19 @@ pub struct Gate {
     wake: Option<Instant>,
 }
 
+/// What a status is about to claim, and what is known of data planes now.
+#[derive(Clone, Copy)]
+pub(super) struct Claim<'a> {
+    /// Whose status it is.
+    pub target: &'a Target,
+    /// Changes with what is claimed.
+    pub token: Fingerprint,
+    /// What data planes acknowledged.
+    pub acks: &'a Acks,
+    /// When this is asked.
+    pub now: Instant,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     token: Fingerprint,
@@ -58,36 +71,22 @@ impl Gate {
         self.ready.get(plane).is_some_and(|pods| !pods.is_empty())
     }
 
-    /// Whether every ready data plane runs a publication as new as the one that was current when `token` last changed;
+    /// Whether every ready data plane runs a publication as new as the one that was current when the claim's token last changed;
     /// otherwise why not.
-    pub(super) fn check(
-        &mut self,
-        target: &Target,
-        plane: &DataPlane,
-        token: Fingerprint,
-        acks: &Acks,
-        now: Instant,
-    ) -> Result<(), Wait> {
-        let waiting = self.waiting(target, token, now);
+    pub(super) fn check(&mut self, claim: &Claim, plane: &DataPlane) -> Result<(), Wait> {
+        let waiting = self.waiting(claim);
         let none = BTreeSet::new();
-        acks.programmed(plane, waiting.publication, self.ready.get(plane).unwrap_or(&none))
+        claim.acks.programmed(plane, waiting.publication, self.ready.get(plane).unwrap_or(&none))
     }
 
     /// As [`Self::check`], where nobody can be told to wait: waiting ends after a while.
-    pub(super) fn check_patiently(
-        &mut self,
-        target: &Target,
-        plane: &DataPlane,
-        token: Fingerprint,
-        acks: &Acks,
-        now: Instant,
-    ) -> Result<(), Wait> {
-        let wait = match self.check(target, plane, token, acks, now) {
+    pub(super) fn check_patiently(&mut self, claim: &Claim, plane: &DataPlane) -> Result<(), Wait> {
+        let wait = match self.check(claim, plane) {
             Err(wait @ (Wait::Absent(_) | Wait::Behind)) => wait,
             other => return other,
         };
-        let end = self.waiting(target, token, now).since + PATIENCE;
-        if end <= now {
+        let end = self.waiting(claim).since + PATIENCE;
+        if end <= claim.now {
             return Ok(());
         }
         self.wake = Some(self.wake.map_or(end, |wake| wake.min(end)));
@@ -115,12 +114,12 @@ impl Gate {
         });
     }
 
-    fn waiting(&mut self, target: &Target, token: Fingerprint, now: Instant) -> Waiting {
-        let fresh = Waiting { token, publication: self.current, since: now };
-        match self.waiting.get(target) {
-            Some(waiting) if waiting.token == token => *waiting,
+    fn waiting(&mut self, claim: &Claim) -> Waiting {
+        let fresh = Waiting { token: claim.token, publication: self.current, since: claim.now };
+        match self.waiting.get(claim.target) {
+            Some(waiting) if waiting.token == claim.token => *waiting,
             _ => {
-                self.waiting.insert(target.clone(), fresh);
+                self.waiting.insert(claim.target.clone(), fresh);
                 fresh
             }
         }

@@ -18,6 +18,7 @@ use translate::{DataPlane, Kind, ObjectKey, Parents, Statuses};
 
 use crate::stream::{Acks, Wait};
 
+use gate::Claim;
 pub use gate::Gate;
 pub use managed::manager;
 use programmed::World;
@@ -245,7 +246,7 @@ impl Wanted {
                 gate.settled(target);
                 return None;
             }
-            if self.waits(target, fingerprint, gate, acks, now) {
+            if self.waits(&Claim { target, token: fingerprint, acks, now }, gate) {
                 return None;
             }
             let write = match before.get(target).filter(|write| write.fingerprint == fingerprint) {
@@ -286,8 +287,9 @@ impl Wanted {
 
     /// Whether a status has to wait for data planes: an Ingress has no address as long as nobody serves it, and a route or a policy
     /// that is told to be accepted is in force from then on.
-    fn waits(&self, target: &Target, token: Fingerprint, gate: &mut Gate, acks: &Acks, now: Instant) -> bool {
-        let mut check = |plane: &DataPlane| gate.check_patiently(target, plane, token, acks, now);
+    fn waits(&self, claim: &Claim, gate: &mut Gate) -> bool {
+        let target = claim.target;
+        let mut check = |plane: &DataPlane| gate.check_patiently(claim, plane);
         // Where there is nobody, waiting for somebody would say less than the status does.
         let mut served = |plane: &DataPlane| matches!(check(plane), Ok(()) | Err(Wait::Nobody));
         let key = (target.kind, target.object.clone());

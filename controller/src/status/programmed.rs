@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use translate::{DataPlane, Kind, ObjectKey, Statuses};
 
+use super::gate::Claim;
 use super::{Fingerprint, Gate, Observed, Refused, Target, Write, value};
 use crate::stream::Acks;
 
@@ -73,7 +74,7 @@ impl World<'_> {
         let plane = self.statuses.data_plane(gateway);
         let told = self.refused.get(&plane).map(|refused| refused.listeners(status, kind, object));
         let status = told.as_ref().unwrap_or(status);
-        let wait = self.gate.check(&target, &plane, token, self.acks, self.now);
+        let wait = self.gate.check(&Claim { target: &target, token, acks: self.acks, now: self.now }, &plane);
         let status = match (self.gate.lacking(&plane), wait) {
             (Some(why), _) => value(pending(status, generation, None, why)),
             (None, Err(why)) => value(pending(status, generation, Some(observed), &why.to_string())),
