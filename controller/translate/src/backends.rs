@@ -17,10 +17,13 @@ use crate::{DataPlane, Kind, ObjectKey, Problem, Resources, Settings, Severity, 
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// A namespace and the name of a Service there.
+type ServiceName<'a> = (&'a str, &'a str);
+
 /// Services with their EndpointSlices, indexed once, when somebody asks.
 pub(crate) struct Services<'a> {
     resources: &'a Resources,
-    slices: OnceCell<BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>>,
+    slices: OnceCell<Vec<(ServiceName<'a>, &'a EndpointSlice)>>,
     resolved: RefCell<BTreeMap<String, Resolved>>,
 }
 
@@ -70,7 +73,7 @@ impl<'a> Services<'a> {
     pub(crate) fn resolve(&self, port: &ServicePort<'_>, settings: &Settings) -> Resolved {
         let mut resolved = self.resolved.borrow_mut();
         let resolved = resolved.entry(port.id()).or_insert_with(|| {
-            let endpoints = resolve(port, self.slices(&port.key).iter().copied(), settings);
+            let endpoints = resolve(port, self.slices(&port.key), settings);
             let problem = |(kind, object, field, address)| Problem {
                 kind,
                 object,
@@ -89,20 +92,22 @@ impl<'a> Services<'a> {
         resolved.clone()
     }
 
-    fn slices<'s>(&'s self, service: &'s ObjectKey) -> &'s [&'s EndpointSlice] {
+    fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &'a EndpointSlice> {
         let slices = self.slices.get_or_init(|| by_service(self.resources));
-        slices.get(&(service.namespace.as_str(), service.name.as_str())).map(Vec::as_slice).unwrap_or_default()
+        let service = (service.namespace.as_str(), service.name.as_str());
+        let first = slices.partition_point(|(other, _)| *other < service);
+        slices[first..].iter().take_while(move |(other, _)| *other == service).map(|(_, slice)| *slice)
     }
 }
 
-/// The slices of each Service, by its namespace and name.
-fn by_service(resources: &Resources) -> BTreeMap<(&str, &str), Vec<&EndpointSlice>> {
-    let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for (key, entry) in &resources.endpoint_slices {
-        if let Some(service) = service_of(&entry.current.metadata) {
-            slices.entry((key.namespace.as_str(), service)).or_default().push(entry.current.as_ref());
-        }
-    }
+/// All slices of Services, sorted by these.
+fn by_service(resources: &Resources) -> Vec<(ServiceName<'_>, &EndpointSlice)> {
+    let slices = resources.endpoint_slices.iter().filter_map(|(key, entry)| {
+        let slice = entry.current.as_ref();
+        Some(((key.namespace.as_str(), service_of(&slice.metadata)?), slice))
+    });
+    let mut slices: Vec<_> = slices.collect();
+    slices.sort_by_key(|(service, _)| *service);
     slices
 }
 
