@@ -110,6 +110,9 @@ impl Provisioner {
                             wake = now + retry;
                             retry = (retry * 2).min(AGAIN);
                         }
+                        if !plan.missing.is_empty() {
+                            wake = wake.min(now + RETRY);
+                        }
                     }
                 }
             }
@@ -117,7 +120,11 @@ impl Provisioner {
                 Ok(()) = self.plan.changed() => retry = RETRY,
                 Ok(()) = self.trusted.changed() => self.template.ca = self.trusted.borrow().clone(),
                 Ok(()) = self.leader.changed() => {}
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(wake) => {
+                    // It was made meanwhile, and somebody deleted it again before it was seen.
+                    let missing = before.as_ref().as_ref().unwrap_or(&none).missing.iter();
+                    missing.for_each(|id| _ = applied.remove(id));
+                }
                 () = shutdown.requested() => return,
             }
         }

@@ -119,5 +119,6 @@ async fn what_somebody_deletes_comes_back_at_once() {
         running.plan.send_replace(Arc::new(Some(Plan { missing, ..plan.clone() })));
         assert_eq!(made(&mut running, "/poddisruptionbudgets/web-c").await, all);
     }
+    assert_eq!(made(&mut running, "/services/web-c").await, ["deployments", "services"], "what is still not seen");
     running.stop().await;
 }
