@@ -1,8 +1,10 @@
 //! What the commands that work on a folder of manifests have in common.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use translate::{PortMap, Settings};
+use snapshot::{Resource, Snapshot};
+use translate::{DataPlane, PortMap, Settings, Translation};
 
 use crate::ca::{CaError, InstallationSecret};
 
@@ -60,4 +62,50 @@ pub enum Output {
     Text,
     /// For programs
     Json,
+}
+
+/// All data planes' parts as one, for one process: names are unique among all of them. Where no Ingress is served the ports of
+/// Ingresses are not opened either: who asks a Gateway for a name that it does not have finds nobody, as in a cluster.
+pub(crate) fn merged(translation: &Translation) -> Snapshot {
+    let mut whole = Snapshot::default();
+    for (plane, part) in &translation.snapshots {
+        let idle = *plane == DataPlane::Shared && translation.statuses.ingresses.is_empty();
+        for (id, resource) in part.iter().filter(|(id, _)| !idle || id.kind != snapshot::Kind::Listener) {
+            whole.insert_hashed(id.clone(), resource.clone());
+        }
+    }
+    whole
+}
+
+/// A sentence about data planes that have ports in common here (`port`, or any) and addresses of their own in a cluster. `None` where
+/// there are none.
+pub(crate) fn shared_ports(translation: &Translation, port: Option<u16>) -> Option<String> {
+    const NAMED: usize = 4;
+    let mut by_port: BTreeMap<(u16, bool), BTreeSet<&DataPlane>> = BTreeMap::new();
+    for (plane, part) in &translation.snapshots {
+        if *plane == DataPlane::Shared && translation.statuses.ingresses.is_empty() {
+            continue;
+        }
+        for (_, hashed) in part.iter() {
+            if let Resource::Listener(listener) = hashed.resource().as_ref()
+                && port.is_none_or(|port| port == listener.port)
+            {
+                let datagrams = listener.protocol == snapshot::Protocol::Udp;
+                by_port.entry((listener.port, datagrams)).or_default().insert(plane);
+            }
+        }
+    }
+    let sharing: BTreeSet<_> = by_port.into_values().filter(|planes| planes.len() > 1).flatten().collect();
+    let name = |plane: &&DataPlane| match plane {
+        DataPlane::Shared => "the Ingresses".to_owned(),
+        DataPlane::Class(class) => format!("the Gateways of class {class}"),
+        DataPlane::Gateway(key) => format!("Gateway {key}"),
+    };
+    let mut names: Vec<_> = sharing.iter().take(NAMED).map(name).collect();
+    if sharing.len() > NAMED {
+        names.push(format!("{} more", sharing.len() - NAMED));
+    }
+    let last = names.pop().filter(|_| sharing.len() > 1)?;
+    let first = names.join(", ");
+    Some(format!("{first} and {last} share ports here as one; in a cluster each has an address of its own"))
 }

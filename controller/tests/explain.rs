@@ -204,6 +204,186 @@ fn where_a_redirect_leads_and_what_a_backend_gets() {
     assert_eq!(journey["backends"][0]["sent"]["host"], "inner.example");
 }
 
+/// Listeners that carry no HTTP, with their routes, and a route on a listener that does.
+const CONNECTIONS: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec:
+  gatewayClassName: sluice
+  listeners:
+  - {name: http, port: 8000, protocol: HTTP}
+  - {name: tls, port: 8001, protocol: TLS, hostname: '*.example', tls: {mode: Passthrough}}
+  - {name: tcp, port: 8002, protocol: TCP}
+  - {name: idle, port: 8003, protocol: TCP}
+  - {name: udp, port: 8002, protocol: UDP}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: mail}
+spec:
+  parentRefs: [{name: g, sectionName: tls}]
+  hostnames: [mail.example]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: db}
+spec:
+  parentRefs: [{name: g, sectionName: tcp}]
+  rules: [{backendRefs: [{name: web, port: 80, weight: 3}, {name: gone, port: 80, weight: 1}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: UDPRoute
+metadata: {name: dns}
+spec:
+  parentRefs: [{name: g, sectionName: udp}]
+  rules: [{backendRefs: [{name: names, port: 53}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: misled}
+spec:
+  parentRefs: [{name: g, sectionName: http}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: names}
+spec: {ports: [{port: 53, protocol: UDP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 9001}]
+endpoints: [{addresses: [127.0.0.1]}]
+";
+
+#[test]
+fn which_route_takes_a_connection_or_datagrams() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::write(dir.path().join("g.yaml"), CONNECTIONS).expect("a file");
+    let ask = |url: &str| explain(dir.path(), &[url]);
+    let mail = ["default/g/tls", "TLSRoute default/mail (server name mail.example)", "127.0.0.1:9001"];
+    assert_tells(&ask("tls://mail.example:8001"), 0, &mail);
+    assert_tells(&ask("https://mail.example:8001/inbox"), 0, &mail);
+    let other = ask("tls://other.example:8001");
+    assert_tells(&other, 1, &["the connection is closed: no route takes it", "for mail.example"]);
+    assert_tells(&ask("tls://mail.test:8001"), 1, &["closed before the handshake", "for *.example"]);
+    assert_tells(&ask("tls://127.0.0.1:8001"), 1, &["closed before the handshake"]);
+    let db = ["TCPRoute default/db (every connection)", "75 % of the connections", "25 %", "Service default/gone"];
+    assert_tells(&ask("tcp://x:8002"), 0, &db);
+    assert_tells(&ask("http://x:8002/"), 0, &db);
+    assert_tells(&ask("tcp://x:8003"), 1, &["no route is attached to this listener"]);
+    let dns = ["UDPRoute default/dns (all datagrams)", "refused: the Service has no ready endpoint"];
+    assert_tells(&ask("udp://x:8002"), 1, &dns);
+    assert_tells(&ask("udp://x:8003"), 1, &["nothing listens for datagrams", "tcp://x:8003"]);
+    assert_tells(&ask("tcp://x:9000"), 1, &["connection refused", "8002, 8002/udp"]);
+    let misled = ["plain HTTP", "TCPRoute default/misled would be for this", "name a listener of protocol TCP"];
+    assert_tells(&ask("tcp://x:8000"), 1, &misled);
+    assert_tells(&ask("tcp://x"), 2, &["write a port"]);
+    let (_, json) = explain(dir.path(), &["-o", "json", "tcp://x:8002"]);
+    let journey: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&journey["traffic"], &journey["rule"]["name"]), (&"connections".into(), &"TCPRoute default/db".into()));
+}
+
+/// A Gateway whose class serves nothing for `b.example`, but would with what is refused.
+const REFUSED: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec:
+  gatewayClassName: sluice
+  listeners:
+  - {name: http, port: 8000, protocol: HTTP}
+  - {name: bare, port: 8001, protocol: HTTPS, tls: {certificateRefs: [{name: none}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: misnamed}
+spec:
+  parentRefs: [{name: g, sectionName: nope}]
+  hostnames: [b.example]
+  rules: [{matches: [{path: {value: /here}}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: astray}
+spec:
+  parentRefs: [{name: elsewhere}]
+  hostnames: ['*.example']
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: other}
+spec:
+  parentRefs: [{name: g, sectionName: nope}]
+  hostnames: [c.test]
+";
+
+#[test]
+fn what_is_refused_and_would_have_matched() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::write(dir.path().join("g.yaml"), REFUSED).expect("a file");
+    let ask = |url: &str| explain(dir.path(), &[url]);
+    let here = ask("http://b.example:8000/here/1");
+    let astray = "HTTPRoute default/astray would be for this, but: none of its parentRefs";
+    assert_tells(&here, 1, &["HTTPRoute default/misnamed would be for this", "NoMatchingParent", astray]);
+    assert!(!here.1.contains("default/other"), "{}", here.1);
+    let elsewhere = ask("http://b.example:8000/elsewhere");
+    assert_tells(&elsewhere, 1, &[astray]);
+    assert!(!elsewhere.1.contains("default/misnamed"), "{}", elsewhere.1);
+    let bare =
+        ["nothing listens on port 8001", "Gateway default/g has listener bare for this", "InvalidCertificateRef"];
+    assert_tells(&ask("https://b.example:8001/"), 1, &bare);
+}
+
+#[test]
+fn a_certificate_that_clients_need() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+    for name in ["gateway-client-certificates.yaml", "backends.yaml", "certificate.yaml"] {
+        fs::copy(examples.join(name), dir.path().join(name)).expect("a copy");
+    }
+    let url = "https://gateway-client-certificates.localhost/";
+    assert_tells(&explain(dir.path(), &[url]), 1, &["certificate required, of 1 authority"]);
+    // No Ingress is in this folder: who asks for another name finds nobody.
+    let other = explain(dir.path(), &["https://other.localhost/"]);
+    assert_tells(&other, 1, &["closed before the handshake", "for gateway-client-certificates.localhost"]);
+}
+
+#[test]
+fn a_preflight_request_is_answered_well() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let cors =
+        "filters: [{type: CORS, cors: {allowOrigins: ['https://b.example'], allowMethods: [PUT]}}]\n    backendRefs:";
+    fs::write(dir.path().join("g.yaml"), GATEWAY.replacen("backendRefs:", cors, 1).replace("method: POST", ""))
+        .expect("a file");
+    let ask = |origin: &str| {
+        let origin = format!("Origin: https://{origin}");
+        let method = "Access-Control-Request-Method: PUT";
+        explain(dir.path(), &["http://a.example:8000/only", "-X", "OPTIONS", "-H", &origin, "-H", method])
+    };
+    assert_tells(&ask("b.example"), 0, &["204: the preflight request is allowed"]);
+    assert_tells(&ask("c.example"), 1, &["403: origin refused"]);
+}
+
+#[test]
+fn data_planes_that_share_a_port_here() {
+    let note = "the Ingresses and Gateway demo/api share ports here as one";
+    assert_tells(&quickstart(&["http://api.localhost/"]), 0, &[note]);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::write(dir.path().join("g.yaml"), GATEWAY).expect("a file");
+    let (_, alone) = explain(dir.path(), &["http://a.example:8000/moved"]);
+    assert!(!alone.contains("share ports"), "{alone}");
+}
+
 #[test]
 fn a_wrong_argument_is_told_apart_from_an_answer() {
     let dir = tempfile::tempdir().expect("a temporary folder");

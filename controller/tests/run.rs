@@ -430,6 +430,127 @@ fn a_file_that_stays_empty_takes_its_objects_along() {
 }
 
 #[test]
+fn a_file_that_is_written_in_pieces_loses_nothing() {
+    let (running, _) = start();
+    running.wait_for_service("api.localhost", "/", "demo/api-v1");
+    let path = running.dir.path().join("gateway.yaml");
+    let original = fs::read_to_string(&path).expect("the manifest");
+    let text = original.replace("weight: 9", "weight: 0");
+    let mut file = fs::File::create(&path).expect("the file, empty");
+    for piece in text.as_bytes().chunks(text.len().div_ceil(12)) {
+        // Long enough for the command to read what is there.
+        std::thread::sleep(Duration::from_millis(30));
+        file.write_all(piece).expect("a piece");
+        file.flush().expect("a piece");
+        assert_ne!(running.ask("api.localhost", "/").expect("an answer").0, 404);
+    }
+    let told = running.lines_until(|line| line.starts_with("changed: "));
+    assert!(told.last().is_some_and(|line| line.starts_with("changed: HTTPRoute demo/api (")), "{told:#?}");
+    running.wait_for_service("api.localhost", "/", "demo/api-v2");
+}
+
+/// Runs the command over a folder with this manifest until it serves; gives what came on standard output and error by then, and the
+/// greeting's lines.
+fn run_over(manifest: &str, arguments: &[&str], ask: impl Fn(u16, u16)) -> (String, String) {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("all.yaml"), manifest).expect("a manifest");
+    let held: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let ports: Vec<_> = held.iter().map(|listener| listener.local_addr().expect("an address").port()).collect();
+    drop(held);
+    let (out, error) = (dir.path().join("out"), dir.path().join("error"));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["run", "--admin-address", "127.0.0.1:0"])
+        .args(["--http-port", &ports[0].to_string(), "--https-port", &ports[1].to_string()])
+        .args(arguments)
+        .arg(dir.path())
+        .stdout(fs::File::create(&out).expect("a file"))
+        .stderr(fs::File::create(&error).expect("a file"))
+        .spawn()
+        .expect("sluice starts");
+    let told = || {
+        let text = |path| fs::read_to_string(path).expect("what was told");
+        (text(&out), text(&error))
+    };
+    let began = Instant::now();
+    while !format!("{}{}", told().0, told().1).contains("serving ") {
+        assert!(began.elapsed() < PATIENCE, "{:?}", told());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    ask(ports[0], ports[1]);
+    // It ends well, and has written all by then.
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    let _ = child.wait();
+    told()
+}
+
+/// A Gateway with so many rules, and a listener of TLS for one name.
+fn gateway(rules: usize) -> String {
+    let key = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).expect("a certificate");
+    let indented = |text: String| text.replace('\n', "\n    ");
+    let mut text = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n---\n",
+        indented(key.cert.pem()),
+        indented(key.signing_key.serialize_pem())
+    );
+    text.push_str(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  gatewayClassName: sluice\n  \
+         listeners:\n  - {name: http, port: 80, protocol: HTTP}\n  - {name: https, port: 443, protocol: HTTPS, hostname: \
+         a.example, tls: {certificateRefs: [{name: a}]}}\n",
+    );
+    for rule in 0..rules {
+        text.push_str(&format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{rule}}}\nspec:\n  \
+             parentRefs: [{{name: g, sectionName: http}}]\n  hostnames: [h{rule}.example]\n  rules: [{{filters: [{{type: \
+             RequestRedirect, requestRedirect: {{hostname: b.example}}}}]}}]\n"
+        ));
+    }
+    text
+}
+
+#[test]
+fn an_access_log_for_programs_has_standard_output_for_itself() {
+    let (out, error) = run_over(&gateway(1), &["--access-log", "json"], |http, _| {
+        assert_eq!(get(http, "h0.example", "/").expect("an answer").0, 302);
+    });
+    assert!(error.contains("try:") && error.contains("serving ") && error.contains("stopping"), "{error}");
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 1, "{out}");
+}
+
+#[test]
+fn what_to_try_is_no_endless_list() {
+    let (out, _) = run_over(&gateway(60), &[], |_, _| {});
+    assert_eq!(out.lines().filter(|line| line.starts_with("  curl ")).count(), 24, "{out}");
+    assert!(out.contains("and 36 more; `sluice explain`"), "{out}");
+}
+
+#[test]
+fn who_asks_a_gateway_for_another_name_finds_nobody() {
+    run_over(&gateway(1), &[], |_, https| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates([]);
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let handshake = |name: &'static str| {
+            let name = name.try_into().expect("a name");
+            let mut client = rustls::ClientConnection::new(Arc::new(config.clone()), name).expect("a client");
+            let mut stream = TcpStream::connect(("127.0.0.1", https)).expect("a connection");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            while client.is_handshaking() {
+                if let Err(error) = client.complete_io(&mut stream) {
+                    return error.to_string();
+                }
+            }
+            "done".to_owned()
+        };
+        // Whoever shows a certificate is not trusted here.
+        let known = handshake("a.example");
+        assert!(known.contains("certificate"), "{known}");
+        let unknown = handshake("b.example");
+        assert!(!unknown.contains("certificate"), "{unknown}");
+    });
+}
+
+#[test]
 fn what_an_api_server_would_refuse_keeps_the_last_good_version() {
     let (running, _) = start();
     running.wait_for_service("shop.localhost", "/", "demo/storefront");

@@ -166,3 +166,22 @@ pub(super) fn refusal(refusal: Refusal) -> &'static str {
         Refusal::Unsupported => "500: the rule asks for something that this version does not know",
     }
 }
+
+/// What becomes of a connection, or of datagrams.
+pub(super) fn refused_traffic(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotFound | Refusal::InvalidBackend => "refused: the backend does not exist or may not be referred to",
+        Refusal::Unavailable => "refused: the Service cannot be used",
+        Refusal::Unsupported => "refused: the route asks for something that this version does not know",
+    }
+}
+
+/// What becomes of whatever goes to a Service without endpoints.
+pub(super) fn no_endpoint(protocol: &BackendProtocol) -> &'static str {
+    match protocol {
+        BackendProtocol::Tcp | BackendProtocol::Tls(_) | BackendProtocol::Udp => {
+            "refused: the Service has no ready endpoint"
+        }
+        _ => "503: the Service has no ready endpoint",
+    }
+}

@@ -39,6 +39,8 @@ pub(super) struct Answered {
     pub(super) text: String,
     /// `Location` of a redirect.
     pub(super) location: Option<String>,
+    /// Whether this is what the filter is for: nothing is wrong.
+    pub(super) is_meant: bool,
 }
 
 impl Asked {
@@ -99,10 +101,12 @@ impl From<Answer> for Answered {
     fn from(answer: Answer) -> Self {
         let status = answer.status.as_u16();
         let location = answer.location.map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned());
-        let text = match &location {
-            Some(location) => format!("{status}: redirect to {location}"),
-            None => format!("{status}: {}", answer.reason.as_str().replace('_', " ")),
+        let text = match (&location, answer.reason) {
+            (Some(location), _) => format!("{status}: redirect to {location}"),
+            (None, Reason::Preflight) => format!("{status}: the preflight request is allowed"),
+            (None, reason) => format!("{status}: {}", reason.as_str().replace('_', " ")),
         };
-        Self { text, location }
+        let is_meant = location.is_some() || answer.reason == Reason::Preflight;
+        Self { text, location, is_meant }
     }
 }

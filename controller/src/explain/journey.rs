@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 use dataplane::normalise;
 use dataplane::route::{self, RequestView};
 use serde::Serialize;
-use snapshot::{
-    Action, Endpoints, Filter, HostPattern, Kind, Protocol, Refusal, Resource, ResourceId, Snapshot, Target,
-};
+use snapshot::{Action, Endpoints, Filter, HostPattern, Kind, Refusal, Resource, ResourceId, Snapshot, Target};
 use translate::PortMap;
 
 use super::Question;
+use super::connection;
 use super::describe;
 use super::filtered::{Asked, Sent};
-use super::probe::{Answering, Conditions, Place, Probe, listeners};
+use super::listen::{self, Carries, matches};
+use super::probe::{Answering, Conditions, Place, Probe};
+use super::spoken::Spoken;
 use crate::folder::Finding;
 
 /// How a request travels, as far as it comes.
@@ -22,6 +23,8 @@ use crate::folder::Finding;
 pub struct Journey {
     /// Method and URL, with the port that was meant.
     pub request: String,
+    /// What is distributed among backends.
+    pub traffic: Traffic,
     /// Where the connection is accepted.
     pub listener: Option<ListenerStep>,
     /// The host pattern that matched.
@@ -34,10 +37,27 @@ pub struct Journey {
     pub answer: Option<String>,
     /// Where the client is sent, when the rule answers with a redirect: its `Location`.
     pub location: Option<String>,
+    /// Whether the rule itself answers as it is meant to: with a redirect, or a preflight request of a browser.
+    pub answered_by_rule: bool,
+    /// What is otherwise in a cluster.
+    pub note: Option<String>,
     /// Why no rule answers, and what came close.
     pub hints: Vec<String>,
     /// What is wrong with the objects involved.
     pub findings: Vec<Finding>,
+}
+
+/// What is distributed among backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Traffic {
+    /// Each request by itself.
+    #[default]
+    Requests,
+    /// Connections that carry no HTTP, or are not opened here.
+    Connections,
+    /// Datagrams, each client's as one.
+    Datagrams,
 }
 
 /// Where a connection is accepted.
@@ -50,8 +70,10 @@ pub struct ListenerStep {
     pub port: u16,
     /// The names that it answers for.
     pub hostname: String,
-    /// The certificate that the client is shown; `None` on plain ports and where the handshake is refused.
+    /// The certificate that the client is shown; `None` where TLS does not end here, and where the handshake is refused.
     pub certificate: Option<CertificateStep>,
+    /// What clients have to show; `None` where nothing is asked for.
+    pub clients: Option<String>,
 }
 
 /// A certificate and why it is shown.
@@ -66,7 +88,7 @@ pub struct CertificateStep {
     pub chosen_by: Option<String>,
 }
 
-/// A rule that matched.
+/// A rule that matched, or a route of connections or datagrams.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleStep {
@@ -105,26 +127,39 @@ pub struct BackendStep {
 }
 
 impl Journey {
-    /// Whether the request is answered as some rule says: by a backend with endpoints, or by a redirect.
+    /// Whether the request is answered as some rule says: by a backend with endpoints, or by the rule itself.
     pub fn arrives(&self) -> bool {
         let served = self.backends.iter().any(|backend| backend.share > 0.0 && backend.refused.is_none());
-        served || self.location.is_some()
+        served || self.answered_by_rule
     }
 }
 
-/// Follows the request through the snapshot.
+/// Follows the request, or the connection, through the snapshot.
 pub(super) fn trace(snapshot: &Snapshot, ports: PortMap, question: &Question) -> Journey {
-    let tls = question.url.scheme_str() == Some("https");
-    let port = ports.bind(question.url.port_u16().unwrap_or(if tls { 443 } else { 80 }));
+    let spoken = Spoken::of(&question.url);
+    let port = ports.bind(question.url.port_u16().or(spoken.default_port()).unwrap_or_default());
     let raw_host = question.url.host().unwrap_or_default();
     let target = question.url.path_and_query().map_or("/", |target| target.as_str());
-    let scheme = if tls { "https" } else { "http" };
-    let mut journey =
-        Journey { request: format!("{} {scheme}://{raw_host}:{port}{target}", question.method), ..Journey::default() };
+    let asked = match spoken.is_http() {
+        true => format!("{} {}://{raw_host}:{port}{target}", question.method, spoken.scheme()),
+        false => format!("{}://{raw_host}:{port}", spoken.scheme()),
+    };
+    let mut journey = Journey { request: asked, ..Journey::default() };
     let (Ok(host), Ok(path)) = (normalise::host(raw_host), normalise::path(question.url.path())) else {
         journey.answer = Some("400: the host or the path of this URL is malformed".into());
         return journey;
     };
+    match listen::listen(&mut journey, snapshot, port, spoken, &host) {
+        Err(why) => {
+            journey.hints.extend(why);
+            return journey;
+        }
+        Ok(Carries::Connections { server_name }) => {
+            connection::follow(&mut journey, snapshot, port, spoken, server_name);
+            return journey;
+        }
+        Ok(Carries::Requests) => {}
+    }
     let request = RequestView {
         host: &host,
         path: &path,
@@ -132,10 +167,6 @@ pub(super) fn trace(snapshot: &Snapshot, ports: PortMap, question: &Question) ->
         method: &question.method,
         headers: &question.headers,
     };
-    if let Err(why) = listen(&mut journey, snapshot, port, tls, &host) {
-        journey.hints.extend(why);
-        return journey;
-    }
     let probe = Probe::new(snapshot, Conditions::All);
     journey.hints.extend(
         probe
@@ -143,6 +174,7 @@ pub(super) fn trace(snapshot: &Snapshot, ports: PortMap, question: &Question) ->
             .iter()
             .map(|rejection| format!("the data plane refuses {}: {}", rejection.id, rejection.reason)),
     );
+    let tls = spoken == Spoken::Https;
     match probe.find(port, &request) {
         Some(answering) => match Asked::new(question, port, tls) {
             Ok(asked) => follow(&mut journey, snapshot, &answering, &asked, tls),
@@ -154,70 +186,6 @@ pub(super) fn trace(snapshot: &Snapshot, ports: PortMap, question: &Question) ->
         }
     }
     journey
-}
-
-/// The listener; otherwise, why there is none.
-fn listen(journey: &mut Journey, snapshot: &Snapshot, port: u16, tls: bool, host: &str) -> Result<(), Vec<String>> {
-    let on_port: Vec<_> = listeners(snapshot).filter(|(_, listener)| listener.port == port).collect();
-    if on_port.is_empty() {
-        journey.answer = Some(format!("connection refused: nothing listens on port {port}"));
-        let ports: BTreeSet<_> = listeners(snapshot).map(|(_, listener)| listener.port).collect();
-        let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
-        return Err(vec![match ports.as_slice() {
-            [] => "there is no listener at all: no Ingress of this class has a rule, and no Gateway of this class a valid listener".into(),
-            ports => format!("there are listeners on {}", ports.join(", ")),
-        }]);
-    }
-    let speaks_tls = on_port.iter().any(|(_, listener)| matches!(listener.protocol, Protocol::Https(_)));
-    if speaks_tls != tls {
-        let (spoken, asked) = if tls { ("plain HTTP", "https") } else { ("HTTP over TLS", "http") };
-        journey.answer = Some("connection closed: the port speaks another protocol".into());
-        return Err(vec![format!("port {port} speaks {spoken}, but the URL says {asked}")]);
-    }
-    let best = on_port
-        .iter()
-        .map(|(_, listener)| &listener.hostname)
-        .filter(|pattern| matches(pattern, host))
-        .min_by_key(|pattern| precedence(pattern));
-    let Some(hostname) = best.cloned() else {
-        journey.answer = Some("404: no listener on this port is for this host".into());
-        return Err(vec![known_hosts(
-            on_port.iter().map(|(_, listener)| &listener.hostname),
-            "listeners on this port",
-        )]);
-    };
-    let same: Vec<_> = on_port.iter().filter(|(_, listener)| listener.hostname == hostname).collect();
-    journey.listener = Some(ListenerStep {
-        names: same.iter().map(|(name, _)| (*name).to_owned()).collect(),
-        port,
-        hostname: hostname.to_string(),
-        certificate: same.iter().find_map(|(_, listener)| certificate(snapshot, listener, host)),
-    });
-    match &mut journey.listener {
-        Some(ListenerStep { certificate: None, .. }) if tls => {
-            journey.answer =
-                Some("the TLS handshake is refused: there is no certificate for this host and no default".into());
-            Err(Vec::new())
-        }
-        _ => Ok(()),
-    }
-}
-
-fn certificate(snapshot: &Snapshot, listener: &snapshot::Listener, host: &str) -> Option<CertificateStep> {
-    let Protocol::Https(tls) = &listener.protocol else { return None };
-    let named =
-        tls.certificates.iter().flat_map(|entry| entry.hosts.iter().map(move |pattern| (pattern, &entry.certificate)));
-    let best = named.filter(|(pattern, _)| matches(pattern, host)).min_by_key(|(pattern, _)| precedence(pattern));
-    let (chosen_by, name) = match (best, &tls.default_certificate) {
-        (Some((pattern, name)), _) => (Some(pattern.to_string()), name),
-        (None, Some(name)) => (None, name),
-        (None, None) => return None,
-    };
-    let summary = match snapshot.get(&ResourceId::new(Kind::Certificate, name))?.resource().as_ref() {
-        Resource::Certificate(certificate) => certificate.summary.clone(),
-        _ => return None,
-    };
-    Some(CertificateStep { name: name.clone(), summary, chosen_by })
 }
 
 fn follow(journey: &mut Journey, snapshot: &Snapshot, answering: &Answering<'_, '_>, asked: &Asked, tls: bool) {
@@ -235,6 +203,7 @@ fn follow(journey: &mut Journey, snapshot: &Snapshot, answering: &Answering<'_, 
     let outgoing = match asked.through(&answering.rule.filters, answering.matched, asked.outgoing()) {
         Ok(outgoing) => outgoing,
         Err(answered) => {
+            journey.answered_by_rule = answered.is_meant;
             (journey.answer, journey.location) = (Some(answered.text), answered.location);
             return;
         }
@@ -250,7 +219,11 @@ fn follow(journey: &mut Journey, snapshot: &Snapshot, answering: &Answering<'_, 
     if sum == 0.0 {
         journey.answer = Some("500: the weights of all backends are 0".into());
     }
-    journey.backends = backends.iter().map(|backend| step(snapshot, backend, sum)).collect();
+    let of_request = |backend: &snapshot::Backend| {
+        let step = step(snapshot, &backend.target, backend.weight, sum, describe::refusal);
+        BackendStep { filters: backend.filters.clone(), ..step }
+    };
+    journey.backends = backends.iter().map(of_request).collect();
     let route::Action::Forward(compiled) = &answering.rule.action else { return };
     for (step, backend) in journey.backends.iter_mut().zip(compiled.iter()).filter(|(step, _)| step.refused.is_none()) {
         match asked.through(&backend.filters, answering.matched, outgoing.clone()) {
@@ -269,22 +242,27 @@ fn acts(filter: &Filter, tls: bool) -> bool {
     }
 }
 
-fn step(snapshot: &Snapshot, backend: &snapshot::Backend, sum: f64) -> BackendStep {
-    let share = if sum > 0.0 { f64::from(backend.weight) / sum * 100.0 } else { 0.0 };
-    let filters = backend.filters.clone();
-    let refuse = |refusal: Refusal| Some(describe::refusal(refusal).to_owned());
+/// One choice among backends, whose weights come to `sum`. `refusal` says what a client gets where the choice is no good.
+pub(super) fn step(
+    snapshot: &Snapshot,
+    target: &Target,
+    weight: u32,
+    sum: f64,
+    refusal: fn(Refusal) -> &'static str,
+) -> BackendStep {
+    let refuse = |reason: Refusal| Some(refusal(reason).to_owned());
     let mut step = BackendStep {
-        share,
+        share: if sum > 0.0 { f64::from(weight) / sum * 100.0 } else { 0.0 },
         cluster: None,
         how: Vec::new(),
         endpoints: Vec::new(),
         sent: None,
-        filters,
+        filters: Vec::new(),
         refused: None,
     };
-    let name = match &backend.target {
+    let name = match target {
         Target::Cluster(name) => name,
-        Target::Refuse(refusal) => return BackendStep { refused: refuse(*refusal), ..step },
+        Target::Refuse(reason) => return BackendStep { refused: refuse(*reason), ..step },
     };
     step.cluster = Some(name.clone());
     let Some(Resource::Cluster(cluster)) = resource(snapshot, Kind::Cluster, name) else {
@@ -301,12 +279,13 @@ fn step(snapshot: &Snapshot, backend: &snapshot::Backend, sum: f64) -> BackendSt
         _ => {}
     }
     if step.endpoints.is_empty() {
-        step.refused = Some("503: the Service has no ready endpoint".into());
+        step.refused = Some(describe::no_endpoint(&cluster.protocol).into());
     }
     step
 }
 
-fn resource<'s>(snapshot: &'s Snapshot, kind: Kind, name: &str) -> Option<&'s Resource> {
+/// The resource of this kind and name.
+pub(super) fn resource<'s>(snapshot: &'s Snapshot, kind: Kind, name: &str) -> Option<&'s Resource> {
     snapshot.get(&ResourceId::new(kind, name)).map(|held| held.resource().as_ref())
 }
 
@@ -339,7 +318,7 @@ fn near_misses(snapshot: &Snapshot, probe: &Probe<'_>, port: u16, request: &Requ
     hints
 }
 
-fn known_hosts<'a>(patterns: impl Iterator<Item = &'a HostPattern>, whose: &str) -> String {
+pub(super) fn known_hosts<'a>(patterns: impl Iterator<Item = &'a HostPattern>, whose: &str) -> String {
     let hosts: BTreeSet<_> = patterns.map(ToString::to_string).collect();
     let dots = if hosts.len() > ENOUGH { ", ..." } else { "" };
     match hosts.is_empty() {
@@ -348,28 +327,16 @@ fn known_hosts<'a>(patterns: impl Iterator<Item = &'a HostPattern>, whose: &str)
     }
 }
 
-fn matches(pattern: &HostPattern, host: &str) -> bool {
-    let labels = |suffix: &str| host.strip_suffix(suffix)?.strip_suffix('.').filter(|labels| !labels.is_empty());
-    match pattern {
-        HostPattern::Exact(name) => name == host,
-        HostPattern::OneLabel(suffix) => labels(suffix).is_some_and(|labels| !labels.contains('.')),
-        HostPattern::AnyLabels(suffix) => labels(suffix).is_some(),
-        HostPattern::Any => true,
-    }
-}
-
-/// Smaller is more specific: exact, then the longest wildcard, then any.
-fn precedence(pattern: &HostPattern) -> (u8, usize) {
-    match pattern {
-        HostPattern::Exact(_) => (0, 0),
-        HostPattern::OneLabel(suffix) | HostPattern::AnyLabels(suffix) => (1, usize::MAX - suffix.len()),
-        HostPattern::Any => (2, 0),
-    }
-}
-
-/// The findings about objects that the journey names; all of them when it comes to no rule.
-pub(super) fn concerning(journey: &Journey, findings: Vec<Finding>) -> Vec<Finding> {
-    let Some(rule) = &journey.rule else { return findings };
+/// The findings about objects that the journey names; where it comes to no rule those about what is refused and would take the
+/// request, or else all of them.
+pub(super) fn concerning(journey: &Journey, refused: &BTreeSet<String>, findings: Vec<Finding>) -> Vec<Finding> {
+    let Some(rule) = &journey.rule else {
+        // What cannot be read, and Ingresses, may be for this too.
+        let about = |finding: &Finding| {
+            finding.object.is_empty() || finding.object.starts_with("Ingress ") || refused.contains(&finding.object)
+        };
+        return findings.into_iter().filter(|finding| refused.is_empty() || about(finding)).collect();
+    };
     let clusters = journey.backends.iter().filter_map(|backend| backend.cluster.as_deref());
     let named = |object: &str| {
         // A cluster is named after its Service and port: `Service/shop/cart:80`.

@@ -1,11 +1,16 @@
 //! `sluice explain DIR URL`: how a request would travel, or why it would not.
 
+mod connection;
 mod describe;
 mod filtered;
 mod journey;
+mod listen;
 mod probe;
+mod refused;
+mod spoken;
 mod text;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -14,24 +19,28 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use translate::translate;
 
 pub use filtered::Sent;
-pub use journey::{BackendStep, CertificateStep, Journey, ListenerStep, RuleStep};
+pub use journey::{BackendStep, CertificateStep, Journey, ListenerStep, RuleStep, Traffic};
 
 use crate::folder::{Finding, Folder};
-use crate::standalone::{Output, Source};
+use crate::standalone::{self, Output, Source};
+use refused::Refused;
+use spoken::Spoken;
 
 /// Tells how a request would travel: listener, host, rule, policies with their origin, backend and endpoints, or why not.
 ///
-/// Nothing is sent. Exits with 0 when the request would be answered as some rule says, 1 when not, 2 when the folder cannot
-/// be read or an argument is wrong.
+/// With a URL of tls://, tcp:// or udp:// it tells the same of a connection or of datagrams. Nothing is sent. Exits with 0 when
+/// the request would be answered as some rule says, 1 when not, 2 when the folder cannot be read or an argument is wrong.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   sluice explain deploy/quickstart http://shop.localhost/search
   sluice explain deploy/quickstart https://api.localhost:8443/ -H 'x-version: v2'
-  sluice explain -o json deploy/quickstart -X POST http://api.localhost/orders")]
+  sluice explain -o json deploy/quickstart -X POST http://api.localhost/orders
+  sluice explain manifests/ tls://mail.example.com:993
+  sluice explain manifests/ udp://dns.example.com:53")]
 pub struct Args {
     #[command(flatten)]
     source: Source,
-    /// The URL; ports 80 and 443 (or none) mean --http-port and --https-port
+    /// The URL: http, https, tls, tcp or udp; ports 80 and 443 (or none) mean --http-port and --https-port
     #[arg(value_parser = parse_url)]
     url: Uri,
     /// The request's method
@@ -63,6 +72,9 @@ impl Question {
         let mut headers: HeaderMap = args.headers.iter().cloned().collect();
         let mut url = args.url.clone();
         if let Some(host) = headers.remove(header::HOST) {
+            if !Spoken::of(&url).is_http() {
+                return Err("a Host header is part of HTTP: ask with http://".into());
+            }
             if url.scheme_str() == Some("https") {
                 return Err(
                     "write the host into the URL: with https the name that TLS asks for has to be the same".into()
@@ -101,12 +113,20 @@ pub fn explain(source: &Source, question: &Question) -> io::Result<Journey> {
     let settings = source.settings().map_err(io::Error::other)?;
     let folder = Folder::open(&source.dir, &settings)?;
     let translation = translate(folder.resources(), &settings);
-    let snapshot = crate::run::merged(translation.snapshots.values());
+    let snapshot = standalone::merged(&translation);
     let mut journey = journey::trace(&snapshot, settings.ports, question);
+    journey.note = journey.listener.as_ref().and_then(|at| standalone::shared_ports(&translation, Some(at.port)));
+    let mut refused = BTreeSet::new();
+    if journey.rule.is_none() {
+        for Refused { object, why } in refused::concerning(&folder, &translation, settings.ports, question) {
+            journey.hints.push(format!("{object} {why}"));
+            refused.insert(object);
+        }
+    }
     let mut findings: Vec<Finding> = folder.findings();
     findings.extend(translation.problems.iter().map(|problem| folder.place(problem)));
     findings.extend(folder.unserved(&translation));
-    journey.findings = journey::concerning(&journey, findings);
+    journey.findings = journey::concerning(&journey, &refused, findings);
     Ok(journey)
 }
 
@@ -121,11 +141,21 @@ fn print(journey: &Journey, output: Output, out: &mut impl Write) -> io::Result<
 }
 
 fn parse_url(text: &str) -> Result<Uri, String> {
+    let known = |scheme: &str| Spoken::SCHEMES.iter().any(|(name, _)| *name == scheme);
     let url = text.parse::<Uri>().ok();
-    match url.filter(|url| matches!(url.scheme_str(), Some("http" | "https"))) {
-        Some(url) if url.authority().is_some_and(is_plain) => Ok(url),
-        Some(_) => Err("write a host, and a port from 1 to 65535 if any; no user or password".to_owned()),
-        None => Err("write it with scheme and host, for example http://shop.localhost/cart".to_owned()),
+    match url.filter(|url| url.scheme_str().is_some_and(known)) {
+        Some(url) if !url.authority().is_some_and(is_plain) => {
+            Err("write a host, and a port from 1 to 65535 if any; no user or password".to_owned())
+        }
+        Some(url) if url.port().is_none() && Spoken::of(&url).default_port().is_none() => {
+            Err(format!("write a port, for example {text}:53"))
+        }
+        Some(url) => Ok(url),
+        None => {
+            let schemes: Vec<_> = Spoken::SCHEMES.iter().map(|(name, _)| *name).collect();
+            let schemes = schemes.join(", ");
+            Err(format!("write it with a scheme ({schemes}) and a host, for example http://shop.localhost/cart"))
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use std::io::{self, Write};
 
 use super::describe;
 use super::filtered::Sent;
-use super::journey::{BackendStep, Journey};
+use super::journey::{BackendStep, Journey, Traffic};
+
+/// How many problems are told.
+const ENOUGH: usize = 12;
 
 /// Prints one station a line, the kind of station first.
 pub(super) fn print(journey: &Journey, out: &mut impl Write) -> io::Result<()> {
@@ -17,6 +20,9 @@ pub(super) fn print(journey: &Journey, out: &mut impl Write) -> io::Result<()> {
             let why =
                 certificate.chosen_by.as_ref().map_or("the default".to_owned(), |pattern| format!("for {pattern}"));
             line("certificate", &format!("{}: {} ({why})", certificate.name, certificate.summary))?;
+        }
+        if let Some(clients) = &listener.clients {
+            line("client's", &format!("certificate {clients}"))?;
         }
     }
     if let Some(host) = &journey.host {
@@ -35,7 +41,7 @@ pub(super) fn print(journey: &Journey, out: &mut impl Write) -> io::Result<()> {
         }
     }
     for backend in &journey.backends {
-        line("backend", &summary(backend))?;
+        line("backend", &summary(backend, journey.traffic))?;
         for filter in &backend.filters {
             line("  filter", &describe::filter(filter))?;
         }
@@ -49,19 +55,31 @@ pub(super) fn print(journey: &Journey, out: &mut impl Write) -> io::Result<()> {
     if let Some(answer) = &journey.answer {
         line("answer", answer)?;
     }
+    if let Some(note) = &journey.note {
+        line("note", note)?;
+    }
     for hint in &journey.hints {
         line("because", hint)?;
     }
-    for finding in &journey.findings {
+    for finding in journey.findings.iter().take(ENOUGH) {
         line("problem", &finding.to_string())?;
+    }
+    match journey.findings.len().saturating_sub(ENOUGH) {
+        0 => {}
+        more => line("problem", &format!("and {more} more, which `sluice check` lists"))?,
     }
     Ok(())
 }
 
-fn summary(backend: &BackendStep) -> String {
+fn summary(backend: &BackendStep, traffic: Traffic) -> String {
     let share = format!("{:.0} %", backend.share);
     let name = backend.cluster.as_deref().unwrap_or("(none)");
-    let refused = backend.refused.as_ref().map(|answer| format!("; answers {answer}")).unwrap_or_default();
+    let (of_what, verb) = match traffic {
+        Traffic::Requests => ("requests", "answers "),
+        Traffic::Connections => ("connections", ""),
+        Traffic::Datagrams => ("clients", ""),
+    };
+    let refused = backend.refused.as_ref().map(|answer| format!("; {verb}{answer}")).unwrap_or_default();
     let how = if backend.how.is_empty() { String::new() } else { format!(" ({})", backend.how.join(", ")) };
-    format!("{name}, {share} of the requests{how}{refused}")
+    format!("{name}, {share} of the {of_what}{how}{refused}")
 }

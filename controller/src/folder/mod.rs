@@ -31,11 +31,19 @@ const MAX_DEPTH: usize = 16;
 /// A file that held something must be empty for so long before that is believed: it may just be about to be written.
 const EMPTY_BELIEVED: Duration = Duration::from_millis(500);
 
+/// A file that looks half written must stay so for so long before that is believed.
+const HALF_BELIEVED: Duration = Duration::from_millis(100);
+
+/// How many bytes tell whether a file ends as it did before.
+const TAIL: usize = 64;
+
 /// A folder of manifests and what it holds.
 pub struct Folder {
     root: PathBuf,
     settings: translate::Settings,
     files: BTreeMap<PathBuf, File>,
+    /// What files hold that is not believed yet, and since when they have held it. What they held before stays.
+    doubted: BTreeMap<PathBuf, (Vec<u8>, Instant)>,
     /// What is in `resources`, by file or by default.
     objects: BTreeMap<(Kind, ObjectKey), Held>,
     duplicates: Vec<Finding>,
@@ -47,8 +55,6 @@ struct File {
     text: Vec<u8>,
     manifests: Vec<Manifest>,
     findings: Vec<Finding>,
-    /// Since when the file has been empty on disk while what it held before is still believed.
-    empty_since: Option<Instant>,
 }
 
 struct Held {
@@ -73,6 +79,7 @@ impl Folder {
             root: root.to_owned(),
             settings: settings.clone(),
             files: BTreeMap::new(),
+            doubted: BTreeMap::new(),
             objects: BTreeMap::new(),
             duplicates: Vec::new(),
             resources: Resources::default(),
@@ -84,21 +91,32 @@ impl Folder {
     /// Reads again what changed on disk. On an error nothing has changed.
     pub fn reload(&mut self) -> io::Result<Change> {
         let mut files = false;
+        let first = self.files.is_empty();
         let texts = self.texts()?;
+        self.doubted.retain(|path, _| texts.contains_key(path));
         let gone: Vec<_> = self.files.keys().filter(|path| !texts.contains_key(*path)).cloned().collect();
         for path in gone {
             self.files.remove(&path);
             files = true;
         }
         for (path, text) in texts {
-            if let (Some(old), Ok(text)) = (self.files.get_mut(&path), &text) {
-                let emptied = text.is_empty() && !old.text.is_empty();
-                let since = emptied.then(|| *old.empty_since.get_or_insert_with(Instant::now));
-                old.empty_since = since;
-                if *text == old.text || since.is_some_and(|since| since.elapsed() < EMPTY_BELIEVED) {
+            if let Ok(text) = &text {
+                let old = self.files.get(&path).map(|old| old.text.as_slice());
+                if old == Some(text) {
+                    self.doubted.remove(&path);
                     continue;
                 }
+                if let Some(patience) = doubt(old, text).filter(|_| !first) {
+                    let seen = self.doubted.entry(path.clone()).or_insert_with(|| (text.clone(), Instant::now()));
+                    if seen.0 != *text {
+                        *seen = (text.clone(), Instant::now());
+                    }
+                    if seen.1.elapsed() < patience {
+                        continue;
+                    }
+                }
             }
+            self.doubted.remove(&path);
             let readable = text.is_ok();
             let old = self.files.get(&path);
             let file = load(&path, text, old.map(|old| old.manifests.clone()).unwrap_or_default());
@@ -114,6 +132,11 @@ impl Folder {
     /// moment while they save.
     pub fn mid_edit(&self) -> bool {
         self.files.keys().any(|path| !path.exists())
+    }
+
+    /// Whether a file looks half written, so that it has to be looked at again soon.
+    pub fn is_doubted(&self) -> bool {
+        !self.doubted.is_empty()
     }
 
     /// The objects.
@@ -261,6 +284,17 @@ impl Folder {
         self.objects = objects;
         change
     }
+}
+
+/// How long a text has to stay as it is before it is believed, where it may be the beginning of what is being written. `old` is what
+/// the file held before. `None` where nothing speaks for that.
+fn doubt(old: Option<&[u8]>, text: &[u8]) -> Option<Duration> {
+    let Some(old) = old else { return (!text.ends_with(b"\n")).then_some(HALF_BELIEVED) };
+    if text.is_empty() {
+        return Some(EMPTY_BELIEVED);
+    }
+    let tail = &old[old.len().saturating_sub(TAIL)..];
+    (text.len() < old.len() && !text.ends_with(tail)).then_some(HALF_BELIEVED)
 }
 
 /// Reads a file. What its broken parts held before (`kept`) stays, since nobody can tell what they were to become.

@@ -3,22 +3,31 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use dataplane::compile::Compiler;
+use dataplane::route::{RequestView, RouteTable};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use snapshot::{
-    Action, Filter, HostPattern, Kind, Match, PathMatch, Protocol, Resource, ResourceId, Rule, Snapshot, ValuePattern,
+    Action, ClientValidation, Filter, HostPattern, Kind, Match, PathMatch, Protocol, Resource, ResourceId, Rule,
+    Snapshot, ValueMatch, ValuePattern,
 };
 
 /// One `curl` command for each rule, host and scheme, with the rule's name as a comment, sorted by host; then one for each
-/// rate limit that exceeds it. Rules that only a regular expression selects are left out: which path to ask for is not known.
+/// rate limit that exceeds it. Rules that only a regular expression selects are left out: which path to ask for is not known. So
+/// are those before which another rule goes.
 pub(super) fn commands(snapshot: &Snapshot, address: IpAddr) -> Vec<String> {
     let (mut commands, mut floods) = (BTreeMap::new(), BTreeMap::new());
-    for Sample { rule, target, path, arguments } in samples(snapshot, address) {
+    let (table, _) = Compiler::default().compile(snapshot);
+    for sample in samples(snapshot, address).into_iter().filter(|sample| sample.is_answered(&table)) {
+        let arguments = sample.request.arguments();
+        let Sample { rule, target, request: Request { path, .. } } = sample;
         let curl = target.arguments(&path, &arguments);
         if let Some(requests) = rule.filters.iter().find_map(exceeding) {
             let each = format!("curl -s -o /dev/null -w '%{{http_code}} '{curl}");
             let flood = format!("for i in $(seq {requests}); do {each}; done; echo   # {}, its limit", rule.name);
             floods.entry((target.host.clone(), path.clone(), arguments.clone())).or_insert(flood);
         }
-        commands.insert((target.host, path, arguments, target.tls), format!("curl{curl}   # {}", rule.name));
+        let remark = target.remark();
+        commands.insert((target.host, path, arguments, target.tls), format!("curl{curl}   # {}{}", rule.name, remark));
     }
     commands.into_values().chain(floods.into_values()).collect()
 }
@@ -28,12 +37,14 @@ pub(super) fn commands(snapshot: &Snapshot, address: IpAddr) -> Vec<String> {
 pub(super) fn websocket(snapshot: &Snapshot, address: IpAddr) -> Option<String> {
     let plain =
         samples(snapshot, address).into_iter().filter(|sample| !sample.target.tls && sample.leads_to_a_backend());
-    let Sample { rule, target, path, mut arguments } =
-        plain.min_by(|a, b| (&a.target.host, &a.path, &a.arguments).cmp(&(&b.target.host, &b.path, &b.arguments)))?;
+    let key = |sample: &Sample| (sample.target.host.clone(), sample.request.path.clone(), sample.request.arguments());
+    let (table, _) = Compiler::default().compile(snapshot);
+    let Sample { rule, target, request } = plain.filter(|sample| sample.is_answered(&table)).min_by_key(key)?;
+    let (path, mut arguments) = (&request.path, request.arguments());
     for header in WEBSOCKET {
         arguments.push_str(&format!(" -H {}", quoted(header)));
     }
-    let curl = target.arguments(&path, &arguments);
+    let curl = target.arguments(path, &arguments);
     Some(format!("curl -i -m 1 --http1.1{curl}   # {}, as a WebSocket: 101, then every message comes back", rule.name))
 }
 
@@ -49,11 +60,43 @@ const WEBSOCKET: [&str; 4] = [
 struct Sample<'s> {
     rule: &'s Rule,
     target: Target,
+    request: Request,
+}
+
+/// What of a request a rule looks at.
+struct Request {
+    /// With the query.
     path: String,
-    arguments: String,
+    method: Option<String>,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    fn arguments(&self) -> String {
+        let mut arguments = self.method.as_ref().map(|method| format!(" -X {method}")).unwrap_or_default();
+        for (name, value) in &self.headers {
+            arguments.push_str(&format!(" -H {}", quoted(&format!("{name}: {value}"))));
+        }
+        arguments
+    }
 }
 
 impl Sample<'_> {
+    /// Whether the request comes to this rule, and not to one that goes before it.
+    fn is_answered(&self, table: &RouteTable) -> bool {
+        let method = self.request.method.as_deref().unwrap_or("GET").parse().unwrap_or(Method::GET);
+        let header = |(name, value): &(String, String)| {
+            Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?))
+        };
+        let headers: HeaderMap = self.request.headers.iter().filter_map(header).collect();
+        let (path, query) = match self.request.path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (self.request.path.as_str(), None),
+        };
+        let request = RequestView { host: &self.target.host, path, query, method: &method, headers: &headers };
+        table.find(self.target.port, &request).is_ok_and(|found| *found.rule.name == *self.rule.name)
+    }
+
     fn leads_to_a_backend(&self) -> bool {
         let answers = |filter: &Filter| {
             matches!(
@@ -74,13 +117,16 @@ fn samples(snapshot: &Snapshot, address: IpAddr) -> Vec<Sample<'_>> {
             let Some(Resource::Listener(listener)) = snapshot.get(&id).map(|held| held.resource().as_ref()) else {
                 continue;
             };
-            let tls = matches!(listener.protocol, Protocol::Https(_));
+            let (tls, certified) = match &listener.protocol {
+                Protocol::Https(tls) => (true, matches!(tls.client_validation, Some(ClientValidation::Required(_)))),
+                _ => (false, false),
+            };
             for host in &attachment.hostnames {
                 for rule in &route.rules {
-                    let Some((path, arguments)) = rule.matches.iter().find_map(request) else { continue };
+                    let Some(request) = rule.matches.iter().find_map(request) else { continue };
                     let host = sample(host.narrower(&listener.hostname), address);
-                    let target = Target { host, port: listener.port, tls, address };
-                    samples.push(Sample { rule, target, path, arguments });
+                    let target = Target { host, port: listener.port, tls, certified, address };
+                    samples.push(Sample { rule, target, request });
                 }
             }
         }
@@ -100,6 +146,8 @@ struct Target {
     host: String,
     port: u16,
     tls: bool,
+    /// Whether clients need a certificate.
+    certified: bool,
     address: IpAddr,
 }
 
@@ -107,7 +155,12 @@ impl Target {
     fn arguments(&self, path: &str, arguments: &str) -> String {
         let (insecure, scheme) = if self.tls { (" -k", "https") } else { ("", "http") };
         let url = quoted(&format!("{scheme}://{}:{}{path}", self.host, self.port));
-        format!("{insecure}{}{arguments} {url}", self.resolve())
+        let certificate = if self.certified { " --cert client.pem" } else { "" };
+        format!("{insecure}{certificate}{}{arguments} {url}", self.resolve())
+    }
+
+    fn remark(&self) -> &'static str {
+        if self.certified { "; client.pem: your certificate and key, for clients need one" } else { "" }
     }
 
     /// Every resolver knows `localhost` and what is below it; other names have to be told.
@@ -142,8 +195,8 @@ fn sample(pattern: &HostPattern, address: IpAddr) -> String {
     }
 }
 
-/// Path with query, and arguments of `curl`, of a request that the match selects.
-fn request(selector: &Match) -> Option<(String, String)> {
+/// A request that the match selects.
+fn request(selector: &Match) -> Option<Request> {
     let mut path = match &selector.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => path.clone(),
         PathMatch::LastElement(_) | PathMatch::Regex(_) => return None,
@@ -151,11 +204,9 @@ fn request(selector: &Match) -> Option<(String, String)> {
     for (separator, condition) in std::iter::once('?').chain(std::iter::repeat('&')).zip(&selector.query) {
         path.push_str(&format!("{separator}{}={}", condition.name, exact(&condition.value)?));
     }
-    let mut arguments = selector.method.as_ref().map(|method| format!(" -X {method}")).unwrap_or_default();
-    for condition in &selector.headers {
-        arguments.push_str(&format!(" -H {}", quoted(&format!("{}: {}", condition.name, exact(&condition.value)?))));
-    }
-    Some((path, arguments))
+    let header = |condition: &ValueMatch| Some((condition.name.clone(), exact(&condition.value)?.to_owned()));
+    let headers = selector.headers.iter().map(header).collect::<Option<_>>()?;
+    Some(Request { path, method: selector.method.clone(), headers })
 }
 
 fn exact(pattern: &ValuePattern) -> Option<&str> {
@@ -173,7 +224,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use snapshot::{Attachment, LimitKey, Listener, Rank, RateLimit, Refusal, Route, Timeouts, ValueMatch};
+    use snapshot::{Attachment, LimitKey, Listener, Rank, RateLimit, Refusal, Route, Timeouts};
 
     use super::*;
 

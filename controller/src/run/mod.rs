@@ -1,6 +1,7 @@
 //! `sluice run DIR`: controller and data plane in one process, over a folder of manifests instead of a cluster.
 
 mod curl;
+mod terminal;
 mod told;
 
 use std::collections::BTreeSet;
@@ -19,11 +20,15 @@ use crate::ca::CaError;
 use crate::echo::Echoes;
 use crate::folder::{Change, Folder, Watcher};
 use crate::options::AccessLog;
-use crate::standalone::Source;
+use crate::standalone::{self, Source};
+use terminal::Terminal;
 use told::Told;
 
 /// How long an editor may take between removing a file and writing it anew.
 const EDITORS_GAP: Duration = Duration::from_millis(40);
+
+/// How many commands are offered to try.
+const TRIED: usize = 24;
 
 /// How long requests that have begun may take once the command was asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -45,7 +50,7 @@ pub struct Args {
     /// Start a small server, which answers with what it received, on each loopback endpoint that nobody listens on
     #[arg(long)]
     echo: bool,
-    /// The format of the access log, on standard output
+    /// The format of the access log, on standard output. With json everything else goes to standard error
     #[arg(long, value_enum, default_value_t = AccessLog::Off)]
     access_log: AccessLog,
 }
@@ -111,7 +116,12 @@ async fn run(args: &Args) -> Result<(), RunError> {
     let echoes = args.echo.then(Echoes::default);
     let rejections = proxy.rejections();
     let (told, rejected) = (Told::default(), Vec::new());
+    let terminal = match args.access_log {
+        AccessLog::Json => Terminal::Stderr,
+        _ => Terminal::Stdout,
+    };
     let mut session = Session {
+        terminal,
         folder,
         settings,
         memo: Memo::default(),
@@ -119,21 +129,23 @@ async fn run(args: &Args) -> Result<(), RunError> {
         rejections,
         rejected,
         told,
+        sharing: None,
         unreadable: None,
         echoes,
     };
     session.start_echoes().await;
     let served = session.publish();
-    greet(args, &session.folder, &served);
+    greet(args, terminal, &session.folder, &served);
     let mut stop = std::pin::pin!(stop_requested());
     loop {
         tokio::select! {
             requested = &mut stop => break requested?,
             Some(began) = watcher.changed() => session.follow(began).await,
+            () = tokio::time::sleep(EDITORS_GAP), if session.folder.is_doubted() => session.follow(Instant::now()).await,
             Ok(()) = session.rejections.changed() => session.tell_rejections(),
         }
     }
-    println!("stopping: answering what has begun (again to stop at once)");
+    terminal.say("stopping: answering what has begun (again to stop at once)");
     tokio::select! {
         _ = session.proxy.drain(DRAIN) => Ok(()),
         again = stop_requested() => Ok(again?),
@@ -142,6 +154,7 @@ async fn run(args: &Args) -> Result<(), RunError> {
 
 /// Everything that lives while the command runs.
 struct Session {
+    terminal: Terminal,
     folder: Folder,
     settings: Settings,
     memo: Memo,
@@ -150,6 +163,8 @@ struct Session {
     /// What of them was told last.
     rejected: Vec<Rejection>,
     told: Told,
+    /// What was told of ports that several data planes have here.
+    sharing: Option<String>,
     /// Why the folder cannot be read, while it cannot.
     unreadable: Option<String>,
     echoes: Option<Echoes>,
@@ -165,8 +180,10 @@ impl Session {
         let unreadable = reloaded.as_ref().err().map(ToString::to_string);
         if self.unreadable != unreadable {
             match &unreadable {
-                Some(error) => println!("the folder cannot be read: {error}; everything stays as it is"),
-                None => println!("the folder can be read again"),
+                Some(error) => {
+                    self.terminal.say(format_args!("the folder cannot be read: {error}; everything stays as it is"));
+                }
+                None => self.terminal.say("the folder can be read again"),
             }
             self.unreadable = unreadable;
         }
@@ -176,7 +193,8 @@ impl Session {
             Ok(change) => {
                 self.start_echoes().await;
                 self.publish();
-                println!("{} ({:.1} ms)", summary(&change), began.elapsed().as_secs_f64() * 1000.0);
+                let took = began.elapsed().as_secs_f64() * 1000.0;
+                self.terminal.say(format_args!("{} ({took:.1} ms)", summary(&change)));
             }
         }
     }
@@ -185,7 +203,7 @@ impl Session {
     fn publish(&mut self) -> Snapshot {
         let translation = self.memo.translate(self.folder.resources(), &self.settings);
         self.folder.accept(&translation.rejected);
-        let snapshot = merged(translation.snapshots.values());
+        let snapshot = standalone::merged(&translation);
         self.proxy.apply(snapshot.clone());
         let mut findings = self.folder.findings();
         findings.extend(translation.problems.iter().map(|problem| self.folder.place(problem)));
@@ -195,8 +213,13 @@ impl Session {
         }
         findings.extend(self.folder.unserved(&translation));
         for line in self.told.update(findings) {
-            println!("{line}");
+            self.terminal.say(line);
         }
+        let sharing = standalone::shared_ports(&translation, None);
+        if let Some(sentence) = sharing.as_ref().filter(|_| sharing != self.sharing) {
+            self.terminal.say(format_args!("note: {sentence}"));
+        }
+        self.sharing = sharing;
         self.tell_rejections();
         let rejected: BTreeSet<_> = self.rejected.iter().map(|rejection| &rejection.id).collect();
         let mut served = Snapshot::default();
@@ -210,11 +233,11 @@ impl Session {
     fn tell_rejections(&mut self) {
         let rejections = self.rejections.borrow_and_update().clone();
         for Rejection { id, reason } in rejections.iter().filter(|rejection| !self.rejected.contains(rejection)) {
-            println!("not served: {id}: {reason}");
+            self.terminal.say(format_args!("not served: {id}: {reason}"));
         }
         let ids: BTreeSet<_> = rejections.iter().map(|rejection| &rejection.id).collect();
         for Rejection { id, .. } in self.rejected.iter().filter(|rejection| !ids.contains(&rejection.id)) {
-            println!("no longer rejected: {id}");
+            self.terminal.say(format_args!("no longer rejected: {id}"));
         }
         self.rejected = rejections;
     }
@@ -222,32 +245,29 @@ impl Session {
     async fn start_echoes(&mut self) {
         let Some(echoes) = &mut self.echoes else { return };
         for started in echoes.start(self.folder.resources()).await {
+            let (service, address) = (started.service, started.address);
             match started.outcome {
-                Ok(()) => println!("echo server for {} on {}", started.service, started.address),
-                Err(error) => println!("no echo server for {} on {}: {error}", started.service, started.address),
+                Ok(()) => self.terminal.say(format_args!("echo server for {service} on {address}")),
+                Err(error) => self.terminal.say(format_args!("no echo server for {service} on {address}: {error}")),
             }
         }
     }
 }
 
-/// All data planes' parts as one: names are unique among all of them.
-pub(crate) fn merged<'a>(parts: impl Iterator<Item = &'a Snapshot>) -> Snapshot {
-    let mut whole = Snapshot::default();
-    for (id, resource) in parts.flat_map(Snapshot::iter) {
-        whole.insert_hashed(id.clone(), resource.clone());
-    }
-    whole
-}
-
-fn greet(args: &Args, folder: &Folder, served: &Snapshot) {
+fn greet(args: &Args, terminal: Terminal, folder: &Folder, served: &Snapshot) {
     let mut commands = curl::commands(served, args.address);
+    let more = commands.len().saturating_sub(TRIED);
+    commands.truncate(TRIED);
     // Only of the echo servers it is known that they speak it.
     commands.extend(curl::websocket(served, args.address).filter(|_| args.echo));
     if !commands.is_empty() {
-        println!("try:");
+        terminal.say("try:");
     }
     for command in commands {
-        println!("  {command}");
+        terminal.say(format_args!("  {command}"));
+    }
+    if more > 0 {
+        terminal.say(format_args!("  and {more} more; `sluice explain` tells of any URL"));
     }
     let ports: BTreeSet<_> = served
         .iter()
@@ -262,13 +282,13 @@ fn greet(args: &Args, folder: &Folder, served: &Snapshot) {
         [one] => format!("port {one}"),
         [many @ .., last] => format!("ports {} and {last}", many.join(", ")),
     };
-    println!(
+    terminal.say(format_args!(
         "serving {} objects in {} files of {} on {}, {ports}; edit them and the next request sees it",
         folder.len(),
         folder.files(),
         args.source.dir.display(),
         args.address
-    );
+    ));
 }
 
 fn summary(change: &Change) -> String {

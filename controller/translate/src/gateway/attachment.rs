@@ -6,6 +6,7 @@ use crds::gateway::{GROUP, ParentReference};
 use snapshot::HostPattern;
 
 use super::listeners::{Listener, Owner};
+use super::protocol::Protocol;
 use super::route_kind::RouteKind;
 use super::{View, hostname};
 use crate::{Kind, ObjectKey, Resources};
@@ -93,6 +94,16 @@ pub(super) fn attach(
             (None, None) => "no listener that is in use: see its status, or correct the reference".into(),
         };
         return Err(("NoMatchingParent", format!("{owner} has {wanted} in spec.parentRefs.")));
+    }
+    let speaks = |listener: &Listener| listener.protocol.is_none_or(|protocol| protocol.kinds().contains(&route.kind));
+    if !named.iter().any(|(_, listener)| speaks(listener)) {
+        let message = format!(
+            "No listener of {owner} has a protocol that {}s are for: name a listener of protocol {}, or write another kind of \
+             route.",
+            route.kind,
+            Protocol::names_for(route.kind)
+        );
+        return Err(("NotAllowedByListeners", message));
     }
     let allowed = |listener: &Listener| {
         listener.kinds.iter().any(|kind| kind.kind == route.kind.name())

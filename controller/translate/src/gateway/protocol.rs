@@ -46,6 +46,16 @@ impl Protocol {
         }
     }
 
+    /// The protocols on which routes of this kind make sense, for sentences.
+    pub fn names_for(kind: Kind) -> &'static str {
+        match kind {
+            Kind::TLSRoute => "TLS",
+            Kind::TCPRoute => "TCP, or TLS with mode Terminate",
+            Kind::UDPRoute => "UDP",
+            _ => "HTTP or HTTPS",
+        }
+    }
+
     /// Whether TLS ends here, so that certificates are needed.
     pub fn terminates_tls(self) -> bool {
         matches!(self, Self::Https | Self::TlsTerminate)
