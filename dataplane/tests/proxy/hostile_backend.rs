@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::client::{fetch, http1};
+use crate::client::{collect, fetch, get, http1};
 use crate::rig::{Rig, options, route, rule, timeouts};
 
 /// A backend that reads the head of a request, answers with these bytes, and then only keeps the connection.
@@ -78,6 +78,19 @@ async fn what_follows_an_answer_is_nobodys_answer() {
     let rig = Rig::plain(&[address]);
     for _ in 0..3 {
         assert_eq!(fetch(rig.address(), "/").await.body, "one");
+    }
+}
+
+#[tokio::test]
+async fn a_body_whose_chunks_are_no_chunks_never_looks_complete() {
+    // Without a size, with the size elsewhere, and with a line feed that ends the line for some and not for others.
+    for chunks in ["3\r\none\r\n\r\n\r\n", "3\r\none\r\n;0\r\n\r\n", "3;x\ny\r\none\r\n0\r\n\r\n"] {
+        let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+        let (address, _backend) = scripted(answer.leak()).await;
+        let rig = Rig::plain(&[address]);
+        let mut client = http1(rig.address()).await;
+        let answer = async { collect(client.send_request(get("/")).await?).await };
+        assert!(answer.await.is_err(), "{chunks:?}");
     }
 }
 

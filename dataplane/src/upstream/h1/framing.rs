@@ -104,15 +104,27 @@ fn take(input: &mut BytesMut, left: &mut u64) -> Bytes {
     input.split_to(length).freeze()
 }
 
+/// `input` is not empty.
 fn chunk_size(input: &mut BytesMut) -> Result<Option<u64>, BackendError> {
+    let malformed = BackendError::Malformed("the size of a chunk");
+    // httparse takes no digits for 0, which would end a body early.
+    if !input.first().is_some_and(u8::is_ascii_hexdigit) {
+        return Err(malformed);
+    }
     match httparse::parse_chunk_size(input) {
         Ok(httparse::Status::Complete((length, size))) => {
-            input.advance(length);
-            Ok(Some(size))
+            // It also takes whatever bytes for an extension. A line feed there is the end of the line to others.
+            let line = input.split_to(length);
+            let valid = line.strip_suffix(b"\r\n").is_some_and(|line| !line.iter().any(|byte| is_control(*byte)));
+            if valid { Ok(Some(size)) } else { Err(malformed) }
         }
         Ok(httparse::Status::Partial) if input.len() < MAX_CHUNK_LINE => Ok(None),
-        _ => Err(BackendError::Malformed("the size of a chunk")),
+        _ => Err(malformed),
     }
+}
+
+fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
 }
 
 fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, BackendError> {
@@ -171,7 +183,27 @@ mod tests {
 
     #[test]
     fn what_is_no_chunk_is_refused() {
-        for body in [&b"x\r\n"[..], b"4\r\nwikix\r\n", b"-1\r\n", b"fffffffffffffffff\r\n", b"0\r\nno colon\r\n\r\n"] {
+        for body in [
+            &b"x\r\n"[..],
+            b"4\r\nwikix\r\n",
+            b"-1\r\n",
+            b"0x4\r\nwiki\r\n0\r\n\r\n",
+            b"fffffffffffffffff\r\n",
+            b"\r\n\r\n",
+            b";x\r\n\r\n",
+            b" \r\n\r\n",
+            b" 0\r\n\r\n",
+            b"0\n\r\n",
+            b"0\r\r\n\r\n",
+            b"4;x\ny\r\nwiki\r\n0\r\n\r\n",
+            b"4;x\0\r\nwiki\r\n0\r\n\r\n",
+            b"4\r\nwiki\n0\r\n\r\n",
+            b"0\r\nno colon\r\n\r\n",
+            b"0\r\nx : 1\r\n\r\n",
+            b"0\r\nx: 1\r\n 2\r\n\r\n",
+            b"0\r\nx: 1\r2\r\n\r\n",
+            b"0\r\nx: 1\0\r\n\r\n",
+        ] {
             assert!(decoded(Framing::Chunked(Chunk::Size), body, 64).is_err(), "{body:?}");
         }
         let endless = [b"1;".to_vec(), vec![b'x'; MAX_CHUNK_LINE]].concat();

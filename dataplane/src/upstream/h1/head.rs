@@ -119,6 +119,9 @@ pub fn parse(input: &mut BytesMut, method: &Method, spare: &mut HeaderMap) -> Re
         return Err(BackendError::Malformed("the length is ambiguous"));
     }
     let framing = facts.framing(method, status);
+    // What would follow all the same must not pass for the next answer (RFC 9112, 6.3: 204 has no body).
+    facts.closed |=
+        status == StatusCode::NO_CONTENT && (facts.chunked || facts.length.is_some_and(|length| length > 0));
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -214,7 +217,7 @@ mod tests {
     fn some_answers_have_no_body_whatever_their_head_says() {
         for (status, method) in [("204", Method::GET), ("304", Method::GET), ("200", Method::HEAD)] {
             let head = parsed(&format!("HTTP/1.1 {status} x\r\ncontent-length: 9\r\n\r\n"), method).unwrap().unwrap();
-            assert_eq!((head.framing, head.keep_alive), (Framing::Done, true));
+            assert_eq!((head.framing, head.keep_alive), (Framing::Done, status != "204"));
             assert_eq!(head.response.headers().contains_key(CONTENT_LENGTH), status != "204");
         }
     }
@@ -230,6 +233,17 @@ mod tests {
             "transfer-encoding: gzip, chunked\r\n",
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
             "a b: c\r\n",
+            "a : c\r\n",
+            "a: b\r\n c\r\n",
+            " a: b\r\n",
+            "a: b\rc\r\n",
+            "a: b\0\r\n",
+            "content-length: 3\rcontent-length: 4\r\n",
+            "content-length: 0x3\r\n",
+            "content-length: 99999999999999999999\r\n",
+            "transfer-encoding: chunked, chunked\r\n",
+            "transfer-encoding: \u{b}chunked\r\n",
+            "transfer-encoding: identity\r\n",
         ] {
             assert_eq!(framing(lines), None, "{lines:?}");
         }
