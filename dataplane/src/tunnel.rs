@@ -1,6 +1,7 @@
 //! Bytes in both directions: what is left of a connection once it has left HTTP (WebSocket and any other upgrade), and all
 //! of one that never was HTTP.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -18,8 +19,14 @@ use crate::upstream::Upgraded;
 use crate::watch::{Signal, Watch};
 use crate::worker::Worker;
 
-/// What is held of a tunnel in each direction.
+/// What is read at once, and the most that is held of a tunnel in each direction besides what came before it.
 const BUFFER: usize = 16 * 1024;
+
+thread_local! {
+    /// Where all tunnels of a worker read to. Most of it is written at once, so only one whose other side does not keep up has a
+    /// buffer of its own.
+    static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
 
 /// What was read of a side before it became a tunnel.
 #[derive(Debug, Default)]
@@ -139,7 +146,7 @@ impl Broken {
     }
 }
 
-/// One direction: a buffer, and whether its source has ended.
+/// One direction: what its sink did not take yet, and whether its source has ended.
 struct Direction {
     buffer: Vec<u8>,
     taken: usize,
@@ -166,15 +173,12 @@ impl Direction {
         sink: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<Result<(), Broken>> {
         loop {
-            while self.taken < self.buffer.len() {
-                let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.buffer[self.taken..]));
-                let written = written.map_err(Broken::Sink)?;
-                if written == 0 {
-                    return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
-                }
-                self.taken += written;
-                self.carried += written as u64;
-            }
+            let before = self.taken;
+            let written = poll_write_all(cx, sink, &self.buffer, &mut self.taken);
+            self.carried += (self.taken - before) as u64;
+            ready!(written)?;
+            // An idle tunnel holds no buffers.
+            (self.buffer, self.taken) = (Vec::new(), 0);
             match self.state {
                 DirectionState::Done => return Poll::Ready(Ok(())),
                 DirectionState::SourceEnded => {
@@ -182,28 +186,57 @@ impl Direction {
                     self.state = DirectionState::Done;
                 }
                 DirectionState::Open => {
-                    self.buffer.resize(BUFFER, 0);
-                    let mut space = ReadBuf::new(&mut self.buffer);
-                    let read = Pin::new(&mut *source).poll_read(cx, &mut space);
-                    let filled = space.filled().len();
-                    self.taken = 0;
-                    match read {
-                        Poll::Ready(Ok(())) => self.buffer.truncate(filled),
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Source(error))),
-                        Poll::Pending => {
-                            // An idle tunnel holds no buffers.
-                            self.buffer = Vec::new();
-                            ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Broken::Sink)?;
-                            return Poll::Pending;
-                        }
-                    }
-                    if filled == 0 {
-                        self.state = DirectionState::SourceEnded;
-                    }
+                    let Poll::Ready(moved) = SPACE.with_borrow_mut(|space| self.poll_move(cx, source, sink, space))
+                    else {
+                        ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Broken::Sink)?;
+                        return Poll::Pending;
+                    };
+                    moved?;
                 }
             }
         }
     }
+
+    /// Reads once, and keeps what the sink does not take at once.
+    fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        space: &mut [u8],
+    ) -> Poll<Result<(), Broken>> {
+        let mut space = ReadBuf::new(space);
+        ready!(Pin::new(source).poll_read(cx, &mut space)).map_err(Broken::Source)?;
+        let read = space.filled();
+        if read.is_empty() {
+            self.state = DirectionState::SourceEnded;
+        }
+        let mut taken = 0;
+        let written = poll_write_all(cx, sink, read, &mut taken);
+        self.carried += taken as u64;
+        self.buffer = read[taken..].to_vec();
+        self.taken = 0;
+        match written {
+            Poll::Ready(Err(broken)) => Poll::Ready(Err(broken)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Writes what is left of `bytes` after `taken`, and counts it there.
+fn poll_write_all(
+    cx: &mut Context<'_>,
+    sink: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+    taken: &mut usize,
+) -> Poll<Result<(), Broken>> {
+    while *taken < bytes.len() {
+        match ready!(Pin::new(&mut *sink).poll_write(cx, &bytes[*taken..])).map_err(Broken::Sink)? {
+            0 => return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into()))),
+            written => *taken += written,
+        }
+    }
+    Poll::Ready(Ok(()))
 }
 
 #[cfg(test)]
