@@ -168,6 +168,8 @@ impl Controller {
                 pull_policy: options.dataplane_image_pull_policy.clone(),
                 pull_secrets: options.dataplane_image_pull_secret.clone(),
                 state_size_limit: options.dataplane_state_size_limit.clone(),
+                tunnel_idle_seconds: options.dataplane_tunnel_idle_seconds,
+                udp_idle_seconds: options.dataplane_udp_idle_seconds,
                 replicas: options.gateway_replicas,
                 controllers: format!("{}:{}", options.stream_host(), options.stream_address.port()),
                 ca: keys.trusted(),

@@ -47,6 +47,25 @@ struct Arguments {
     /// On SIGTERM requests under way may take so long to finish.
     #[arg(long, env = "SLUICE_DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
+    /// A connection of a TCPRoute or TLSRoute ends when it carries nothing in either direction for so long.
+    #[arg(long, env = "SLUICE_TUNNEL_IDLE_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    tunnel_idle_seconds: u64,
+    /// A UDP session ends when it sees no datagram in either direction for so long.
+    #[arg(long, env = "SLUICE_UDP_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    udp_idle_seconds: u64,
+}
+
+impl Arguments {
+    fn options(&self) -> Options {
+        Options {
+            address: self.address,
+            workers: self.workers.map(usize::from),
+            admin: Some(self.admin_address),
+            tunnel_timeout: Duration::from_secs(self.tunnel_idle_seconds),
+            udp_idle_timeout: Duration::from_secs(self.udp_idle_seconds),
+            ..Options::default()
+        }
+    }
 }
 
 const EXAMPLES: &str = "Examples:
@@ -90,12 +109,7 @@ fn log() {
 }
 
 async fn run(arguments: Arguments, mut signals: Signals) -> anyhow::Result<()> {
-    let proxy = Arc::new(Proxy::start(Options {
-        address: arguments.address,
-        workers: arguments.workers.map(usize::from),
-        admin: Some(arguments.admin_address),
-        ..Options::default()
-    })?);
+    let proxy = Arc::new(Proxy::start(arguments.options())?);
     let config = Config {
         controllers: arguments.controllers,
         token_file: arguments.token,
@@ -117,4 +131,25 @@ async fn run(arguments: Arguments, mut signals: Signals) -> anyhow::Result<()> {
     };
     tracing::info!(cut = drained.cut, "drained");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(more: &[&str]) -> Result<Options, clap::Error> {
+        let arguments = ["sluice-dataplane", "--controllers=localhost:15010"].iter().chain(more);
+        Ok(Arguments::try_parse_from(arguments)?.options())
+    }
+
+    #[test]
+    fn idle_times_are_those_of_the_library_unless_flags_say_others() {
+        let (ours, librarys) = (options(&[]).unwrap(), Options::default());
+        assert_eq!(ours.tunnel_timeout, librarys.tunnel_timeout);
+        assert_eq!(ours.udp_idle_timeout, librarys.udp_idle_timeout);
+        let asked = options(&["--tunnel-idle-seconds=7200", "--udp-idle-seconds=5"]).unwrap();
+        assert_eq!(asked.tunnel_timeout, Duration::from_secs(7200));
+        assert_eq!(asked.udp_idle_timeout, Duration::from_secs(5));
+        assert!(options(&["--tunnel-idle-seconds=0"]).is_err() && options(&["--udp-idle-seconds=0"]).is_err());
+    }
 }

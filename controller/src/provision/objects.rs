@@ -31,6 +31,10 @@ pub struct Template {
     pub pull_secrets: Vec<String>,
     /// `sizeLimit` of the volume for the last good snapshot.
     pub state_size_limit: String,
+    /// How many seconds a connection without HTTP may carry nothing.
+    pub tunnel_idle_seconds: u64,
+    /// How many seconds a UDP session may see no datagram.
+    pub udp_idle_seconds: u64,
     /// How many pods each Gateway, or class, gets.
     pub replicas: u32,
     /// Where the controllers listen: a headless Service's name with the port.
@@ -205,6 +209,8 @@ impl Template {
                     "--token=/var/run/sluice/token/token",
                     "--state-dir=/var/run/sluice/state",
                     format!("--drain-seconds={DRAIN}"),
+                    format!("--tunnel-idle-seconds={}", self.tunnel_idle_seconds),
+                    format!("--udp-idle-seconds={}", self.udp_idle_seconds),
                 ],
                 "ports": [{ "name": "metrics", "containerPort": 10254 }],
                 "readinessProbe": {
@@ -255,6 +261,8 @@ mod tests {
             pull_policy: "IfNotPresent".into(),
             pull_secrets: vec!["registry".into()],
             state_size_limit: "64Mi".into(),
+            tunnel_idle_seconds: 3600,
+            udp_idle_seconds: 60,
             replicas: 2,
             controllers: "sluice-controller.sluice.svc:15010".into(),
             ca: "PEM".into(),
@@ -381,14 +389,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_good_snapshot_has_the_room_that_was_asked_for() {
+    fn the_last_good_snapshot_has_the_room_and_what_is_idle_the_time_that_was_asked_for() {
         let wanted = Wanted { uid: "1".into(), infrastructure: infrastructure() };
-        let template = Template { state_size_limit: "1Gi".into(), ..template() };
+        let template =
+            Template { state_size_limit: "1Gi".into(), tunnel_idle_seconds: 7200, udp_idle_seconds: 5, ..template() };
         let objects = template.objects(&web(), &wanted);
         let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
         let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
         let state = volumes.iter().find(|volume| volume["name"] == "state").unwrap();
         assert_eq!(state["emptyDir"]["sizeLimit"], "1Gi");
+        let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+        assert!(args.contains(&json!("--tunnel-idle-seconds=7200")) && args.contains(&json!("--udp-idle-seconds=5")));
     }
 
     #[test]

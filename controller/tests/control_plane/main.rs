@@ -798,6 +798,8 @@ fn template(installation: &str) -> Template {
         pull_policy: "Never".into(),
         pull_secrets: Vec::new(),
         state_size_limit: "64Mi".into(),
+        tunnel_idle_seconds: 3600,
+        udp_idle_seconds: 60,
         replicas: 1,
         controllers: "controllers:1".into(),
         ca: String::new(),
