@@ -1,8 +1,11 @@
 //! `sluice check DIR`: every problem in a folder of manifests, told like a compiler tells them.
 
+mod validity;
+
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
@@ -73,6 +76,7 @@ pub fn check(source: &Source) -> io::Result<Report> {
     let mut findings = folder.findings();
     findings.extend(translation.problems.iter().map(|problem| folder.place(problem)));
     findings.extend(untold(&folder, &translation));
+    findings.extend(validity::findings(&folder, &translation, SystemTime::now()));
     findings.extend(folder.unserved(&translation));
     findings.sort();
     findings.extend(nothing_served(&folder, &translation, source));
@@ -119,9 +123,12 @@ fn untold(folder: &Folder, translation: &Translation) -> BTreeSet<Finding> {
     let told: BTreeSet<_> = translation.problems.iter().map(|problem| (problem.kind, &problem.object)).collect();
     let mut findings = BTreeSet::new();
     for (kind, key, field, condition) in conditions(translation) {
-        if is_bad(condition) && !told.contains(&(kind, key)) {
+        // Served all the same: clients connect once more where it matters.
+        let harmless = condition.type_ == "OverlappingTLSConfig";
+        if is_bad(condition) && (harmless || !told.contains(&(kind, key))) {
             let message = format!("{}: {}", condition.type_, condition.message.trim_end_matches('.'));
-            findings.insert(folder.finding(kind, key, &field, &condition.reason, &message, Severity::Warning));
+            let severity = if harmless { Severity::Notice } else { Severity::Warning };
+            findings.insert(folder.finding(kind, key, &field, &condition.reason, &message, severity));
         }
     }
     let mut astray = |kind, key, field| {

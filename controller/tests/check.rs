@@ -172,7 +172,7 @@ fn ingresses_of_another_class_are_told_and_nothing_served_is_a_problem() {
 }
 
 /// What an API server refuses, one object for each reason, with the place and a word of what is told of it.
-const REFUSED: [(&str, &str, &str); 10] = [
+const REFUSED: [(&str, &str, &str); 16] = [
     ("networking.k8s.io/v1 Ingress a", "spec: {}", "spec: an Ingress without `rules`"),
     (
         "networking.k8s.io/v1 Ingress a",
@@ -209,6 +209,28 @@ const REFUSED: [(&str, &str, &str); 10] = [
         "spec.listeners[0].port: 65536",
     ),
     (
+        "gateway.networking.k8s.io/v1 Gateway a",
+        "spec: {gatewayClassName: sluice, listeners: [{name: a, port: 80, protocol: HTTP}, {name: a, port: 81, protocol: HTTP}]}",
+        "spec.listeners[1].name: a second listener is named a",
+    ),
+    (
+        "gateway.networking.k8s.io/v1 ListenerSet a",
+        "spec: {parentRef: {name: a}, listeners: [{name: a, port: 80, protocol: HTTP}, {name: a, port: 81, protocol: HTTP}]}",
+        "spec.listeners[1].name: a second listener is named a",
+    ),
+    ("sluice.dev/v1alpha1 GatewayConfig a", "spec: {replicas: 0}", "spec.replicas: 0 is not possible"),
+    ("sluice.dev/v1alpha1 GatewayConfig a", "spec: {dataPlanes: PerNode}", "spec.dataPlanes: there is no PerNode"),
+    (
+        "sluice.dev/v1alpha1 GatewayConfig a",
+        "spec: {service: {type: External}}",
+        "spec.service.type: there is no External",
+    ),
+    (
+        "sluice.dev/v1alpha1 GatewayConfig a",
+        "spec: {resources: {requests: {cpu: '1e3', memory: 0.5Gi}, limits: {cpu: 2, memory: 64MB}}}",
+        "spec.resources.limits.memory: `64MB` is not a quantity",
+    ),
+    (
         "gateway.networking.k8s.io/v1 HTTPRoute a",
         "spec: {rules: [{filters: [{type: URLRewrite}, {type: URLRewrite}]}]}",
         "spec.rules[0].filters[1]: a second URLRewrite",
@@ -224,6 +246,49 @@ fn what_an_api_server_would_refuse_is_told() {
         assert_eq!(code, Some(1), "{told}");
         assert!(told.contains(expected) && told.contains("(InvalidField)"), "no {expected:?} in\n{told}");
     }
+}
+
+/// A Gateway of TLS for `host`, with a certificate for `a.example` that is valid between these years.
+fn with_certificate(host: &str, years: (i32, i32)) -> String {
+    let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).expect("names");
+    params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let indented = |text: String| text.trim_end().replace('\n', "\n    ");
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec:\n  gatewayClassName: sluice\n  \
+         listeners:\n  - {{name: one, port: 443, protocol: HTTPS, hostname: '{host}', tls: {{certificateRefs: [{{name: a}}]}}}}\n",
+        indented(certificate.pem()),
+        indented(key.serialize_pem())
+    )
+}
+
+#[test]
+fn certificates_that_clients_refuse() {
+    for host in ["a.example", "*.example"] {
+        let (code, told) = found(&with_certificate(host, (2020, 4000)), &[]);
+        assert_eq!(code, Some(0), "{told}");
+    }
+    let (code, told) = found(&with_certificate("a.example", (2020, 2021)), &[]);
+    let expired = "all.yaml:5:3: Secret default/a: stringData[tls.crt]: the certificate was valid until 2021-01-01";
+    assert!(code == Some(1) && told.contains(expired) && told.contains("(CertificateExpired)"), "{told}");
+    let (code, told) = found(&with_certificate("a.example", (3999, 4000)), &[]);
+    assert!(code == Some(1) && told.contains("valid from 3999-01-01 on"), "{told}");
+    let (code, told) = found(&with_certificate("b.example", (2020, 4000)), &[]);
+    let strange = "spec.listeners[0].tls.certificateRefs[0]: the certificate in Secret default/a (a.example until 4000-01-01) is for no";
+    assert!(code == Some(1) && told.contains(strange) && told.contains("(CertificateNotCovering)"), "{told}");
+}
+
+#[test]
+fn listeners_of_tls_that_overlap_are_a_notice() {
+    let one = with_certificate("a.example", (2020, 4000));
+    let wider =
+        one.lines().last().expect("a listener").replace("name: one", "name: two").replace("'a.example'", "'*.example'");
+    let (code, told) = found(&format!("{one}{wider}\n"), &[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("notice: ") && told.contains("OverlappingTLSConfig: listener two"), "{told}");
 }
 
 #[test]

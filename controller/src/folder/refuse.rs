@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crds::gateway::{Gateway, HTTPRoute, HTTPRouteFilter};
+use crds::gateway::{HTTPRoute, HTTPRouteFilter, Listener};
+use crds::policy::GatewayConfig;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use translate::ObjectKey;
 
 use super::object::Object;
@@ -26,7 +28,9 @@ pub(super) fn refusals(key: &ObjectKey, object: &Object) -> Vec<(String, String)
         Object::Ingress(ingress) => found.ingress(ingress),
         Object::Service(service) => found.service(service),
         Object::EndpointSlice(slice) => found.endpoint_slice(slice),
-        Object::Gateway(gateway) => found.gateway(gateway),
+        Object::Gateway(gateway) => found.listeners(&gateway.spec.listeners),
+        Object::ListenerSet(set) => found.listeners(&set.spec.listeners),
+        Object::GatewayConfig(config) => found.gateway_config(config),
         Object::HTTPRoute(route) => found.http_route(route),
         _ => {}
     }
@@ -42,6 +46,15 @@ fn is_name(name: &str) -> bool {
         ends.iter().all(|end| end.is_some_and(|end| plain(*end))) && bytes.iter().all(|b| plain(*b) || *b == b'-')
     };
     name.len() <= 253 && name.split('.').all(label)
+}
+
+/// A quantity of Kubernetes that is not negative: a decimal number with a suffix, or with an exponent.
+fn is_quantity(text: &str) -> bool {
+    const SUFFIXES: [&str; 16] = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|exponent| exponent.parse::<i8>().is_ok());
+    number.parse::<f64>().is_ok() && (exponent || SUFFIXES.contains(&suffix))
 }
 
 #[derive(Default)]
@@ -149,9 +162,42 @@ impl Refusals {
         }
     }
 
-    fn gateway(&mut self, gateway: &Gateway) {
-        for (index, listener) in gateway.spec.listeners.iter().enumerate() {
-            self.port(format!("spec.listeners[{index}].port"), Some(listener.port));
+    fn listeners(&mut self, listeners: &[Listener]) {
+        let mut names = BTreeSet::new();
+        for (index, listener) in listeners.iter().enumerate() {
+            let field = format!("spec.listeners[{index}]");
+            self.port(format!("{field}.port"), Some(listener.port));
+            if !names.insert(&listener.name) {
+                let message = format!("a second listener is named {}; give each a name of its own", listener.name);
+                self.add(format!("{field}.name"), message);
+            }
+        }
+    }
+
+    /// What the CRD's schema says.
+    fn gateway_config(&mut self, config: &GatewayConfig) {
+        let spec = &config.spec;
+        let type_ = spec.service.as_ref().and_then(|service| service.type_.as_deref());
+        self.one_of("spec.dataPlanes", spec.data_planes.as_deref(), &["PerGateway", "PerClass"]);
+        self.one_of("spec.service.type", type_, &["LoadBalancer", "NodePort", "ClusterIP"]);
+        if let Some(replicas) = spec.replicas.filter(|replicas| !(1..=1000).contains(replicas)) {
+            self.add("spec.replicas", format!("{replicas} is not possible; write a number from 1 to 1000"));
+        }
+        let resources = spec.resources.iter();
+        for (list, resources) in resources.flat_map(|all| [("requests", &all.requests), ("limits", &all.limits)]) {
+            for (name, quantity) in resources {
+                let IntOrString::String(quantity) = quantity else { continue };
+                if !is_quantity(quantity) {
+                    let message = format!("`{quantity}` is not a quantity; write for example 100m, 2 or 64Mi");
+                    self.add(format!("spec.resources.{list}.{name}"), message);
+                }
+            }
+        }
+    }
+
+    fn one_of(&mut self, field: &str, value: Option<&str>, known: &[&str]) {
+        if let Some(value) = value.filter(|value| !known.contains(value)) {
+            self.add(field, format!("there is no {value}; write one of {}", known.join(", ")));
         }
     }
 

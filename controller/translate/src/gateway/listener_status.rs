@@ -64,6 +64,9 @@ fn warn(context: &mut Context, index: usize, listener: &Listener) {
     if let Some(unresolved) = &listener.unresolved {
         warn(unresolved.field, unresolved.reason, &unresolved.message);
     }
+    for (place, message) in &listener.strange {
+        warn(&format!(".tls.certificateRefs[{place}]"), "CertificateNotCovering", message);
+    }
     if let Some(message) = &listener.invalid_kinds {
         warn(".allowedRoutes.kinds", "InvalidRouteKinds", message);
     }

@@ -40,6 +40,8 @@ pub(super) struct Listener<'a> {
     pub tls: Option<Tls>,
     /// Why what it refers to cannot be used: the field, a reason and a sentence.
     pub unresolved: Option<Unresolved>,
+    /// Certificates that are good for none of its names, by their place in the list: sentences.
+    pub strange: Vec<(usize, String)>,
     /// How many routes are attached.
     pub attached: i32,
 }
@@ -161,6 +163,7 @@ pub(super) fn judge<'a>(
         overlap: None,
         tls: None,
         unresolved: None,
+        strange: Vec::new(),
         attached: 0,
     }
 }

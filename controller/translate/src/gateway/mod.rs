@@ -204,7 +204,7 @@ fn certify(context: &mut Context, grants: &Grants, view: &mut View) {
     let plane = view.plane.as_ref();
     for listener in &mut view.listeners {
         if listener.usable() && listener.protocol.is_some_and(Protocol::terminates_tls) {
-            (listener.tls, listener.unresolved) = tls::terminate(context, grants, plane, listener);
+            tls::terminate(context, grants, plane, listener);
         }
     }
     frontend::apply(context, grants, &view.key, view.object, &mut view.listeners);

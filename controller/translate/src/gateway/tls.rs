@@ -12,13 +12,9 @@ use crate::certificates::{Loaded, Lookup};
 use crate::context::Context;
 use crate::{DataPlane, Kind, ObjectKey};
 
-/// How a listener terminates TLS (`None` when no certificate can be used), and what is wrong with its references. The certificates go into the snapshot of `plane`, where there is one.
-pub(super) fn terminate(
-    context: &mut Context,
-    grants: &Grants,
-    plane: Option<&DataPlane>,
-    listener: &Listener,
-) -> (Option<Tls>, Option<Unresolved>) {
+/// Finds out how a listener terminates TLS, and what is wrong with its references. The certificates go into the snapshot of `plane`,
+/// where there is one.
+pub(super) fn terminate(context: &mut Context, grants: &Grants, plane: Option<&DataPlane>, listener: &mut Listener) {
     let references = listener.spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
     let mut unresolved = None;
     let mut certificates: Vec<(String, Rc<Lookup>)> = Vec::new();
@@ -26,8 +22,18 @@ pub(super) fn terminate(
         let message = "tls.certificateRefs is missing: name a Secret of type kubernetes.io/tls".into();
         unresolved = Some(LISTENER.invalid(message));
     }
-    for reference in references {
+    for (place, reference) in references.iter().enumerate() {
         let (found, error) = look_up(context, grants, &listener.owner, LISTENER, reference);
+        if let Some((secret, lookup)) = &found
+            && let Some(loaded) = lookup.usable.as_deref().filter(|loaded| !is_for(loaded, &listener.hostname))
+        {
+            let message = format!(
+                "the certificate in Secret {secret} ({}) is for no name that hostname {} stands for, so that clients refuse it: \
+                 issue one for this name, or remove the reference",
+                loaded.summary, listener.hostname
+            );
+            listener.strange.push((place, message));
+        }
         certificates.extend(found);
         unresolved = unresolved.or(error);
     }
@@ -38,7 +44,14 @@ pub(super) fn terminate(
             context.insert_certificate(plane, name, loaded);
         }
     }
-    (by_name(&listener.hostname, &loaded), unresolved)
+    (listener.tls, listener.unresolved) = (by_name(&listener.hostname, &loaded), unresolved);
+}
+
+/// Whether the certificate is valid for some name of the pattern; of all names it may be for those of addresses.
+fn is_for(certificate: &Loaded, host: &HostPattern) -> bool {
+    *host == HostPattern::Any
+        || certificate.covers(host)
+        || certificate.names.iter().any(|name| hostname::intersection(host, name).is_some())
 }
 
 /// The certificate that a Gateway shows to backends, by its name in the snapshot of `plane`, and what is wrong with the reference.
