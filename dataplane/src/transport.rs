@@ -100,12 +100,22 @@ impl AsyncWrite for Transport {
 impl Transport {
     /// Lets this connection end with a reset when it is dropped: what it carried is not complete.
     pub fn reset(&self) {
-        let stream = match self {
+        // One that is gone already needs no reset.
+        let _ = self.socket().set_linger(Some(Duration::ZERO));
+    }
+
+    /// Lets the peer have no room for more as long as it likes: of unknown protocols nobody knows how long a reader may pause.
+    /// The keepalive goes on; a peer that vanishes with data under way is noticed after the system's 15 minutes.
+    pub fn tolerate_full_window(&self) {
+        // One that is gone already needs no patience.
+        let _ = self.socket().set_tcp_user_timeout(None);
+    }
+
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(match self {
             Transport::Plain(stream) => stream,
             Transport::Tls(stream) => stream.get_ref().0,
-        };
-        // One that is gone already needs no reset.
-        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        })
     }
 }
 

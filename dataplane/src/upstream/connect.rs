@@ -97,10 +97,13 @@ mod tests {
     async fn endpoints_are_asked_whether_they_live() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let connected = Connector::new(false, None).connect(listener.local_addr().unwrap(), None).await.unwrap();
-        let Transport::Plain(stream) = connected else { panic!("no TLS was asked for") };
-        let socket = SockRef::from(&stream);
+        let Transport::Plain(stream) = &connected else { panic!("no TLS was asked for") };
+        let socket = SockRef::from(stream);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(90)));
+        connected.tolerate_full_window();
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        assert!(socket.keepalive().unwrap());
     }
 }
