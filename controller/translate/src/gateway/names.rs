@@ -19,6 +19,9 @@ const ALL: &str = "all-gateways";
 /// The longest name of a Service, and the longest value of a label.
 const LONGEST: usize = 63;
 
+/// How many digits of a hash stand in a name that had to be changed.
+const HASH: usize = 8;
+
 /// The namespace and the name of the Deployment, Service and ServiceAccount of a data plane that serves Gateways of `class`: beside
 /// the Gateway, or in the namespace of the installation where all of the class share it. `None` for that of Ingresses.
 pub(super) fn infrastructure_key(plane: &DataPlane, class: &str, settings: &Settings) -> Option<ObjectKey> {
@@ -44,10 +47,12 @@ pub fn service<'r>(
 
 /// The names of the Services of data planes for this Gateway alone, whatever its class was when they were made.
 pub fn services_of_gateway<'r>(resources: &'r Resources, gateway: &ObjectKey) -> impl Iterator<Item = &'r ObjectKey> {
-    let services = resources.services.range(ObjectKey::new(gateway.namespace.as_str(), "")..);
-    let in_namespace = services.take_while(move |(key, _)| key.namespace == gateway.namespace);
+    let start = cut(&gateway.name);
+    let services = resources.services.range(ObjectKey::new(gateway.namespace.as_str(), start.as_str())..);
+    let namespace = gateway.namespace.clone();
+    let alike = services.take_while(move |(key, _)| key.namespace == namespace && key.name.starts_with(&start));
     let plane = DataPlane::Gateway(gateway.clone());
-    let of_gateway = in_namespace.filter(move |(key, entry)| is_part_of(&plane, "", key, &entry.current.metadata));
+    let of_gateway = alike.filter(move |(key, entry)| is_part_of(&plane, "", key, &entry.current.metadata));
     of_gateway.map(|(key, _)| key)
 }
 
@@ -98,12 +103,18 @@ fn infrastructure_name(gateway_name: &str, class_name: &str) -> String {
     if letter_first && clean && whole.len() <= LONGEST {
         return whole;
     }
-    let hash: String = Hash::of(whole.as_bytes()).to_string().chars().take(8).collect();
+    let hash: String = Hash::of(whole.as_bytes()).to_string().chars().take(HASH).collect();
+    format!("{}-{hash}", cut(&whole))
+}
+
+/// The start of a name, cleaned, with room for a hash after it. What begins with the same name begins with this.
+fn cut(name: &str) -> String {
+    let letter_first = name.starts_with(|first: char| first.is_ascii_lowercase());
     let prefix = if letter_first { "" } else { "g-" };
     let cleaned =
-        whole.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' });
-    let cut: String = prefix.chars().chain(cleaned).take(LONGEST - hash.len() - 1).collect();
-    format!("{}-{hash}", cut.trim_end_matches('-'))
+        name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' });
+    let cut: String = prefix.chars().chain(cleaned).take(LONGEST - HASH - 1).collect();
+    cut.trim_end_matches('-').to_owned()
 }
 
 #[cfg(test)]
@@ -132,6 +143,27 @@ mod tests {
                 "{name}"
             );
             assert!(!names[..index].contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn services_of_a_gateway_are_found_by_the_start_of_their_name() {
+        let long = "a".repeat(253);
+        for name in ["shop", "shop.example", "1", "a--", &long[..54], &long[..56], &long] {
+            let gateway = ObjectKey::new("net", name);
+            let mut resources = Resources::default();
+            let mut services: Vec<_> = ["b", "sluice", &long].map(|class| infrastructure_name(name, class)).into();
+            for service in &services {
+                let labels = serde_json::json!({ GATEWAY_NAME: label_value(name, service) });
+                let metadata = serde_json::json!({"namespace": "net", "name": service, "labels": labels});
+                resources.insert(serde_json::from_value::<Service>(serde_json::json!({"metadata": metadata})).unwrap());
+            }
+            services.sort();
+            let found: Vec<_> = services_of_gateway(&resources, &gateway).map(|key| key.name.clone()).collect();
+            assert_eq!(found, services, "{name}");
+            // Of names that are too long for a label only the start is told apart.
+            let other = if name == long { "b".repeat(253) } else { format!("{name}x") };
+            assert_eq!(services_of_gateway(&resources, &ObjectKey::new("net", other)).count(), 0, "{name}");
         }
     }
 
