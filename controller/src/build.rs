@@ -258,7 +258,7 @@ impl Builder {
             Some((gateway.clone(), (plane.clone(), infrastructure.get(plane)?.key.clone())))
         };
         built.places = statuses.data_planes.iter().filter_map(place).collect();
-        built.homes.retain(|gateway, _| statuses.data_planes.contains_key(gateway));
+        built.homes.retain(|gateway, _| statuses.gateways.contains_key(gateway));
         built.moves = self.moves(built, &infrastructure);
         send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
         built.gate.forget_except(&statuses);
@@ -275,9 +275,10 @@ impl Builder {
             let missing = self.missing(&infrastructure.key);
             missing.into_iter().map(move |kind| (plane, (kind.to_owned(), infrastructure.key.clone())))
         });
-        let missing: Vec<_> = missing.collect();
-        built.gate.lack(missing.iter().map(|(plane, (kind, key))| ((*plane).clone(), lacking(kind, key))).collect());
-        let missing = missing.into_iter().map(|(_, id)| id).collect();
+        let mut lacking: BTreeMap<DataPlane, Vec<provision::Id>> = BTreeMap::new();
+        missing.for_each(|(plane, id)| lacking.entry(plane.clone()).or_default().push(id));
+        built.gate.lack(lacking.iter().map(|(plane, ids)| (plane.clone(), self::lacking(ids))).collect());
+        let missing = lacking.into_values().flatten().collect();
         let wanted = infrastructure
             .into_iter()
             .filter_map(|(plane, infrastructure)| {
@@ -372,11 +373,13 @@ impl Builder {
         moves.collect()
     }
 
-    /// Tells the provisioner what there should be. What Gateways leave stays until a pod is ready where they go.
+    /// Tells the provisioner what there should be. What Gateways leave stays until a pod is ready where they go, and as long as it is
+    /// not known where that is.
     fn tell_plan(&self, built: &mut Built) {
         let mut plan = built.plan.clone();
-        let waiting = built.moves.iter().filter(|(_, to)| !built.gate.is_ready(to));
-        plan.left = waiting.map(|(name, _)| name.clone()).collect();
+        let waiting = built.moves.iter().filter(|(_, to)| !built.gate.is_ready(to)).map(|(name, _)| name);
+        let lost = built.homes.iter().filter(|(gateway, _)| !built.places.contains_key(gateway)).map(|(_, name)| name);
+        plan.left = waiting.chain(lost).cloned().collect();
         send_if_new(&self.outputs.infrastructure, Some(plan));
         for (gateway, (plane, name)) in &built.places {
             if built.gate.is_ready(plane) {
@@ -502,9 +505,10 @@ where
     })
 }
 
-/// Why a Gateway is not `Programmed` whose data planes have no such object.
-fn lacking(kind: &str, key: &ObjectKey) -> String {
-    format!("The data planes have no {kind} {key}: it is made at once, unless an Event says why not.")
+/// Why a Gateway is not `Programmed` whose data planes have no such objects.
+fn lacking(objects: &[provision::Id]) -> String {
+    let objects: Vec<_> = objects.iter().map(|(kind, key)| format!("{kind} {key}")).collect();
+    format!("The data planes have no {}: it is made at once, unless an Event says why not.", objects.join(" and no "))
 }
 
 /// The object that a resource was made from; else the one that the data planes are for.

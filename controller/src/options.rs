@@ -80,11 +80,11 @@ pub struct Options {
     pub dataplane_state_size_limit: String,
 
     /// How many seconds a connection of a TCPRoute or TLSRoute may carry nothing in either direction
-    #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub dataplane_tunnel_idle_seconds: u64,
 
     /// How many seconds a UDP session may see no datagram in either direction
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub dataplane_udp_idle_seconds: u64,
 
     /// How many data plane pods each Gateway gets

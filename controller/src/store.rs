@@ -48,11 +48,11 @@ impl Change {
         }))
     }
 
-    /// These are the Deployments that this installation made.
-    pub fn deployments(names: BTreeSet<ObjectKey>) -> Self {
+    /// These are the Deployments that this installation made; `None` when that is not known any more.
+    pub fn deployments(names: Option<BTreeSet<ObjectKey>>) -> Self {
         Self(Box::new(move |store| {
-            store.dirty.structure |= store.deployments.as_ref() != Some(&names);
-            store.deployments = Some(names);
+            store.dirty.structure |= store.deployments != names;
+            store.deployments = names;
         }))
     }
 

@@ -1,6 +1,5 @@
 //! One client connection, from accept to its end.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -137,10 +136,10 @@ async fn serve_http(worker: Rc<Worker>, opened: Opened, peer: SocketAddr, port: 
         let client = client.clone();
         async move {
             if client.watch.overstays() {
-                client.watch.signal(Signal::Cut);
-                std::future::pending::<()>().await;
+                // Sent anew elsewhere, while what is under way here finishes.
+                return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
             }
-            Ok::<_, Infallible>(match client.lost {
+            Ok(match client.lost {
                 false => crate::http::serve(client, request).await,
                 true => crate::http::refuse_plain(client, request),
             })

@@ -5,10 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::transport::notice_vanished;
+use crate::transport::KEEP_ALIVE;
 
 /// Datagrams that the kernel keeps while a worker is busy, in bytes; it may allow less (`net.core.rmem_max`).
 const DATAGRAMS: usize = 1024 * 1024;
@@ -26,7 +26,8 @@ pub fn bind(address: IpAddr, port: u16, workers: usize) -> io::Result<Vec<std::n
         let socket = socket(address, Type::STREAM, Protocol::TCP)?;
         // Connections of the past that linger do not keep the port.
         socket.set_reuse_address(true)?;
-        notice_vanished(&SockRef::from(&socket))?;
+        // Its connections inherit this.
+        socket.set_tcp_keepalive(&KEEP_ALIVE)?;
         Ok(socket)
     };
     let listening = |socket: Socket| {
@@ -129,7 +130,6 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
-        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(90)));
     }
 
     #[test]

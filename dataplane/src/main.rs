@@ -48,10 +48,10 @@ struct Arguments {
     #[arg(long, env = "SLUICE_DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
     /// A connection of a TCPRoute or TLSRoute ends when it carries nothing in either direction for so long.
-    #[arg(long, env = "SLUICE_TUNNEL_IDLE_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "SLUICE_TUNNEL_IDLE_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     tunnel_idle_seconds: u64,
     /// A UDP session ends when it sees no datagram in either direction for so long.
-    #[arg(long, env = "SLUICE_UDP_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "SLUICE_UDP_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     udp_idle_seconds: u64,
 }
 

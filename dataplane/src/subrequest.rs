@@ -79,7 +79,6 @@ impl Subrequest<'_> {
                     cluster.report(endpoint, Outcome::Answered(sent.status(), began.elapsed()), Tick::now());
                     return Some((sent, picked));
                 }
-                // The endpoint closed a connection that was idle.
                 Err(SendError { error, unsent, silent }) => {
                     let refused = matches!(error, BackendError::Refused);
                     if reused && (silent || unsent) {

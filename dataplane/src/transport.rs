@@ -20,22 +20,9 @@ use crate::watch::Watch;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
 
-const KEEP_ALIVE: TcpKeepalive =
+/// How it is noticed within 90 s that a peer vanished from whom nothing is expected: a tunnel may be silent for long.
+pub const KEEP_ALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
-
-/// How long a peer may acknowledge nothing of what was sent to it, or have no room for more (RFC 9293, 3.9.1). As long as the
-/// keepalive takes, for in Linux it also takes the place of the number of probes.
-const USER_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// Has the kernel notice within 90 s that a peer vanished, with data for it under way (else 15 minutes) and without: a tunnel
-/// may be silent for long. What a listening socket accepts inherits this.
-///
-/// # Errors
-/// Those of the system.
-pub fn notice_vanished(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_tcp_keepalive(&KEEP_ALIVE)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
-}
 
 /// A connection, plain or within TLS.
 #[derive(Debug)]
@@ -100,22 +87,12 @@ impl AsyncWrite for Transport {
 impl Transport {
     /// Lets this connection end with a reset when it is dropped: what it carried is not complete.
     pub fn reset(&self) {
-        // One that is gone already needs no reset.
-        let _ = self.socket().set_linger(Some(Duration::ZERO));
-    }
-
-    /// Lets the peer have no room for more as long as it likes: of unknown protocols nobody knows how long a reader may pause.
-    /// The keepalive goes on; a peer that vanishes with data under way is noticed after the system's 15 minutes.
-    pub fn tolerate_full_window(&self) {
-        // One that is gone already needs no patience.
-        let _ = self.socket().set_tcp_user_timeout(None);
-    }
-
-    fn socket(&self) -> SockRef<'_> {
-        SockRef::from(match self {
+        let stream = match self {
             Transport::Plain(stream) => stream,
             Transport::Tls(stream) => stream.get_ref().0,
-        })
+        };
+        // One that is gone already needs no reset.
+        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -416,13 +416,22 @@ async fn what_data_planes_lack_is_told_to_their_gateway_and_to_who_makes_it() {
 
     let service = json!({"metadata": {"namespace": "a", "name": "edge-sluice"}, "spec": {}});
     rig.builder.store.change(apply::<k8s_openapi::api::core::v1::Service>(service));
-    rig.builder.store.change(Change::deployments(BTreeSet::new()));
+    rig.builder.store.change(Change::deployments(Some(BTreeSet::new())));
     rig.build().await;
     let (kinds, message) = lacking(&rig);
     assert_eq!(kinds, ["Deployment"]);
     assert!(message.contains("no Deployment a/edge-sluice"), "{message}");
 
-    rig.builder.store.change(Change::deployments([name].into()));
+    let service = ObjectKey::new("a", "edge-sluice");
+    rig.builder.store.change(Change::delete::<k8s_openapi::api::core::v1::Service>(service));
+    rig.build().await;
+    let (kinds, message) = lacking(&rig);
+    assert_eq!(kinds, ["Deployment", "Service"]);
+    assert!(message.contains("no Deployment a/edge-sluice and no Service a/edge-sluice:"), "{message}");
+
+    let service = json!({"metadata": {"namespace": "a", "name": "edge-sluice"}, "spec": {}});
+    rig.builder.store.change(apply::<k8s_openapi::api::core::v1::Service>(service));
+    rig.builder.store.change(Change::deployments(Some([name].into())));
     rig.build().await;
     let (kinds, message) = lacking(&rig);
     assert!(kinds.is_empty() && message.contains("No data plane"), "{kinds:?} {message}");

@@ -14,6 +14,17 @@ use super::objects;
 use crate::store::Change;
 use crate::watch::Pause;
 
+/// What the API server says when it denies the list or the watch.
+fn denial(error: &watcher::Error) -> Option<&str> {
+    use watcher::Error::{InitialListFailed, WatchError, WatchStartFailed};
+    let status = match error {
+        InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) => status,
+        WatchError(status) => status,
+        _ => return None,
+    };
+    (status.code == 403).then_some(status.message.as_str())
+}
+
 /// Tells the store the names of the Deployments that `installation` made, for as long as someone takes the changes. Without the right
 /// to watch them nothing is told.
 pub async fn follow(client: Client, installation: String, changes: mpsc::Sender<Change>) {
@@ -41,18 +52,21 @@ pub async fn follow(client: Client, installation: String, changes: mpsc::Sender<
             Ok(Event::Apply(object)) => known.insert(ObjectKey::of(&object.metadata)),
             Ok(Event::Delete(object)) => known.remove(&ObjectKey::of(&object.metadata)),
             Err(error) => {
-                // An installation that provisions nothing has no such right, and needs none.
-                match &error {
-                    watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403 => {
+                match denial(&error) {
+                    // An installation that provisions nothing has no such right, and needs none.
+                    Some(reason) => {
                         if !std::mem::replace(&mut told, true) {
-                            let reason = &status.message;
                             tracing::info!(
                                 reason,
                                 "Deployments of data planes that somebody deletes come back after minutes"
                             );
                         }
+                        // Whoever may list but not watch would never hear of the next one.
+                        if changes.send(Change::deployments(None)).await.is_err() {
+                            return;
+                        }
                     }
-                    _ => {
+                    None => {
                         tracing::warn!(%error, "the watch of Deployments is interrupted; its last state stays in force")
                     }
                 }
@@ -61,8 +75,45 @@ pub async fn follow(client: Client, installation: String, changes: mpsc::Sender<
             }
         };
         pause = Pause::default();
-        if changed && changes.send(Change::deployments(known.clone())).await.is_err() {
+        if changed && changes.send(Change::deployments(Some(known.clone()))).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api_server;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn who_may_list_but_not_watch_knows_nothing() {
+        let (client, mut asked) = api_server::start().await;
+        let (sender, mut changes) = mpsc::channel(8);
+        let following = tokio::spawn(follow(client, "sluice".into(), sender));
+        let mut store = Store::new(Vec::new(), Vec::new());
+
+        let listed = asked.next().await;
+        let item = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"namespace": "shop", "name": "web"},
+        });
+        let list = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+            "metadata": {"resourceVersion": "1"}, "items": [item],
+        });
+        listed.answer(200, &list);
+        store.change(changes.recv().await.unwrap());
+        assert_eq!(store.deployments, Some([ObjectKey::new("shop", "web")].into()));
+
+        let denial = json!({
+            "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no",
+        });
+        asked.next().await.answer(403, &denial);
+        store.change(changes.recv().await.unwrap());
+        assert_eq!(store.deployments, None);
+        following.abort();
     }
 }

@@ -104,13 +104,15 @@ impl Provisioner {
                         continue;
                     }
                     complete = self.reconcile(plan, &mut applied) => {
+                        let now = Instant::now();
                         if complete {
                             retry = RETRY;
                         } else {
-                            wake = now + retry;
+                            wake = wake.min(now + retry);
                             retry = (retry * 2).min(AGAIN);
                         }
-                        if !plan.missing.is_empty() {
+                        // What is made will be seen soon, unless somebody deletes it again before.
+                        if plan.missing.iter().any(|id| applied.contains_key(id)) {
                             wake = wake.min(now + RETRY);
                         }
                     }
@@ -121,7 +123,7 @@ impl Provisioner {
                 Ok(()) = self.trusted.changed() => self.template.ca = self.trusted.borrow().clone(),
                 Ok(()) = self.leader.changed() => {}
                 () = tokio::time::sleep_until(wake) => {
-                    // It was made meanwhile, and somebody deleted it again before it was seen.
+                    // It is still not seen.
                     let missing = before.as_ref().as_ref().unwrap_or(&none).missing.iter();
                     missing.for_each(|id| _ = applied.remove(id));
                 }

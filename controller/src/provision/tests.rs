@@ -78,8 +78,8 @@ async fn who_no_longer_leads_deletes_nothing() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn what_somebody_deletes_comes_back_at_once() {
+/// What a Gateway `shop/web` needs.
+fn plan() -> Plan {
     let infrastructure = Infrastructure {
         key: ObjectKey::new("shop", "web-c"),
         class: "c".into(),
@@ -91,7 +91,12 @@ async fn what_somebody_deletes_comes_back_at_once() {
     };
     let gateway = DataPlane::Gateway(ObjectKey::new("shop", "web"));
     let wanted = [(gateway, Wanted { uid: "1".into(), infrastructure })].into();
-    let plan = Plan { wanted, ..Plan::default() };
+    Plan { wanted, ..Plan::default() }
+}
+
+#[tokio::test]
+async fn what_somebody_deletes_comes_back_at_once() {
+    let plan = plan();
     let mut running = Running::start(plan.clone()).await;
     let made = async |running: &mut Running, last: &str| {
         let mut made = Vec::new();
@@ -122,5 +127,30 @@ async fn what_somebody_deletes_comes_back_at_once() {
         assert_eq!(made(&mut running, "/poddisruptionbudgets/web-c").await, all);
     }
     assert_eq!(made(&mut running, "/services/web-c").await, ["deployments", "services"], "what is still not seen");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_denied_is_asked_for_ever_less_often_though_it_is_missing() {
+    let missing = [("Deployment".to_owned(), ObjectKey::new("shop", "web-c"))].into();
+    let mut running = Running::start(Plan { missing, ..plan() }).await;
+    let mut denied = Vec::new();
+    while denied.len() < 3 {
+        let asked = running.asked.next().await;
+        match asked.what.split_once(' ') {
+            Some(("PATCH", path)) if path.contains("/deployments/") => {
+                denied.push(Instant::now());
+                let denial = json!({"kind": "Status", "status": "Failure", "message": "no", "code": 403});
+                asked.answer(403, &denial);
+            }
+            Some(("PATCH" | "POST", _)) => {
+                let object = asked.body.clone();
+                asked.answer(200, &object);
+            }
+            Some((_, path)) if path.contains("/namespaces/") => asked.not_found(),
+            _ => asked.answer(200, &list(&[])),
+        }
+    }
+    assert!((denied[2] - denied[1]).as_secs_f64() > 1.5 * (denied[1] - denied[0]).as_secs_f64(), "{denied:?}");
     running.stop().await;
 }

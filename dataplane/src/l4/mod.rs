@@ -71,8 +71,6 @@ async fn carry(mut session: Session, cluster: &Cluster, mut client: Transport, f
         Ok(backend) => backend,
         Err(reason) => return session.refuse(reason),
     };
-    client.tolerate_full_window();
-    backend.tolerate_full_window();
     let first = FirstBytes { up: first_bytes, down: Vec::new() };
     let carried = tunnel::carry(&worker, &mut client, &mut backend, first, Some(worker.tunnel_timeout()), &watch).await;
     if carried.end.is_some() {
