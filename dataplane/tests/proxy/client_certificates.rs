@@ -206,11 +206,19 @@ async fn who_answers_no_ping_does_not_stay_when_certificates_become_required() {
     // One that has nothing under way, and one with a request that never ends, beside which it sends others.
     let mut idle = connect_again(&port.client(None), address, GUARDED).await.unwrap();
     let mut busy = connect_again(&port.client(None), address, GUARDED).await.unwrap();
-    idle.write_all(&[&preface[..], &headers(1, true)].concat()).await.unwrap();
-    busy.write_all(&[&preface[..], &headers(1, false)].concat()).await.unwrap();
-    eventually("both are open", || port.rig.proxy.open_connections() == 2).await;
-    assert_eq!(port.demand(required(&[&Authority::new()])), []);
+    let (ping, pong) = (b"\0\0\x08\x06\0\0\0\0\0no hurry", b"\0\0\x08\x06\x01\0\0\0\0no hurry");
     let mut space = [0; 4096];
+    for (client, is_last) in [(&mut idle, true), (&mut busy, false)] {
+        client.write_all(&[&preface[..], &headers(1, is_last), ping].concat()).await.unwrap();
+        client.flush().await.unwrap();
+        // Then the request before it has arrived.
+        let mut frames = Vec::new();
+        while !frames.windows(pong.len()).any(|frame| frame == pong) {
+            let read = client.read(&mut space).await.unwrap();
+            frames.extend_from_slice(&space[..read]);
+        }
+    }
+    assert_eq!(port.demand(required(&[&Authority::new()])), []);
     let leaves = async {
         while matches!(idle.read(&mut space).await, Ok(1..)) {}
         let mut frames = Vec::new();
