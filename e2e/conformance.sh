@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The Gateway API's conformance suite, unchanged, on a real cluster with Sluice. The exit code is the suite's.
 # usage: conformance.sh [--keep] [FLAG...]
-#   --keep    leave the cluster running afterwards, and start with the one that an earlier --keep left: what changed is built
-#             (quickly, without link-time optimisation), loaded and restarted. `make conformance-down` stops it.
+#   --keep    leave the cluster running afterwards, and start with the one that an earlier --keep left: what changed is built,
+#             loaded and restarted. `make conformance-down` stops it.
 #   FLAG      flags of the suite: -conformance-profiles=GATEWAY-HTTP, -run-test=NAME, -debug, …
 # RELEASE=FOLDER takes the programs from there instead of building them. CHANNEL=standard takes the CRDs of the standard
 # channel; the default is experimental. Reports and the suite's log go to
@@ -18,15 +18,12 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${SLUICE_CACHE:-$HOME/.cache/sluice}
 reports=${CONFORMANCE_REPORTS:-$CARGO_TARGET_DIR/conformance}
 system=sluice-system
 keep=
-if [ "${1:-}" = --keep ]; then
-  keep=1 && shift
-  export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-fi
+if [ "${1:-}" = --keep ]; then keep=1 && shift; fi
 
 main() {
   "$here/cluster/build.sh" conformance
   cd "$root"
-  release=${RELEASE:-$("$here/release.sh")}
+  release=${RELEASE:-$("$here/release.sh" cluster)}
   cargo build --locked --quiet -p sluice-e2e --bin balancer
   work=$(mktemp -d)
   trap finish EXIT

@@ -15,7 +15,7 @@ if [ "${1:-}" = --keep ]; then keep=1 && shift; fi
 
 "$here/cluster/build.sh"
 cd "$root"
-release=$("$here/release.sh")
+release=$("$here/release.sh" cluster)
 cargo build --locked -p sluice-e2e --bin e2e
 
 work=$(mktemp -d)
