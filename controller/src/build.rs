@@ -179,7 +179,7 @@ impl Builder {
                 return Ok(Outcome::Held);
             }
         }
-        self.store.resources.accept(&translation.rejected);
+        self.store.resources.accept(&translation);
         self.publish(built, translation, missing.is_empty());
         self.metrics.built(start.elapsed(), &self.store.resources, built.reports.len());
         Ok(if missing.is_empty() { Outcome::Complete } else { Outcome::Incomplete })

@@ -145,8 +145,8 @@ impl Folder {
     }
 
     /// See [`Resources::accept`].
-    pub fn accept(&mut self, rejected: &BTreeSet<(Kind, ObjectKey)>) {
-        self.resources.accept(rejected);
+    pub fn accept(&mut self, translation: &Translation) {
+        self.resources.accept(translation);
     }
 
     /// What is wrong with the files themselves, in the order of the files.

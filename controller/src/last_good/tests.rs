@@ -5,7 +5,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::json;
-use translate::{Kind, ObjectKey, Resources};
+use translate::{Kind, ObjectKey, Resources, Translation};
 
 use super::*;
 
@@ -59,7 +59,7 @@ impl Replica {
     fn builds(mut self) -> Self {
         self.record.adopt(&mut self.resources, self.leads);
         let rejected = self.rejected();
-        self.resources.accept(&rejected);
+        self.resources.accept(&Translation { rejected, ..Translation::default() });
         self
     }
 
@@ -176,7 +176,7 @@ fn what_is_rejected_first_has_its_place_and_what_has_none_is_named() {
     for (_, name) in names {
         resources.insert(secret(name, &good));
     }
-    resources.accept(&BTreeSet::new());
+    resources.accept(&Translation::default());
     for (_, name) in names {
         resources.insert(secret(name, b"broken"));
     }
@@ -197,7 +197,7 @@ fn what_is_rejected_first_has_its_place_and_what_has_none_is_named() {
 fn that_there_was_no_good_version_takes_no_room_from_one() {
     let mut resources = Resources::default();
     resources.insert(secret("z", b"hunter2"));
-    resources.accept(&BTreeSet::new());
+    resources.accept(&Translation::default());
     resources.insert(secret("z", b"broken"));
     let names: Vec<_> = (0..9_000).map(|number| format!("never-good-{number}")).collect();
     names.iter().for_each(|name| resources.insert(secret(name, b"broken")));
@@ -226,7 +226,7 @@ fn of_kinds_that_the_api_server_does_not_know_yet_nothing_is_forgotten() {
 fn what_cannot_be_read_harms_nothing_else_and_no_secret_is_shown() {
     let mut resources = Resources::default();
     resources.insert(secret("pair", b"hunter2"));
-    resources.accept(&BTreeSet::new());
+    resources.accept(&Translation::default());
     resources.insert(secret("pair", b"broken"));
     let rejected = bad(&[(Kind::Secret, "pair")]);
     let text = Record::default().next(&resources, &rejected, &BTreeSet::new()).text;

@@ -202,7 +202,7 @@ impl Session {
     /// Translates the folder, hands the result to the proxy and tells what is wrong. Gives what the proxy took.
     fn publish(&mut self) -> Snapshot {
         let translation = self.memo.translate(self.folder.resources(), &self.settings);
-        self.folder.accept(&translation.rejected);
+        self.folder.accept(&translation);
         let snapshot = standalone::merged(&translation);
         self.proxy.apply(snapshot.clone());
         let mut findings = self.folder.findings();

@@ -2,6 +2,7 @@ use crds::gateway::{Gateway, GatewaySpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
+use translate::Translation;
 
 use super::*;
 
@@ -74,7 +75,8 @@ fn a_namesake_has_no_last_good_version() {
         let spec = json!({"ports": [{ "port": port }]});
         object::<Service>(json!({"metadata": {"namespace": "a", "name": "x", "uid": uid}, "spec": spec}))
     };
-    let (all_good, rejected) = (BTreeSet::new(), BTreeSet::from([(Kind::Service, ObjectKey::new("a", "x"))]));
+    let rejected = BTreeSet::from([(Kind::Service, ObjectKey::new("a", "x"))]);
+    let (all_good, rejected) = (Translation::default(), Translation { rejected, ..Translation::default() });
     let mut last_good = |uid, port| {
         store.change(Change::apply(service(uid, port)));
         store.resources.accept(if port < 100 { &all_good } else { &rejected });
@@ -95,7 +97,7 @@ fn what_is_recorded_of_a_kind_that_is_missing_stays() {
     let rejected: BTreeSet<_> = [(Kind::Gateway, ObjectKey::new("a", "g"))].into();
     store.change(Change::recorded(Record::default()));
     store.change(Change::apply(gateway(json!([]))));
-    store.resources.accept(&BTreeSet::new());
+    store.resources.accept(&Translation::default());
     store.change(Change::apply(gateway(json!([{"name": "http", "port": 80, "protocol": "HTTP"}]))));
     let text = store.next_record(&rejected).unwrap().1.text;
 

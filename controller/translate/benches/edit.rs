@@ -54,7 +54,7 @@ fn measure<T: Stored + DeserializeOwned>(
     for _ in 0..2 {
         let first = memo.translate(&resources, &settings);
         assert_eq!(first.problems, []);
-        resources.accept(&first.rejected);
+        resources.accept(&first);
     }
     let mut last = memo.translate(&resources, &settings);
     let mut held: BTreeMap<ResourceId, Hash> = last.snapshots[&plane].held();
@@ -68,7 +68,7 @@ fn measure<T: Stored + DeserializeOwned>(
         // What the last translation held is freed, too.
         last = black_box(memo.translate(&resources, &settings));
         with_memo += cpu() - start;
-        resources.accept(&last.rejected);
+        resources.accept(&last);
         let start = cpu();
         let batch = diff(&held, &last.snapshots[&plane]);
         diffs += cpu() - start;

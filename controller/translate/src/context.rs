@@ -34,6 +34,7 @@ pub(crate) struct Context<'a> {
     snapshots: BTreeMap<DataPlane, Snapshot>,
     problems: BTreeSet<Problem>,
     rejected: BTreeSet<(Kind, ObjectKey)>,
+    unjudged: BTreeSet<(Kind, ObjectKey)>,
     wanted: BTreeSet<(Kind, ObjectKey)>,
     certificates: BTreeMap<ObjectKey, Rc<Lookup>>,
     /// What the last translation found out, and what this one does.
@@ -56,6 +57,7 @@ impl<'a> Context<'a> {
             snapshots: BTreeMap::new(),
             problems: problems.into_iter().collect(),
             rejected,
+            unjudged: BTreeSet::new(),
             wanted: BTreeSet::new(),
             certificates: BTreeMap::new(),
             memo,
@@ -76,6 +78,8 @@ impl<'a> Context<'a> {
         };
         let problems = self.problems.into_iter().filter(|problem| ours(problem.kind, &problem.object)).collect();
         self.rejected.retain(|(kind, object)| ours(*kind, object));
+        let foreign = self.resources.backend_tls_policies.keys().filter(|policy| !ours(Kind::BackendTLSPolicy, policy));
+        self.unjudged.extend(foreign.map(|policy| (Kind::BackendTLSPolicy, policy.clone())));
         let policies = self.resources.backend_tls_policies.iter();
         let policies = policies.filter(|(policy, _)| ours(Kind::BackendTLSPolicy, policy));
         self.wanted.extend(policies.flat_map(|(policy, entry)| policy::wanted(policy, entry)));
@@ -84,6 +88,7 @@ impl<'a> Context<'a> {
             statuses: self.statuses,
             problems,
             rejected: self.rejected,
+            unjudged: self.unjudged,
             infrastructure: self.infrastructure,
             wanted: self.wanted,
         };
@@ -158,6 +163,11 @@ impl<'a> Context<'a> {
     /// The current version of this object is not used; its last good one, if any, stays.
     pub(crate) fn reject(&mut self, kind: Kind, object: &ObjectKey) {
         self.rejected.insert((kind, object.clone()));
+    }
+
+    /// This object is for another controller, so that nothing is known of the current version.
+    pub(crate) fn leave(&mut self, kind: Kind, object: &ObjectKey) {
+        self.unjudged.insert((kind, object.clone()));
     }
 
     /// The certificate in a Secret. Notes that the Secret is referred to, and reports and rejects a broken one;

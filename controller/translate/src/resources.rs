@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kube_core::ObjectMeta;
 
 use self::objects::*;
+use crate::Translation;
 
 /// The types of every kind that translation reads.
 pub mod objects {
@@ -128,9 +129,9 @@ macro_rules! kinds {
         })*
 
         impl Resources {
-            /// Makes the current version of every object its last good one, except those that were `rejected`.
-            pub fn accept(&mut self, rejected: &std::collections::BTreeSet<(Kind, ObjectKey)>) {
-                $(accept(&mut self.$field, Kind::$kind, rejected);)*
+            /// Makes the current version of every object that the translation judged and did not reject its last good one.
+            pub fn accept(&mut self, translation: &Translation) {
+                $(accept(&mut self.$field, Kind::$kind, translation);)*
             }
         }
     };
@@ -230,10 +231,14 @@ impl Resources {
     }
 }
 
-fn accept<T>(map: &mut Map<T>, kind: Kind, rejected: &std::collections::BTreeSet<(Kind, ObjectKey)>) {
+fn accept<T>(map: &mut Map<T>, kind: Kind, translation: &Translation) {
     for (key, entry) in map {
         let accepted = entry.last_good.as_ref().is_some_and(|good| Arc::ptr_eq(good, &entry.current));
-        if !accepted && !rejected.contains(&(kind, key.clone())) {
+        if accepted {
+            continue;
+        }
+        let object = (kind, key.clone());
+        if !translation.rejected.contains(&object) && !translation.unjudged.contains(&object) {
             entry.last_good = Some(entry.current.clone());
         }
     }

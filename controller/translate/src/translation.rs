@@ -121,6 +121,8 @@ pub struct Translation {
     pub problems: Vec<Problem>,
     /// Objects whose current version was not used; for [`Resources::accept`].
     pub rejected: BTreeSet<(Kind, ObjectKey)>,
+    /// Objects of other controllers: nobody here can say whether their current version is good.
+    pub unjudged: BTreeSet<(Kind, ObjectKey)>,
     /// The data planes that Gateways of ours need.
     pub infrastructure: BTreeMap<DataPlane, Infrastructure>,
     /// The Secrets and ConfigMaps that some object of ours refers to (whether they exist or not); others need not be kept.

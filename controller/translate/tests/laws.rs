@@ -119,10 +119,11 @@ proptest! {
             let with_memo = memo.translate(&resources, &input.settings);
             prop_assert_eq!(render(&with_memo), render(&fresh), "{}", case);
             prop_assert_eq!(versions(&with_memo), versions(&fresh));
-            prop_assert_eq!(with_memo.statuses, fresh.statuses);
-            prop_assert_eq!(with_memo.wanted, fresh.wanted);
+            prop_assert_eq!(&with_memo.statuses, &fresh.statuses);
+            prop_assert_eq!(&with_memo.wanted, &fresh.wanted);
+            prop_assert_eq!(&with_memo.unjudged, &fresh.unjudged);
             if accepted {
-                resources.accept(&fresh.rejected);
+                resources.accept(&fresh);
             }
         }
     }

@@ -55,14 +55,24 @@ pub(super) fn parse<'a>(
     let parse = |(index, filter): (usize, &HTTPRouteFilter)| {
         step(filter, surroundings).map_err(|unusable| unusable.within(format_args!("filters[{index}]")))
     };
-    let filters: Vec<Step> = filters.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    let (mut steps, mut unusable) = (Vec::new(), Vec::new());
+    for parsed in filters.iter().enumerate().map(parse) {
+        match parsed {
+            Ok(step) => steps.push(step),
+            Err(error) => unusable.push(error),
+        }
+    }
+    unusable.sort_by_key(|error| !error.protects); // stable: otherwise the first one
+    if let Some(error) = unusable.into_iter().next() {
+        return Err(error);
+    }
     let holds =
-        |wanted: fn(&Filter) -> bool| filters.iter().any(|step| matches!(step, Step::Filter(filter) if wanted(filter)));
+        |wanted: fn(&Filter) -> bool| steps.iter().any(|step| matches!(step, Step::Filter(filter) if wanted(filter)));
     if holds(|filter| matches!(filter, Filter::Redirect(_))) && holds(|filter| matches!(filter, Filter::Rewrite(_))) {
         let message = "RequestRedirect and URLRewrite exclude each other: remove one of the two";
         return Err(Unusable { reason: "IncompatibleFilters", ..Unusable::new("filters", message) });
     }
-    Ok(filters)
+    Ok(steps)
 }
 
 /// The filters of a backend.
@@ -87,8 +97,9 @@ fn step<'a>(filter: &HTTPRouteFilter, surroundings: Surroundings<'_, 'a>) -> Res
         }
         "ExternalAuth" => {
             let field = "externalAuth";
-            let value = filter.external_auth.as_ref().ok_or_else(|| missing(filter, field))?;
-            external_auth::parse(value, surroundings).map(Step::ExternalAuth).map_err(|unusable| unusable.within(field))
+            let value = filter.external_auth.as_ref().ok_or_else(|| missing(filter, field).protecting())?;
+            let parsed = external_auth::parse(value, surroundings).map(Step::ExternalAuth);
+            parsed.map_err(|unusable| unusable.within(field).protecting())
         }
         _ => one_filter(filter, surroundings.matches).map(Step::Filter),
     }
@@ -125,7 +136,7 @@ fn one_filter(filter: &HTTPRouteFilter, matches: &[Match]) -> Result<Filter, Unu
             let value = filter.cors.as_ref().ok_or_else(|| missing("cors"))?;
             cors::parse(value).map(Filter::Cors).map_err(|unusable| unusable.within("cors"))
         }
-        other => Err(Unusable::new("type", format!("filter {other:?} is not supported: remove it"))),
+        other => Err(Unusable::new("type", format!("filter {other:?} is not supported: remove it")).protecting()),
     }
 }
 

@@ -101,7 +101,10 @@ pub(crate) fn translate(context: &mut Context) {
     let mut sets = listener_set::by_gateway(resources);
     let mut views = Vec::new();
     for (key, entry) in &resources.gateways {
-        let Some(class) = classes.get(&entry.current.spec.gateway_class_name) else { continue };
+        let Some(class) = classes.get(&entry.current.spec.gateway_class_name) else {
+            context.leave(Kind::Gateway, key);
+            continue;
+        };
         let sets = listener_set::admit(resources, key, &entry.current, sets.remove(key).unwrap_or_default());
         views.push(view(context, key, entry, class, sets));
     }

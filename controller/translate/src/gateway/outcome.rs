@@ -13,6 +13,8 @@ use crate::{DataPlane, Kind, ObjectKey, Problem, Severity};
 pub(super) struct Outcome {
     problems: Vec<Problem>,
     rejected: bool,
+    /// The route names no parent of ours.
+    pub foreign: bool,
     /// Our entries of its `status.parents`.
     pub parents: Parents,
     /// What it adds to each Gateway that it is attached to.
@@ -55,6 +57,9 @@ impl Outcome {
         self.problems.iter().for_each(|problem| context.report(problem.clone()));
         if self.rejected {
             context.reject(kind, route);
+        }
+        if self.foreign {
+            context.leave(kind, route);
         }
         context.statuses.routes.insert((kind, route.clone()), self.parents.clone());
     }

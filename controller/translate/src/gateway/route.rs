@@ -68,6 +68,7 @@ fn attach<R: RouteKind>(
     let route = &entry.current;
     let parents = attachment::parents(views, sets, route.as_ref());
     if parents.is_empty() {
+        outcome.foreign = true;
         return outcome; // entries from the time when the route had a parent of ours are to be removed
     }
     let verdict = Verdict::of(&mut outcome, backends, key, entry);
@@ -155,7 +156,9 @@ impl<'a> Verdict<'a> {
     ) -> Self {
         outcome.reject();
         let good = entry.last_good.as_ref().map(|good| good.rules(key, backends));
-        let good = good.filter(|good| good.unusable.is_empty());
+        // The last good rules would be open where these ask for a protection.
+        let unprotected = rules.unusable.iter().any(|unusable| unusable.protects);
+        let good = good.filter(|good| good.unusable.is_empty() && !unprotected);
         let is_http = matches!(R::KIND, Kind::HTTPRoute | Kind::GRPCRoute);
         let refused = |unusable: &Unusable| {
             let mut refused = rules.rules.iter().filter(|rule| rule.work.is_none());

@@ -62,12 +62,19 @@ pub(super) struct Unusable {
     pub reason: &'static str,
     /// What is wrong and the remedy.
     pub message: String,
+    /// Whether it is, or may be, about a protection: then no earlier version is served instead.
+    pub protects: bool,
 }
 
 impl Unusable {
     /// A value that is not supported.
     pub fn new(field: &str, message: impl Into<String>) -> Self {
-        Self { field: field.into(), reason: "UnsupportedValue", message: message.into() }
+        Self { field: field.into(), reason: "UnsupportedValue", message: message.into(), protects: false }
+    }
+
+    /// The same, about a protection.
+    pub fn protecting(self) -> Self {
+        Self { protects: true, ..self }
     }
 
     /// The same, seen from the field's parent.

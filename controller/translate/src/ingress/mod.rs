@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 
 use snapshot::{Attachment, HostPattern, Listener, Protocol, Resource, Route, Rule};
 
-use crate::DataPlane;
 use crate::context::Context;
+use crate::{DataPlane, Kind};
 use class::Classes;
 use hosts::{Claim, Hosts, Path};
 use rules::Rules;
@@ -35,6 +35,7 @@ pub(crate) fn translate(context: &mut Context<'_>) {
     for (key, entry) in &resources.ingresses {
         if !classes.include(&entry.current) {
             classes.explain(context, key, &entry.current);
+            context.leave(Kind::Ingress, key);
             continue;
         }
         context.statuses.ingresses.insert(key.clone(), addresses.clone());

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressSpec};
 
-use super::annotations::{self, Annotations, Outcome};
+use super::annotations::{self, Annotations, Outcome, Scope};
 use crate::context::Context;
 use crate::resources::created;
 use crate::{Entry, Kind, ObjectKey};
@@ -24,6 +24,9 @@ pub(super) struct Served<'a> {
 }
 
 /// Reports what is wrong with the current version and returns the one to serve.
+///
+/// A broken edit keeps the last good version, unless that version would be open where the edit asks for a protection: then
+/// every path answers 503.
 pub(super) fn choose<'a>(
     context: &mut Context<'_>,
     key: &'a ObjectKey,
@@ -32,22 +35,31 @@ pub(super) fn choose<'a>(
     let current = Judged::new(&entry.current);
     let broken = !matches!(current.outcome, Outcome::Unknown | Outcome::Withheld);
     let good = entry.last_good.as_deref().map(Judged::new).filter(|_| broken);
-    let consequence = |outcome| match (outcome, &good) {
+    let closed = current.faults.iter().any(|fault| fault.closes(good.as_ref()));
+    let consequence = |fault: &Fault| match (fault.outcome, &good) {
         (Outcome::Unknown, _) => "",
         (Outcome::Withheld, _) => "; this Ingress is not served, all requests stay with its main Ingress",
+        _ if fault.closes(good.as_ref()) => "; until it is corrected this Ingress answers 503",
+        (Outcome::Ignored, Some(_)) if closed => "; the default is used instead",
+        (Outcome::Rejected, _) if closed => "; this version of the Ingress is not used",
         (_, Some(_)) => "; the last good version of this Ingress stays in force until it is corrected",
         (Outcome::Ignored, None) => "; the default is used instead",
-        (Outcome::Denied, None) => "; until it is corrected this Ingress answers 503",
-        (Outcome::Rejected, None) => "; until it is corrected this Ingress is not served",
+        (Outcome::Denied | Outcome::Rejected, None) => "; until it is corrected this Ingress is not served",
     };
     for fault in &current.faults {
-        let message = format!("{}{}", fault.message, consequence(fault.outcome));
+        let message = format!("{}{}", fault.message, consequence(fault));
         context.warn(Kind::Ingress, key, fault.field.as_str(), fault.reason, message);
     }
     if broken {
         context.reject(Kind::Ingress, key);
     }
-    good.unwrap_or(current).serve(key)
+    match closed {
+        true if current.has_valid_spec() => current.serve(key, closed),
+        true => good?.serve(key, closed),
+        false => {
+            Some(good.unwrap_or(current)).filter(|version| version.outcome < Outcome::Rejected)?.serve(key, closed)
+        }
+    }
 }
 
 struct Judged<'a> {
@@ -58,10 +70,26 @@ struct Judged<'a> {
 }
 
 struct Fault {
+    /// The annotation's name without prefix; `None` for a field of the spec.
+    annotation: Option<String>,
     field: String,
     reason: &'static str,
     message: String,
     outcome: Outcome,
+}
+
+impl Fault {
+    /// Whether no version may be open because of it: a protection of access never is, and neither is a limit that the last
+    /// `good` version lacks.
+    fn closes(&self, good: Option<&Judged>) -> bool {
+        match (self.outcome, &self.annotation, good) {
+            (Outcome::Denied, ..) => true,
+            (Outcome::Rejected, Some(limit), Some(good)) => {
+                !good.annotations.given(Scope::Rule).any(|(name, _)| name == limit)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl<'a> Judged<'a> {
@@ -69,7 +97,8 @@ impl<'a> Judged<'a> {
         let empty = Default::default();
         let (annotations, faults) = annotations::parse(ingress.metadata.annotations.as_ref().unwrap_or(&empty));
         let of_annotation = |fault: annotations::Fault| Fault {
-            field: format!("metadata.annotations[{}]", fault.name),
+            field: format!("metadata.annotations[{}{}]", annotations::PREFIX, fault.name),
+            annotation: Some(fault.name),
             reason: fault.reason,
             message: fault.message,
             outcome: fault.outcome,
@@ -81,13 +110,15 @@ impl<'a> Judged<'a> {
         Self { ingress, annotations, faults, outcome }
     }
 
-    fn serve(self, key: &'a ObjectKey) -> Option<Served<'a>> {
-        let spec = self.ingress.spec.as_ref()?;
-        let denied = self.outcome == Outcome::Denied;
-        (self.outcome < Outcome::Rejected).then_some(Served {
+    fn has_valid_spec(&self) -> bool {
+        self.faults.iter().all(|fault| fault.annotation.is_some())
+    }
+
+    fn serve(self, key: &'a ObjectKey, denied: bool) -> Option<Served<'a>> {
+        Some(Served {
             key,
             created: created(&self.ingress.metadata),
-            spec,
+            spec: self.ingress.spec.as_ref()?,
             annotations: self.annotations,
             denied,
         })
@@ -99,6 +130,7 @@ fn host_faults(spec: &IngressSpec) -> impl Iterator<Item = Fault> {
     let hosts =
         spec.rules.iter().flatten().enumerate().filter_map(|(rule, content)| Some((rule, content.host.as_ref()?)));
     hosts.filter(|(_, host)| !is_host(host)).map(|(rule, host)| Fault {
+        annotation: None,
         field: format!("spec.rules[{rule}].host"),
         reason: "InvalidHost",
         message: format!("{host:?} is not a host name such as shop.example or *.shop.example"),
@@ -127,6 +159,7 @@ fn path_faults(spec: &IngressSpec) -> impl Iterator<Item = Fault> {
             false => "start with /",
         };
         (!valid).then(|| Fault {
+            annotation: None,
             field: format!("{place}.path"),
             reason: "InvalidPath",
             message: format!("{text:?} is not a path of type {}, which must {expected}", path.path_type),

@@ -45,7 +45,7 @@ impl Input {
         for edit in &self.edits {
             edit.iter().for_each(|document| apply(&mut resources, document));
             last = translate::translate(&resources, &self.settings);
-            resources.accept(&last.rejected);
+            resources.accept(&last);
         }
         last
     }

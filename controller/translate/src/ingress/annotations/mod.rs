@@ -87,7 +87,7 @@ pub(super) enum Scope {
 /// Something wrong with an annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// The annotation's whole name.
+    /// The annotation's name without [`PREFIX`].
     pub(super) name: String,
     /// One word in CamelCase for what is wrong.
     pub(super) reason: &'static str,
@@ -98,7 +98,7 @@ pub(super) struct Fault {
 }
 
 /// What follows from a fault, as in ingress-nginx. Where an earlier version of the Ingress was without fault, that one is
-/// kept instead.
+/// kept instead, unless it would be open where this one asks for a protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
     /// Nothing: the name is not known.
@@ -188,16 +188,38 @@ const REMOVED: &[&str] = &[
     "session-cookie-hash",
 ];
 
-/// Names that restrict who gets in and are not supported yet: an Ingress is not opened to everybody by moving it here.
-const RESTRICTING: &[&str] = &[
-    "allowlist-source-range",
-    "auth-secret",
-    "auth-tls-secret",
-    "auth-type",
-    "auth-url",
-    "denylist-source-range",
-    "whitelist-source-range",
-];
+/// What an annotation protects that is not supported yet.
+enum Protects {
+    /// Who may send requests.
+    Access,
+    /// Whether the backend is the right one.
+    Backend,
+    /// What requests may hold.
+    Content,
+}
+
+/// What the annotation protects with this value, given the others; `None` for one that protects nothing. An Ingress is not
+/// opened by moving it here, so that each of them makes it answer 503.
+fn protection(name: &str, value: &str, given: &BTreeMap<&str, &str>) -> Option<Protects> {
+    match name {
+        "allowlist-source-range" | "whitelist-source-range" | "denylist-source-range" => Some(Protects::Access),
+        "auth-type" | "auth-url" | "auth-tls-secret" => Some(Protects::Access),
+        "auth-secret" => given.contains_key("auth-type").then_some(Protects::Access),
+        "proxy-ssl-secret" => Some(Protects::Backend),
+        "proxy-ssl-verify" => (value == "on").then_some(Protects::Backend),
+        "enable-modsecurity" => values::boolean(value).unwrap_or_default().then_some(Protects::Content),
+        _ => None,
+    }
+}
+
+/// Whether the value is ingress-nginx's default of an annotation that protects something: it asks for nothing.
+fn asks_for_nothing(name: &str, value: &str) -> bool {
+    match name {
+        "proxy-ssl-verify" => value == "off",
+        "enable-modsecurity" => values::boolean(value) == Ok(false),
+        _ => false,
+    }
+}
 
 /// Parses all annotations of an Ingress. An empty value counts as absent, as in ingress-nginx.
 pub(super) fn parse(annotations: &BTreeMap<String, String>) -> (Annotations, Vec<Fault>) {
@@ -213,17 +235,17 @@ pub(super) fn parse(annotations: &BTreeMap<String, String>) -> (Annotations, Vec
         match (known.set)(&mut parsed, value) {
             Ok(()) => parsed.given.push((known, value.to_owned())),
             Err(expected) => faults.push(Fault {
-                name: format!("{PREFIX}{name}"),
+                name: name.to_owned(),
                 reason: "InvalidAnnotation",
                 message: format!("{value:?} is not {expected}"),
                 outcome: known.on_error,
             }),
         }
     }
-    faults.extend(ours().filter(|(name, _)| !is_known(name)).map(|(name, _)| unknown(name)));
+    faults.extend(given.iter().filter_map(|(name, value)| unsupported(name, value, &given)));
     if parsed.canary == Some(true) {
         faults.push(Fault {
-            name: format!("{PREFIX}canary"),
+            name: "canary".into(),
             reason: "UnsupportedAnnotation",
             message: "canaries are not supported yet".into(),
             outcome: Outcome::Withheld,
@@ -241,17 +263,36 @@ fn is_known(name: &str) -> bool {
     KNOWN.iter().any(|known| known.name == name || known.alias == Some(name))
 }
 
-fn unknown(name: &str) -> Fault {
-    let (reason, message, outcome) = if RESTRICTING.contains(&name) {
-        ("UnsupportedAnnotation", "this annotation restricts access, which is not supported yet", Outcome::Denied)
-    } else if REMOVED.contains(&name) || name.starts_with("lua-resty-waf") {
-        let message = "this annotation was removed from ingress-nginx and has no effect: remove it";
-        ("UnknownAnnotation", message, Outcome::Unknown)
-    } else {
-        let message = "this annotation is not supported and has no effect: remove it, or check its spelling";
-        ("UnknownAnnotation", message, Outcome::Unknown)
+/// What follows from a name that is not in [`KNOWN`].
+fn unsupported(name: &str, value: &str, given: &BTreeMap<&str, &str>) -> Option<Fault> {
+    if is_known(name) || asks_for_nothing(name, value) {
+        return None;
+    }
+    let (reason, message, outcome) = match protection(name, value, given) {
+        Some(Protects::Access) => {
+            ("UnsupportedAnnotation", "this annotation restricts access, which is not supported yet", Outcome::Denied)
+        }
+        Some(Protects::Backend) => {
+            let message = "this annotation has the backend's certificate verified, which is not supported yet";
+            ("UnsupportedAnnotation", message, Outcome::Denied)
+        }
+        Some(Protects::Content) => {
+            let message = "this annotation has requests inspected by ModSecurity, which is not supported";
+            ("UnsupportedAnnotation", message, Outcome::Denied)
+        }
+        None if name == "auth-secret" => {
+            ("UnknownAnnotation", "without auth-type this annotation has no effect: remove it", Outcome::Unknown)
+        }
+        None if REMOVED.contains(&name) || name.starts_with("lua-resty-waf") => {
+            let message = "this annotation was removed from ingress-nginx and has no effect: remove it";
+            ("UnknownAnnotation", message, Outcome::Unknown)
+        }
+        None => {
+            let message = "this annotation is not supported and has no effect: remove it, or check its spelling";
+            ("UnknownAnnotation", message, Outcome::Unknown)
+        }
     };
-    Fault { name: format!("{PREFIX}{name}"), reason, message: message.into(), outcome }
+    Some(Fault { name: name.to_owned(), reason, message: message.into(), outcome })
 }
 
 #[cfg(test)]
@@ -295,8 +336,27 @@ mod tests {
             ("whitelist-source-range", "10.0.0.0/8", Outcome::Denied),
             ("canary", "on", Outcome::Ignored),
             ("canary", "true", Outcome::Withheld),
+            ("proxy-ssl-verify", "on", Outcome::Denied),
+            ("proxy-ssl-secret", "shop/backend", Outcome::Denied),
+            ("enable-modsecurity", "true", Outcome::Denied),
+            ("auth-type", "basic", Outcome::Denied),
+            ("auth-secret", "users", Outcome::Unknown),
         ] {
-            assert_eq!(outcome(name, value), [(format!("{PREFIX}{name}"), expected)]);
+            assert_eq!(outcome(name, value), [(name.to_owned(), expected)]);
         }
+    }
+
+    #[test]
+    fn what_asks_for_no_protection_closes_nothing() {
+        for (name, value) in [
+            ("whitelist-source-range", ""),
+            ("auth-url", " "),
+            ("proxy-ssl-verify", "off"),
+            ("enable-modsecurity", "false"),
+        ] {
+            assert_eq!(parsed(&[(name, value)]), (Annotations::default(), vec![]), "{name}={value:?}");
+        }
+        let (_, faults) = parsed(&[("auth-secret", "users"), ("auth-type", "basic")]);
+        assert!(faults.iter().all(|fault| fault.outcome == Outcome::Denied), "{faults:?}");
     }
 }
