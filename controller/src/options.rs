@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use translate::{ObjectKey, Settings};
+use translate::{ExternalNames, ObjectKey, Settings};
 
 /// Watches a cluster and feeds its data planes.
 #[derive(Args, Clone, Debug)]
@@ -62,6 +62,19 @@ pub struct Options {
     /// Serve Ingresses that name no class at all, too
     #[arg(long)]
     pub watch_ingress_without_class: bool,
+
+    /// Serve no Service of type ExternalName
+    #[arg(long)]
+    pub disable_svc_external_name: bool,
+
+    /// A name that Services of type ExternalName may lead to, with all names below it; may be repeated. Default: every name
+    /// outside of the cluster, and those inside that stay in the Service's namespace
+    #[arg(long, value_name = "DOMAIN")]
+    pub external_name_allow: Vec<String>,
+
+    /// The domain of the cluster's Services and pods
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
 
     /// The image of the data planes that Gateways get
     #[arg(long, default_value = concat!("ghcr.io/sluice/sluice:", env!("CARGO_PKG_VERSION")))]
@@ -187,6 +200,11 @@ impl Options {
             default_backend: key(&self.default_backend_service),
             trusted_proxies: self.trusted_proxies.clone(),
             access_log: self.access_log.into(),
+            external_names: ExternalNames {
+                enabled: !self.disable_svc_external_name,
+                allowed: self.external_name_allow.clone(),
+                cluster_domain: self.cluster_domain.clone(),
+            },
             ..Settings::default()
         }
     }

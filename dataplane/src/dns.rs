@@ -8,6 +8,7 @@ use std::time::Duration;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::read_system_conf;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -99,7 +100,15 @@ async fn run(mut changed: watch::Receiver<Vec<Arc<Cluster>>>, local: LocalEndpoi
 }
 
 fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, hickory_resolver::net::NetError> {
-    let Some(server) = server else { return TokioResolver::builder_tokio()?.build() };
+    let Some(server) = server else {
+        let (system, options) = read_system_conf()?;
+        // A name is whole, as Kubernetes' DNS takes it. With the pod's search list `example.com` could be the Service `example`
+        // of a namespace `com`, and each name would be asked for several times.
+        let config = ResolverConfig::from_parts(None, Vec::new(), system.name_servers().to_vec());
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
+        return builder.build();
+    };
     let mut ways = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
     ways.iter_mut().for_each(|way| way.port = server.port());
     let server = NameServerConfig::new(server.ip(), true, ways);

@@ -49,24 +49,24 @@ impl<'a> Services<'a> {
         self.port(service, PortRef::Number(ports.next().map_or(0, |port| port.port)))
     }
 
-    /// The objects that name addresses for a Service which are not used for being local, each with the field and one address.
-    fn refused(&self, port: &ServicePort<'_>, settings: &Settings) -> Vec<(Kind, ObjectKey, String, String)> {
+    /// The addresses of a Service that are not used, each as a problem of the object that names it.
+    fn refused(&self, port: &ServicePort<'_>, settings: &Settings) -> Vec<Problem> {
         if let Some(name) = external_name(port.service) {
-            let refused = external(name, port, settings) == Endpoints::Addresses(Vec::new());
-            let object = (Kind::Service, port.key.clone(), "spec.externalName".into(), name.to_owned());
-            return if refused { vec![object] } else { Vec::new() };
+            let refusal = external(name, port, settings).err();
+            let problem = |(reason, why)| refused(Kind::Service, &port.key, "spec.externalName", reason, name, why);
+            return refusal.map(problem).into_iter().collect();
         }
-        let mut refused = Vec::new();
+        let mut problems = Vec::new();
         for slice in self.slices(&port.key) {
             let addresses = slice.endpoints.iter().enumerate().flat_map(|(index, endpoint)| {
                 endpoint.addresses.iter().filter_map(move |address| Some((index, address.parse::<IpAddr>().ok()?)))
             });
             if let Some((index, address)) = addresses.into_iter().find(|(_, address)| !is_allowed(*address, settings)) {
-                let field = format!("endpoints[{index}].addresses");
-                refused.push((Kind::EndpointSlice, ObjectKey::of(&slice.metadata), field, address.to_string()));
+                let (object, field) = (ObjectKey::of(&slice.metadata), format!("endpoints[{index}].addresses"));
+                problems.push(refused(Kind::EndpointSlice, &object, field, LOCAL.0, &address.to_string(), LOCAL.1));
             }
         }
-        refused
+        problems
     }
 
     /// The endpoints of a port as they are now. Each port is resolved once.
@@ -74,20 +74,7 @@ impl<'a> Services<'a> {
         let mut resolved = self.resolved.borrow_mut();
         let resolved = resolved.entry(port.id()).or_insert_with(|| {
             let endpoints = resolve(port, self.slices(&port.key), settings);
-            let problem = |(kind, object, field, address)| Problem {
-                kind,
-                object,
-                field,
-                reason: "AddressRefused",
-                message: format!(
-                    "{address:?} is not used, for it leads to the data plane or its node: use a pod's address"
-                ),
-                severity: Severity::Warning,
-            };
-            Resolved {
-                endpoints: Hashed::new(Resource::Endpoints(endpoints)),
-                problems: self.refused(port, settings).into_iter().map(problem).collect(),
-            }
+            Resolved { endpoints: Hashed::new(Resource::Endpoints(endpoints)), problems: self.refused(port, settings) }
         });
         resolved.clone()
     }
@@ -97,6 +84,27 @@ impl<'a> Services<'a> {
         let service = (service.namespace.as_str(), service.name.as_str());
         let first = slices.partition_point(|(other, _)| *other < service);
         slices[first..].iter().take_while(move |(other, _)| *other == service).map(|(_, slice)| *slice)
+    }
+}
+
+/// Reason and message of an address that is local to a machine.
+const LOCAL: (&str, &str) = ("AddressRefused", "it leads to the data plane or its node: use a pod's address");
+
+fn refused(
+    kind: Kind,
+    object: &ObjectKey,
+    field: impl Into<String>,
+    reason: &'static str,
+    address: &str,
+    why: &str,
+) -> Problem {
+    Problem {
+        kind,
+        object: object.clone(),
+        field: field.into(),
+        reason,
+        message: format!("{address:?} is not used, for {why}"),
+        severity: Severity::Warning,
     }
 }
 
@@ -343,7 +351,7 @@ fn resolve<'s>(
     settings: &Settings,
 ) -> Endpoints {
     if let Some(name) = external_name(port.service) {
-        return external(name, port, settings);
+        return external(name, port, settings).unwrap_or(Endpoints::Addresses(Vec::new()));
     }
     let mut ready = Vec::new();
     let mut terminating = Vec::new();
@@ -368,21 +376,31 @@ fn resolve<'s>(
     Endpoints::Addresses(addresses)
 }
 
-fn external(name: &str, port: &ServicePort<'_>, settings: &Settings) -> Endpoints {
-    let port = match port.target {
+/// Where a name leads, or the reason and message for which it is not followed.
+fn external(
+    name: &str,
+    port: &ServicePort<'_>,
+    settings: &Settings,
+) -> Result<Endpoints, (&'static str, &'static str)> {
+    let number = match port.target {
         Some(IntOrString::Int(target)) => {
             u16::try_from(*target).ok().filter(|target| *target > 0).unwrap_or(port.number)
         }
         _ => port.number,
     };
     let name = name.trim_end_matches('.').to_ascii_lowercase();
+    if let Some(why) = settings.external_names.refusal(&port.key.namespace, &name) {
+        return Err(("ExternalNameRefused", why));
+    }
     let local = name == "localhost" || name.ends_with(".localhost");
     match name.parse::<IpAddr>() {
         Ok(address) if is_allowed(address, settings) => {
-            Endpoints::Addresses(vec![Endpoint { address: SocketAddr::new(address, port) }])
+            Ok(Endpoints::Addresses(vec![Endpoint { address: SocketAddr::new(address, number) }]))
         }
-        Err(_) if !name.is_empty() && (settings.allow_loopback_endpoints || !local) => Endpoints::Dns { name, port },
-        _ => Endpoints::Addresses(Vec::new()),
+        Err(_) if !name.is_empty() && (settings.allow_loopback_endpoints || !local) => {
+            Ok(Endpoints::Dns { name, port: number })
+        }
+        _ => Err(LOCAL),
     }
 }
 

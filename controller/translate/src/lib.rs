@@ -10,6 +10,7 @@ mod backends;
 mod certificates;
 mod context;
 mod duration;
+mod external_name;
 mod gateway;
 mod ingress;
 mod memo;
@@ -23,6 +24,7 @@ mod status;
 mod translation;
 
 pub use backends::{SERVICE_NAME, service_of};
+pub use external_name::ExternalNames;
 pub use gateway::{CLASS_NAME, GATEWAY_NAME, label_value, service, services_of_gateway};
 pub use memo::Memo;
 pub use origin::object;

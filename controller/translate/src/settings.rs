@@ -2,7 +2,7 @@
 
 use snapshot::Secret;
 
-use crate::ObjectKey;
+use crate::{ExternalNames, ObjectKey};
 
 /// What translation needs to know besides the resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Settings {
     pub ports: PortMap,
     /// Whether loopback and link-local addresses in EndpointSlices are used (`sluice run`). Default no.
     pub allow_loopback_endpoints: bool,
+    /// Where Services of type ExternalName may lead.
+    pub external_names: ExternalNames,
     /// The Secret with the certificate for Ingress hosts without one of their own.
     pub default_certificate: Option<ObjectKey>,
     /// Certificate chain and key in PEM, used when `default_certificate` is not set or not usable.
@@ -49,6 +51,7 @@ impl Default for Settings {
             gateway_controller: "sluice.dev/gateway-controller".into(),
             ports: PortMap::default(),
             allow_loopback_endpoints: false,
+            external_names: ExternalNames::default(),
             default_certificate: None,
             fallback_certificate: None,
             publish_service: None,

@@ -60,6 +60,8 @@ struct SettingsDocument {
     https_port: Option<u16>,
     watch_ingress_without_class: Option<bool>,
     allow_loopback_endpoints: Option<bool>,
+    external_names: Option<bool>,
+    external_name_allow: Option<Vec<String>>,
     default_certificate: Option<String>,
     default_backend: Option<String>,
     publish_service: Option<String>,
@@ -77,6 +79,8 @@ fn configure(settings: &mut Settings, document: Value) {
     settings.ports.https = document.https_port.unwrap_or(settings.ports.https);
     settings.watch_ingress_without_class = document.watch_ingress_without_class.unwrap_or_default();
     settings.allow_loopback_endpoints = document.allow_loopback_endpoints.unwrap_or_default();
+    settings.external_names.enabled = document.external_names.unwrap_or(true);
+    settings.external_names.allowed = document.external_name_allow.unwrap_or_default();
     settings.default_certificate = document.default_certificate.map(key);
     settings.default_backend = document.default_backend.map(key);
     settings.publish_service = document.publish_service.map(key);
