@@ -90,7 +90,7 @@ impl Controller {
         let admin_address = local(&admin_listener, options.admin_address)?;
 
         let metrics = Metrics::default();
-        let publisher = Publisher::new();
+        let publisher = Publisher::new(metrics.refused_sessions());
         let (unwritten, unwritten_receiver) = watch::channel(Arc::default());
         let (reports, reports_receiver) = watch::channel(Arc::default());
         let (infrastructure, infrastructure_receiver) = watch::channel(Arc::default());

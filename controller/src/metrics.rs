@@ -22,6 +22,7 @@ pub struct Metrics {
     objects: Family<OfKind, Gauge>,
     problems: Gauge,
     sessions: Gauge,
+    refused_sessions: Counter,
     leader: Gauge,
     status_writes: Family<Written, Counter>,
 }
@@ -55,9 +56,21 @@ impl Default for Metrics {
         registry.register("objects", "Stored objects", objects.clone());
         registry.register("problems", "Problems with users' objects", problems.clone());
         registry.register("sessions", "Connected data planes", sessions.clone());
+        let refused_sessions = Counter::default();
+        registry.register("sessions_refused", "Sessions refused because there were too many", refused_sessions.clone());
         registry.register("leader", "1 while this replica writes statuses", leader.clone());
         registry.register("status_writes", "Attempts to write a status", status_writes.clone());
-        Self { registry: Arc::new(registry), builds, build_seconds, objects, problems, sessions, leader, status_writes }
+        Self {
+            registry: Arc::new(registry),
+            builds,
+            build_seconds,
+            objects,
+            problems,
+            sessions,
+            refused_sessions,
+            leader,
+            status_writes,
+        }
     }
 }
 
@@ -89,6 +102,11 @@ impl Metrics {
     /// How many data planes are connected.
     pub fn sessions(&self, count: usize) {
         self.sessions.set(count as i64);
+    }
+
+    /// Counts sessions that are refused because there are too many.
+    pub fn refused_sessions(&self) -> Counter {
+        self.refused_sessions.clone()
     }
 
     /// Whether this replica leads.

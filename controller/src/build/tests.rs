@@ -10,6 +10,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::counter::Counter;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
@@ -202,7 +203,7 @@ impl Rig {
                 settings: watch::channel(Arc::new(settings)).1,
                 shared: ServiceAccount { namespace: "sluice".into(), name: "dataplane".into() },
                 shared_service: None,
-                publisher: Publisher::new(),
+                publisher: Publisher::new(Counter::default()),
                 outputs: Outputs {
                     unwritten: watch::Sender::default(),
                     reports: watch::Sender::default(),

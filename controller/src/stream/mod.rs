@@ -6,6 +6,8 @@
 
 mod acks;
 mod authenticate;
+mod bounds;
+mod held;
 mod parts;
 mod publisher;
 mod server;

@@ -93,8 +93,6 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use snapshot::proto::server_message;
     use snapshot::{Endpoints, Kind, Resource, Snapshot, diff};
 
@@ -114,7 +112,7 @@ mod tests {
     #[test]
     fn the_parts_are_the_batch_and_each_fits_into_a_message() {
         let (old, new) = (snapshot(0..40), snapshot(30..60));
-        let batch = diff(&old.held(), &new);
+        let batch = diff(old.held(), &new);
         let parts = cut(&batch, LIMITS).unwrap();
         assert!(parts.len() > 3, "{}", parts.len());
         let more: Vec<bool> = parts.iter().map(|part| part.more).collect();
@@ -134,20 +132,20 @@ mod tests {
     #[test]
     fn a_batch_that_fits_is_one_message_even_when_it_is_empty() {
         for new in [snapshot(0..3), Snapshot::default()] {
-            let batch = diff(&BTreeMap::new(), &new);
+            let batch = diff(std::iter::empty(), &new);
             assert_eq!(cut(&batch, LIMITS).unwrap(), [proto::Batch::from(&batch)]);
         }
     }
 
     #[test]
     fn what_is_too_large_is_said_with_its_size() {
-        let large = diff(&BTreeMap::new(), &snapshot(0..500));
+        let large = diff(std::iter::empty(), &snapshot(0..500));
         let size = proto::Batch::from(&large).encoded_len();
         assert_eq!(cut(&large, LIMITS), Err(TooLarge::Batch { size, limit: LIMITS.batch }));
 
         let mut snapshot = snapshot(0..3);
         snapshot.insert("long", Resource::Endpoints(Endpoints::Dns { name: "a".repeat(500), port: 1 }));
-        match cut(&diff(&BTreeMap::new(), &snapshot), LIMITS) {
+        match cut(&diff(std::iter::empty(), &snapshot), LIMITS) {
             Err(TooLarge::Resource { id, size, .. }) => {
                 assert_eq!(id, ResourceId::new(Kind::Endpoints, "long"));
                 assert!(size > 500);

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::metrics::counter::Counter;
 use snapshot::{Hash, Snapshot};
 use tokio::sync::watch;
 use translate::DataPlane;
 
+use super::bounds::Bounds;
 use super::{Acks, ServiceAccount};
 
 /// Where snapshots are published and acknowledgements are read. Cheap to clone; all clones are one.
@@ -16,6 +18,7 @@ pub struct Publisher {
     published: Arc<watch::Sender<Option<Arc<Published>>>>,
     acks: Arc<watch::Sender<Acks>>,
     sessions: Arc<AtomicU64>,
+    bounds: Bounds,
 }
 
 /// One state of everything that is offered.
@@ -45,12 +48,13 @@ impl Published {
 }
 
 impl Publisher {
-    /// Nothing is published yet, and data planes wait.
-    pub fn new() -> Self {
+    /// Nothing is published yet, and data planes wait. Counts sessions that are `refused` because there are too many.
+    pub fn new(refused: Counter) -> Self {
         Self {
             published: Arc::new(watch::Sender::new(None)),
             acks: Arc::new(watch::Sender::new(Acks::default())),
             sessions: Arc::default(),
+            bounds: Bounds::new(refused),
         }
     }
 
@@ -92,6 +96,10 @@ impl Publisher {
         self.acks.subscribe()
     }
 
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     pub(super) fn watch(&self) -> watch::Receiver<Option<Arc<Published>>> {
         self.published.subscribe()
     }
@@ -103,11 +111,5 @@ impl Publisher {
     /// Numbers sessions in the order in which they began.
     pub(super) fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-impl Default for Publisher {
-    fn default() -> Self {
-        Self::new()
     }
 }

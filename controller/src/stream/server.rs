@@ -9,15 +9,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use snapshot::MAX_MESSAGE;
 use snapshot::proto::{ClientMessage, ServerMessage};
+use snapshot::{MAX_HELLO, MAX_MESSAGE};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status, Streaming};
+use translate::DataPlane;
 
+use super::bounds::{Bounds, Place};
 use super::parts::Limits;
 use super::session::{Session, not_mapped};
 use super::{Authenticator, Publisher};
@@ -74,8 +76,8 @@ pub(super) async fn serve_within(
     publisher: Publisher,
 ) -> Result<std::convert::Infallible, ServeError> {
     let mut acceptor = acceptor_for(&identity.borrow_and_update())?;
-    let service = StreamServer::new(Service { authenticator, publisher, limits })
-        .max_decoding_message_size(MAX_MESSAGE)
+    let service = StreamServer::new(Service { authenticator, bounds: publisher.bounds().clone(), publisher, limits })
+        .max_decoding_message_size(MAX_HELLO)
         .max_encoding_message_size(MAX_MESSAGE);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -175,6 +177,7 @@ async fn unused(mut callers: watch::Receiver<usize>, limit: Duration) {
 /// The implementation of the service.
 struct Service {
     authenticator: Authenticator,
+    bounds: Bounds,
     publisher: Publisher,
     limits: Limits,
 }
@@ -196,12 +199,13 @@ impl StreamApi for Service {
             Err(_) => return Err(Status::unavailable("the controller stops")),
         };
         let data_plane = data_plane.ok_or_else(|| not_mapped(&identity.account))?;
+        let place = self.bounds.enter(&identity, !matches!(data_plane, DataPlane::Gateway(_)))?;
         let session =
             Session::begin(identity, data_plane, self.publisher.clone(), request.into_inner(), self.limits).await?;
-        let messages = futures::stream::unfold(Some((session, caller)), |session| async {
-            let (mut session, caller) = session?;
+        let messages = futures::stream::unfold(Some((session, caller, place)), |session| async {
+            let (mut session, caller, place): (Session, Option<Caller>, Place) = session?;
             let message = session.next().await?;
-            let next = message.is_ok().then_some((session, caller)); // an error is the last message
+            let next = message.is_ok().then_some((session, caller, place)); // an error is the last message
             Some((message, next))
         });
         Ok(Response::new(Box::pin(messages)))

@@ -1,16 +1,17 @@
 //! One session: a state machine between what a data plane says and what is published.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
-use snapshot::{Batch, CAPABILITIES, Hash, ResourceId, diff};
+use snapshot::{CAPABILITIES, Hash, ResourceId, Snapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use translate::DataPlane;
 
+use super::held::Held;
 use super::parts::{Limits, cut};
 use super::publisher::Published;
 use super::{Connected, Identity, Publisher, ServiceAccount};
@@ -40,9 +41,9 @@ pub(super) struct Session {
     /// When the data plane has to show its present token.
     ends: Option<Instant>,
     /// What the data plane holds, when it is fed here.
-    feeding: Option<BTreeMap<ResourceId, Hash>>,
-    /// The batch that waits for its ack.
-    in_flight: Option<Batch>,
+    feeding: Option<Held>,
+    /// What it will hold when it acknowledges the batch that is under way.
+    in_flight: Option<Arc<Snapshot>>,
     /// What of it is still to be sent.
     unsent: VecDeque<proto::Batch>,
     acknowledged: Option<Hash>,
@@ -132,7 +133,7 @@ impl Session {
         if [self.acknowledged, self.unsendable].contains(&Some(offer.version)) {
             return Ok(None);
         }
-        let batch = diff(held, &offer.snapshot);
+        let batch = held.diff(&offer.snapshot);
         let mut parts = match cut(&batch, self.limits) {
             Ok(parts) => parts,
             Err(error) => {
@@ -150,7 +151,7 @@ impl Session {
         );
         let first = parts.pop_front();
         self.unsent = parts;
-        self.in_flight = Some(batch);
+        self.in_flight = Some(offer.snapshot.clone());
         Ok(first.map(message))
     }
 
@@ -172,19 +173,16 @@ impl Session {
         if !hello.feed {
             return Ok(());
         }
-        let mut held = BTreeMap::new();
         let said = hello.held.len();
-        for item in hello.held {
-            let hash = Hash::try_from(item.hash.as_slice())
-                .map_err(|error| Status::invalid_argument(format!("a held hash {error}")))?;
-            if let Some(Ok(id)) = item.name.map(ResourceId::try_from) {
-                held.insert(id, hash);
-            }
-        }
-        // Who holds nothing has not acknowledged the empty snapshot. Who holds more than is known here (of a newer controller) is
-        // sent a batch in any case: it will not lead to the version it promises, and the data plane asks for everything.
+        let published = self.published.borrow().clone();
+        let base = published.and_then(|published| Some(published.offer(&self.data_plane)?.snapshot.clone()));
+        let held = Held::of(hello.held, base.unwrap_or_default())
+            .map_err(|error| Status::invalid_argument(format!("a held hash {error}")))?;
+        // Who holds nothing has not acknowledged the empty snapshot. Who holds more than is known here (of a newer controller, or
+        // of a longer past than a session keeps) is sent a batch in any case: it will not lead to the version it promises, and
+        // the data plane asks for everything.
         let comparable = !held.is_empty() && held.len() == said;
-        self.acknowledged = comparable.then(|| version(&held));
+        self.acknowledged = comparable.then(|| held.version());
         self.feeding = Some(held);
         Ok(())
     }
@@ -196,20 +194,20 @@ impl Session {
                 Some(Hash::try_from(version).map_err(|error| Status::invalid_argument(format!("version {error}")))?)
             }
         };
-        if let (Some(held), Some(batch)) = (&mut self.feeding, &self.in_flight)
-            && self.unsent.is_empty()
-            && self.acknowledged == Some(batch.version)
-        {
-            for id in &batch.removals {
-                held.remove(id);
-            }
-            held.extend(batch.upserts.iter().map(|(id, resource)| (id.clone(), resource.hash())));
-            self.in_flight = None;
+        if let Some(offered) = self.in_flight.take_if(|offered| {
+            self.unsent.is_empty() && self.acknowledged == Some(offered.version()) // another ack tells of readiness
+        }) {
+            self.feeding = Some(Held::from(offered));
         }
         let mut state = Connected::new(self.number);
         state.version = self.acknowledged;
         state.ready = ack.ready;
-        state.rejected = ack.rejected.into_iter().take(MAX_REJECTED).filter_map(rejection).collect();
+        let published = self.published.borrow().clone();
+        let offer = published.as_ref().and_then(|published| published.offer(&self.data_plane));
+        let rejected = ack.rejected.into_iter().take(MAX_REJECTED).filter_map(rejection);
+        // Names that are not published here are of no use, and could be of any length.
+        let known = |id: &ResourceId| offer.is_some_and(|offer| offer.snapshot.get(id).is_some());
+        state.rejected = rejected.filter(|(id, _)| known(id)).collect();
         for (id, reason) in &state.rejected {
             tracing::debug!(data_plane = %self.data_plane, instance = %self.instance, resource = %id, reason, "rejected");
         }
@@ -256,10 +254,6 @@ pub(super) fn not_mapped(account: &ServiceAccount) -> Status {
 
 fn message(part: proto::Batch) -> ServerMessage {
     ServerMessage { message: Some(server_message::Message::Batch(part)) }
-}
-
-fn version(held: &BTreeMap<ResourceId, Hash>) -> Hash {
-    snapshot::version(held.iter().map(|(id, hash)| (proto::Kind::from(id.kind).into(), id.name.as_str(), *hash)))
 }
 
 fn rejection(rejected: proto::Rejected) -> Option<(ResourceId, String)> {

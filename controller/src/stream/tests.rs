@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::{Rejection, source};
+use prometheus_client::metrics::counter::Counter;
 use rustls::pki_types::pem::PemObject as _;
 use snapshot::proto::{self, ClientMessage, ServerMessage, client_message, server_message};
 use snapshot::{Endpoints, Hash, Kind, MAX_MESSAGE, Resource, ResourceId, SERVER_NAME, Snapshot};
@@ -83,7 +84,7 @@ impl Controller {
         let (identity, identity_receiver) = watch::channel(secret.issue_server().unwrap());
         let accounts = [(TOKEN, "proxy"), (ENDED, "proxy"), (STRANGER, "stranger")];
         let accounts = accounts.map(|(token, name)| (token.to_owned(), account(name))).into();
-        let publisher = Publisher::new();
+        let publisher = Publisher::new(Counter::default());
         let served = publisher.clone();
         let task = tokio::spawn(async move {
             serve_within(limits, listener, identity_receiver, Authenticator::Static(accounts), served).await.unwrap();
@@ -608,4 +609,39 @@ async fn a_connection_without_a_session_is_closed_and_one_with_a_session_stays()
     raw.ack(Some(snapshot(&[("a", 1)]).version())).await;
     publish(&controller.publisher, &next);
     assert_eq!(effect(&raw.batch().await.unwrap()).2, next.version());
+}
+
+#[tokio::test]
+async fn sessions_of_tokens_without_a_pod_are_few_and_free_their_place() {
+    let secret = InstallationSecret::generate().unwrap();
+    let controller = Controller::start(&secret).await;
+    publish(&controller.publisher, &snapshot(&[("a", 1)]));
+    let mut open = Vec::new();
+    let refusal = loop {
+        match Raw::open(&secret, controller.address, TOKEN, None).await {
+            Ok(session) => open.push(session),
+            Err(status) => break status,
+        }
+        assert!(open.len() < 100);
+    };
+    assert_eq!((refusal.code(), open.len()), (Code::ResourceExhausted, 8));
+    open.pop();
+    let again = async {
+        while Raw::open(&secret, controller.address, TOKEN, None).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hello_full_of_made_up_names_gets_everything_and_is_forgotten() {
+    let secret = InstallationSecret::generate().unwrap();
+    let controller = Controller::start(&secret).await;
+    let published = snapshot(&[("a", 1)]);
+    publish(&controller.publisher, &published);
+    let made_up: Vec<_> = (0..20_000).map(|number| (format!("made-up-{number}"), 1)).collect();
+    let made_up = snapshot(&made_up.iter().map(|(name, port)| (name.as_str(), *port)).collect::<Vec<_>>());
+    let mut raw = Raw::open(&secret, controller.address, TOKEN, Some(&made_up)).await.unwrap();
+    assert_eq!(effect(&raw.batch().await.unwrap()), (vec!["a"], vec![], published.version()));
 }

@@ -5,7 +5,6 @@
 
 #![allow(clippy::unwrap_used)] // A benchmark may stop at the first surprise.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use snapshot::{Hash, ResourceId, diff};
+use snapshot::diff;
 use translate::{DataPlane, Memo, ObjectKey, Resources, Settings, Stored, translate};
 
 /// As in the controller.
@@ -57,7 +56,7 @@ fn measure<T: Stored + DeserializeOwned>(
         resources.accept(&first);
     }
     let mut last = memo.translate(&resources, &settings);
-    let mut held: BTreeMap<ResourceId, Hash> = last.snapshots[&plane].held();
+    let mut held = last.snapshots[&plane].clone();
     let (mut from_nothing, mut with_memo, mut diffs) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     for round in 1..=ROUNDS {
         put::<T>(&mut resources, route(routes / 2, round));
@@ -70,10 +69,10 @@ fn measure<T: Stored + DeserializeOwned>(
         with_memo += cpu() - start;
         resources.accept(&last);
         let start = cpu();
-        let batch = diff(&held, &last.snapshots[&plane]);
+        let batch = diff(held.held(), &last.snapshots[&plane]);
         diffs += cpu() - start;
         assert_eq!(batch.upserts.len(), 1);
-        held = last.snapshots[&plane].held();
+        held = last.snapshots[&plane].clone();
     }
     let [from_nothing, with_memo, diff] = [from_nothing, with_memo, diffs].map(|sum| sum / ROUNDS as u32);
     let resources = last.snapshots[&plane].len();

@@ -113,6 +113,11 @@ impl Snapshot {
         self.resources.get(id)
     }
 
+    /// The resource of this id, with the id as it is held here.
+    pub fn get_key_value(&self, id: &ResourceId) -> Option<(&ResourceId, &Hashed)> {
+        self.resources.get_key_value(id)
+    }
+
     /// All resources, ordered by id.
     pub fn iter(&self) -> impl Iterator<Item = (&ResourceId, &Hashed)> {
         self.resources.iter()
@@ -135,8 +140,8 @@ impl Snapshot {
     }
 
     /// What [`diff`] needs to know of a holder of this snapshot.
-    pub fn held(&self) -> BTreeMap<ResourceId, Hash> {
-        self.resources.iter().map(|(id, resource)| (id.clone(), resource.hash)).collect()
+    pub fn held(&self) -> impl Iterator<Item = (&ResourceId, Hash)> {
+        self.resources.iter().map(|(id, resource)| (id, resource.hash))
     }
 }
 
@@ -182,17 +187,17 @@ fn number(kind: Kind) -> i32 {
     crate::proto::Kind::from(kind).into()
 }
 
-/// What turns a holder of `held` (names and hashes) into a holder of `new`.
-pub fn diff(held: &BTreeMap<ResourceId, Hash>, new: &Snapshot) -> Batch {
+/// What turns a holder of `held` (names and hashes, ordered by id) into a holder of `new`.
+pub fn diff<'a>(held: impl Iterator<Item = (&'a ResourceId, Hash)>, new: &Snapshot) -> Batch {
     let mut batch = Batch { version: new.version(), upserts: Vec::new(), removals: Vec::new() };
     // Both are in the same order, and nearly the same: side by side is faster than looking up each of the thousands.
-    let mut held = held.iter().peekable();
+    let mut held = held.peekable();
     for (id, resource) in new.resources.iter() {
         while let Some((gone, _)) = held.next_if(|(other, _)| *other < id) {
             batch.removals.push(gone.clone());
         }
         match held.next_if(|(other, _)| *other == id) {
-            Some((_, hash)) if *hash == resource.hash => {}
+            Some((_, hash)) if hash == resource.hash => {}
             _ => batch.upserts.push((id.clone(), resource.clone())),
         }
     }

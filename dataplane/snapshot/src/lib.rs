@@ -23,4 +23,4 @@ pub use delta::{Batch, Hash, Hashed, Snapshot, diff, version};
 pub use host::{normal_host, normal_host_without_port};
 pub use model::*;
 pub use secret::Secret;
-pub use stream::{CAPABILITIES, MAX_BATCH, MAX_MESSAGE, SERVER_NAME};
+pub use stream::{CAPABILITIES, MAX_BATCH, MAX_HELLO, MAX_MESSAGE, SERVER_NAME};

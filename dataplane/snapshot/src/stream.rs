@@ -6,6 +6,10 @@ pub const SERVER_NAME: &str = "sluice-controller";
 /// The largest message that either end takes, in bytes. What does not fit into one is sent in parts.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
+/// The most bytes of a message of a data plane: a Hello of some 150,000 resources. A Hello that would be larger lists as many as
+/// fit.
+pub const MAX_HELLO: usize = 16 << 20;
+
 /// The largest batch that a data plane takes, in bytes over all its parts. A first batch holds everything: this is room for
 /// about 400,000 routes or 80,000 certificates.
 pub const MAX_BATCH: usize = 512 << 20;

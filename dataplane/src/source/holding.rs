@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn batch(from: &Snapshot, to: &Snapshot) -> proto::Batch {
-        proto::Batch::from(&diff(&from.held(), to))
+        proto::Batch::from(&diff(from.held(), to))
     }
 
     fn holding(snapshot: &Snapshot) -> Holding {
@@ -212,7 +212,7 @@ mod tests {
             prop_assert!(holding.receive(batch(&old, &new)).is_ok());
             prop_assert_eq!(holding.snapshot(), &new);
             prop_assert_eq!(holding.version(), Some(new.version()));
-            let held: Vec<_> = new.held().into_values().map(Vec::from).collect();
+            let held: Vec<_> = new.held().map(|(_, hash)| Vec::from(hash)).collect();
             prop_assert_eq!(holding.held(usize::MAX).into_iter().map(|held| held.hash).collect::<Vec<_>>(), held);
         }
     }

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use snapshot::proto::{self, Ack, Hello};
-use snapshot::{CAPABILITIES, MAX_MESSAGE, Snapshot};
+use snapshot::{CAPABILITIES, MAX_HELLO, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -237,7 +237,7 @@ where
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
             capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
-            held: if feed { self.holding.held(MAX_MESSAGE - HELLO_HEAD) } else { Vec::new() },
+            held: if feed { self.holding.held(MAX_HELLO - HELLO_HEAD) } else { Vec::new() },
             feed,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapshot::proto::{Ack, Batch, ClientMessage, Hello, client_message, server_message};
-use snapshot::{MAX_MESSAGE, SERVER_NAME};
+use snapshot::{MAX_HELLO, MAX_MESSAGE, SERVER_NAME};
 use tokio::sync::{mpsc, watch};
 use tonic::Request;
 use tonic::metadata::MetadataValue;
@@ -156,7 +156,7 @@ impl Session {
             .connect()
             .await
             .map_err(connect)?;
-        Ok(StreamClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+        Ok(StreamClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_HELLO))
     }
 
     fn token(&self) -> Result<MetadataValue<tonic::metadata::Ascii>, SessionError> {
