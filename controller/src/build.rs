@@ -4,22 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::discovery::v1::Endpoint;
-use kube::core::NamespaceResourceScope;
-use kube::{Api, Client, Resource};
 use snapshot::{ResourceId, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use translate::{
     DataPlane, Infrastructure, Kind, Memo, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
 };
 
 use crate::class_guard::Classes;
 use crate::events::Report;
-use crate::kinds::{self, Watched};
+use crate::fetch::{Fetcher, Patience};
+use crate::kinds;
 use crate::last_good::Unrecorded;
 use crate::metrics::Metrics;
 use crate::provision;
@@ -32,10 +29,6 @@ use crate::stream::{Acks, Publisher, ServiceAccount};
 const QUIET: Duration = Duration::from_millis(3);
 /// but never longer than this.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// When objects that could not be fetched are tried again.
-const RETRY: Duration = Duration::from_secs(2);
-/// How long fetching one object may take.
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the writers follow; the latest value counts.
 pub struct Outputs {
@@ -55,8 +48,8 @@ pub struct Outputs {
 
 /// The one owner of the store.
 pub struct Builder {
-    /// Access to the API server, for Secrets and ConfigMaps that come into use.
-    pub client: Client,
+    /// Gets Secrets and ConfigMaps that come into use.
+    pub fetcher: Fetcher,
     /// The watched objects.
     pub store: Store,
     /// What the operator decided, with the keys as they are.
@@ -98,33 +91,21 @@ struct Built {
     told_of_none: BTreeSet<String>,
 }
 
-/// What became of a full build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// It is published.
-    Complete,
-    /// It is published without Secrets or ConfigMaps that the API server denies.
-    Incomplete,
-    /// It is not published: data planes keep what they have until all that is referred to is fetched.
-    Held,
-}
-
 impl Builder {
     /// Builds after every change until `shutdown`. Fails only when translation itself does.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut shutdown: Shutdown) -> Result<(), JoinError> {
         let mut built = Built::default();
         let mut acks = self.publisher.acks();
-        let mut retry: Option<Instant> = None;
         let mut wake: Option<Instant> = None;
         loop {
-            let again = retry.into_iter().chain(wake).min();
-            let again = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let again = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             let mut settings_changed = false;
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.collect(change, &mut changes).await,
                     None => return Ok(()),
                 },
+                (object, change) = self.fetcher.next() => self.store.fetched(&object, change),
                 Ok(()) = acks.changed() => {}
                 Ok(()) = self.settings.changed() => settings_changed = true,
                 // Who no longer decides yields at once.
@@ -135,10 +116,7 @@ impl Builder {
             if !self.store.ready() {
                 continue;
             }
-            let all = settings_changed || retry.is_some_and(|at| at <= Instant::now());
-            if let Some(outcome) = self.follow(&mut built, all).await? {
-                retry = (outcome != Outcome::Complete).then(|| Instant::now() + RETRY);
-            }
+            self.follow(&mut built, settings_changed).await?;
             self.tell(&mut built, &acks.borrow_and_update().clone());
             wake = built.gate.take_wake();
         }
@@ -153,36 +131,35 @@ impl Builder {
         }
     }
 
-    /// Builds what changes since the last time ask for, or `all`. Returns, after a full build, what [`Self::build`] returns.
-    async fn follow(&mut self, built: &mut Built, all: bool) -> Result<Option<Outcome>, JoinError> {
+    /// Builds what changes since the last time ask for, or `all`.
+    async fn follow(&mut self, built: &mut Built, all: bool) -> Result<(), JoinError> {
         let dirty = self.store.take_dirty();
-        let full = all || dirty.structure;
-        let outcome = if full { Some(self.build(built).await?) } else { None };
-        if matches!(outcome, None | Some(Outcome::Held)) && !dirty.endpoints.is_empty() {
+        if all || dirty.structure {
+            self.build(built).await?;
+        } else if !dirty.endpoints.is_empty() {
             self.build_endpoints(built, &dirty.endpoints);
         }
-        Ok(outcome)
+        Ok(())
     }
 
-    /// Translates everything and publishes it, unless Secrets or ConfigMaps that are there have still to be fetched: it would
-    /// be published that they do not exist, and listeners that are served would go.
-    async fn build(&mut self, built: &mut Built) -> Result<Outcome, JoinError> {
+    /// Translates everything and publishes it. Secrets and ConfigMaps that come into use are fetched first; what refers to one
+    /// that the API server does not give out goes on with what it had.
+    async fn build(&mut self, built: &mut Built) -> Result<(), JoinError> {
         let start = Instant::now();
         let mut translation = self.translate().await?;
-        let mut missing = self.store.want(&translation.wanted);
-        if !missing.is_empty() {
-            // Nothing is said about an object that is there and merely was of no interest so far.
-            let denied = self.fetch(&missing).await;
+        let missing = self.store.want(&translation.wanted);
+        let patience = if *self.outputs.ready.borrow() { Patience::SERVING } else { Patience::STARTING };
+        let fetched = self.fetcher.fetch(&missing, patience).await;
+        if !fetched.is_empty() {
+            fetched.into_iter().for_each(|(object, change)| self.store.fetched(&object, change));
             translation = self.translate().await?;
-            missing = self.store.want(&translation.wanted);
-            if missing.iter().any(|object| !denied.contains(object)) {
-                return Ok(Outcome::Held);
-            }
+            self.store.want(&translation.wanted);
         }
+        self.metrics.held(self.fetcher.failed());
         self.store.resources.accept(&translation);
-        self.publish(built, translation, missing.is_empty());
+        self.publish(built, translation);
         self.metrics.built(start.elapsed(), &self.store.resources, built.reports.len());
-        Ok(if missing.is_empty() { Outcome::Complete } else { Outcome::Incomplete })
+        Ok(())
     }
 
     /// The store's content travels to a thread that may take its time, and back; events wait in their channel meanwhile.
@@ -201,44 +178,7 @@ impl Builder {
         Ok(translation)
     }
 
-    /// Fetches these objects. Returns those that the API server denies: for them nothing can wait.
-    async fn fetch(&mut self, objects: &[(Kind, ObjectKey)]) -> BTreeSet<(Kind, ObjectKey)> {
-        let fetched: Vec<_> = stream::iter(objects.iter().cloned())
-            .map(|(kind, key)| {
-                let client = self.client.clone();
-                async move {
-                    let change = async {
-                        match kind {
-                            Kind::ConfigMap => get::<ConfigMap>(client, &key).await,
-                            _ => get::<Secret>(client, &key).await, // no third kind is kept on demand
-                        }
-                    };
-                    let result = timeout(DEADLINE, change).await;
-                    (kind, key, result)
-                }
-            })
-            .buffer_unordered(16)
-            .collect()
-            .await;
-        let mut denied = BTreeSet::new();
-        for (kind, object, result) in fetched {
-            match result {
-                Ok(Ok(change)) => self.store.change(change),
-                Ok(Err(kube::Error::Api(status))) => {
-                    tracing::warn!(%kind, %object, reason = status.reason, "cannot be fetched; trying again");
-                    if status.code == 403 {
-                        denied.insert((kind, object));
-                    }
-                }
-                // Not the error's text: it could quote the content.
-                Ok(Err(_)) => tracing::warn!(%kind, %object, "cannot be fetched; trying again"),
-                Err(_) => tracing::warn!(%kind, %object, "the API server does not answer; trying again"),
-            }
-        }
-        denied
-    }
-
-    fn publish(&mut self, built: &mut Built, translation: Translation, complete: bool) {
+    fn publish(&mut self, built: &mut Built, translation: Translation) {
         let Translation { snapshots, statuses, problems, infrastructure, rejected, .. } = translation;
         let mut identities = BTreeMap::from([(self.shared.clone(), DataPlane::Shared)]);
         for (plane, infrastructure) in &infrastructure {
@@ -267,8 +207,7 @@ impl Builder {
             self.store.problems().all(|problem| !matches!(problem.kind, Kind::Gateway | Kind::GatewayClass));
         self.outputs.ready.send_replace(true);
 
-        // Of what cannot be fetched nobody knows whether it is broken.
-        let unrecorded = if complete { self.record(&rejected) } else { Vec::new() };
+        let unrecorded = self.record(&rejected);
         let resources = &self.store.resources;
         let uid = |kind, key: &ObjectKey| kinds::uid(resources, kind, key);
         let missing = infrastructure.iter().flat_map(|(plane, infrastructure)| {
@@ -491,18 +430,6 @@ impl Builder {
         };
         Some(Report { problem, uid: Some(uid) })
     }
-}
-
-/// An object that is kept on demand, as it is now.
-async fn get<T>(client: Client, key: &ObjectKey) -> Result<Change, kube::Error>
-where
-    T: Watched + Resource<Scope = NamespaceResourceScope>,
-{
-    let object = Api::<T>::namespaced(client, &key.namespace).get_opt(&key.name).await?;
-    Ok(match object {
-        Some(object) => Change::apply(kinds::stored(object)),
-        None => Change::delete::<T>(key.clone()),
-    })
 }
 
 /// Why a Gateway is not `Programmed` whose data planes have no such objects.

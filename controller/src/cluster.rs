@@ -14,6 +14,7 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::build::{Builder, Outputs};
 use crate::ca::CaError;
 use crate::class_guard::ClassGuard;
+use crate::fetch::Fetcher;
 use crate::keys::{Keeper, Users};
 use crate::kinds::Watched;
 use crate::last_good::{self, Recorder};
@@ -118,7 +119,7 @@ impl Controller {
             Ok(())
         });
         let builder = Builder {
-            client: client.clone(),
+            fetcher: Fetcher::new(client.clone()),
             store: Store::new(kinds, controllers.clone()),
             settings: settings_receiver,
             shared: ServiceAccount {

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod echo;
 pub mod events;
 pub mod explain;
+pub mod fetch;
 pub mod folder;
 pub mod keys;
 pub mod kinds;

@@ -21,6 +21,7 @@ pub struct Metrics {
     build_seconds: Histogram,
     objects: Family<OfKind, Gauge>,
     problems: Gauge,
+    held: Gauge,
     sessions: Gauge,
     refused_sessions: Counter,
     leader: Gauge,
@@ -56,6 +57,9 @@ impl Default for Metrics {
         registry.register("objects", "Stored objects", objects.clone());
         registry.register("problems", "Problems with users' objects", problems.clone());
         registry.register("sessions", "Connected data planes", sessions.clone());
+        let held = Gauge::default();
+        let text = "Secrets and ConfigMaps in use that the API server does not give out, so that what needs them stays as it is";
+        registry.register("held", text, held.clone());
         let refused_sessions = Counter::default();
         registry.register("sessions_refused", "Sessions refused because there were too many", refused_sessions.clone());
         registry.register("leader", "1 while this replica writes statuses", leader.clone());
@@ -66,6 +70,7 @@ impl Default for Metrics {
             build_seconds,
             objects,
             problems,
+            held,
             sessions,
             refused_sessions,
             leader,
@@ -97,6 +102,11 @@ impl Metrics {
     /// Only endpoints were built.
     pub fn built_endpoints(&self) {
         self.builds.get_or_create(&Path { path: "endpoints" }).inc();
+    }
+
+    /// How many Secrets and ConfigMaps in use cannot be read.
+    pub fn held(&self, count: usize) {
+        self.held.set(count as i64);
     }
 
     /// How many data planes are connected.

@@ -110,8 +110,6 @@ pub struct Store {
     undecodable: BTreeMap<(Kind, ObjectKey), Problem>,
     /// The objects to keep of kinds that are kept on demand.
     wanted: BTreeSet<(Kind, ObjectKey)>,
-    /// Those that exist and are not kept.
-    others: BTreeSet<(Kind, ObjectKey)>,
     dirty: Dirty,
 }
 
@@ -129,7 +127,6 @@ impl Store {
             record: None,
             undecodable: BTreeMap::new(),
             wanted: BTreeSet::new(),
-            others: BTreeSet::new(),
             dirty: Dirty::default(),
         }
     }
@@ -183,14 +180,21 @@ impl Store {
         self.forget::<Secret>(wanted);
         self.forget::<ConfigMap>(wanted);
         self.wanted.clone_from(wanted);
-        self.others.intersection(wanted).cloned().collect()
+        self.resources.unavailable.intersection(wanted).cloned().collect()
+    }
+
+    /// Takes in an object that was fetched, unless a watch told of it since.
+    pub fn fetched(&mut self, object: &(Kind, ObjectKey), change: Change) {
+        if self.resources.unavailable.contains(object) {
+            self.change(change);
+        }
     }
 
     fn forget<T: Watched>(&mut self, wanted: &BTreeSet<(Kind, ObjectKey)>) {
         let kept = T::map(&self.resources).keys().map(|key| (T::KIND, key.clone()));
         for object in kept.filter(|object| !wanted.contains(object)).collect::<Vec<_>>() {
             self.resources.remove::<T>(&object.1);
-            self.others.insert(object);
+            self.resources.unavailable.insert(object);
         }
     }
 
@@ -200,10 +204,10 @@ impl Store {
         if T::ON_DEMAND {
             let object = (T::KIND, key.clone());
             if !self.wanted.contains(&object) {
-                self.others.insert(object);
+                self.resources.unavailable.insert(object);
                 return;
             }
-            self.others.remove(&object);
+            self.resources.unavailable.remove(&object);
         }
         if let Some(target) = Target::of(T::KIND, &key) {
             let written = object.meta_mut().managed_fields.take().unwrap_or_default();
@@ -229,7 +233,7 @@ impl Store {
             self.observed.remove(&target);
         }
         if T::ON_DEMAND {
-            self.others.remove(&(T::KIND, key.clone()));
+            self.resources.unavailable.remove(&(T::KIND, key.clone()));
         }
         match self.resources.remove::<T>(key) {
             Some(entry) => self.touch::<T>(key, Some(&entry.current)),
@@ -244,7 +248,7 @@ impl Store {
         for key in gone {
             self.delete::<T>(&key);
         }
-        self.others.retain(|(kind, key)| *kind != T::KIND || keys.contains(key));
+        self.resources.unavailable.retain(|(kind, key)| *kind != T::KIND || keys.contains(key));
         self.dirty.structure |= self.awaited.remove(&T::KIND);
     }
 

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::kinds::Watched;
 use crate::last_good::Record;
 use crate::status::Target;
 
@@ -198,7 +199,7 @@ impl Rig {
         let controllers = vec![settings.gateway_controller.clone(), settings.ingress_controller.clone()];
         let mut rig = Self {
             builder: Builder {
-                client: Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap(),
+                fetcher: Fetcher::new(kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()),
                 store: Store::new(Kind::ALL.iter().copied(), controllers.clone()),
                 settings: watch::channel(Arc::new(settings)).1,
                 shared: ServiceAccount { namespace: "sluice".into(), name: "dataplane".into() },
@@ -251,8 +252,12 @@ impl Rig {
     }
 
     async fn build(&mut self) {
-        let outcome = self.builder.follow(&mut self.built, false).await.unwrap();
-        assert!(matches!(outcome, None | Some(Outcome::Complete)), "everything that is referred to can be fetched");
+        self.builder.follow(&mut self.built, false).await.unwrap();
+        assert_eq!(self.builder.fetcher.failed(), 0, "everything that is referred to can be fetched");
+        self.tell();
+    }
+
+    fn tell(&mut self) {
         let acks = self.builder.publisher.acks().borrow().clone();
         self.builder.tell(&mut self.built, &acks);
     }
@@ -327,52 +332,102 @@ fn whole() -> Present {
     present
 }
 
+/// The path of a Secret of namespace `a`.
+fn path_of(secret: &str) -> String {
+    format!("/api/v1/namespaces/a/secrets/{secret}")
+}
+
+impl Rig {
+    /// Has the API server respond so to reads of a Secret of namespace `a`.
+    fn respond(&self, secret: &str, response: Value) {
+        self.fetchable.lock().unwrap_or_else(PoisonError::into_inner).insert(path_of(secret), response);
+    }
+
+    async fn follow(&mut self) {
+        self.builder.follow(&mut self.built, false).await.unwrap();
+        self.tell();
+    }
+
+    /// Waits until what could not be fetched could be.
+    async fn fetched(&mut self) {
+        let (object, change) =
+            tokio::time::timeout(Duration::from_secs(60), self.builder.fetcher.next()).await.unwrap();
+        self.builder.store.fetched(&object, change);
+        self.follow().await;
+    }
+
+    /// The hosts of namespace `a` and the certificates that the Gateway `edge` shows, in the order of its listeners.
+    fn certificates(&self) -> Vec<String> {
+        let plane = DataPlane::Gateway(ObjectKey::new("a", "edge"));
+        let listeners = self.built.snapshots[&plane].iter().filter_map(|(_, resource)| match &**resource.resource() {
+            snapshot::Resource::Listener(listener) => match &listener.protocol {
+                snapshot::Protocol::Https(tls) => Some(tls.clone()),
+                _ => None,
+            },
+            _ => None,
+        });
+        let names = listeners.flat_map(|tls| {
+            tls.certificates.into_iter().map(|certificate| certificate.certificate).chain(tls.default_certificate)
+        });
+        names.collect()
+    }
+}
+
 #[tokio::test]
-async fn nothing_is_published_while_the_api_server_does_not_give_out_what_is_there() {
-    const PAIR: &str = "/api/v1/namespaces/a/secrets/tls";
+async fn a_secret_that_the_api_server_does_not_give_out_holds_back_only_what_needs_it() {
     let present = whole();
-    let mut rig = Rig::filled(&present).await;
-    let answer = |rig: &Rig, answer: Value| {
-        rig.fetchable.lock().unwrap_or_else(PoisonError::into_inner).insert(PAIR.into(), answer);
-    };
-    answer(&rig, json!(429));
-    assert_eq!(rig.builder.follow(&mut rig.built, false).await.unwrap(), Some(Outcome::Held));
-    assert!(!*rig.builder.outputs.ready.borrow() && rig.built.snapshots.is_empty());
+    let mut rig = Rig::start(&present).await;
+    let served = rig.certificates();
+    assert!(served.contains(&"a/tls".to_owned()), "{served:?}");
 
-    // What is denied for good holds up nobody else.
-    answer(&rig, json!(403));
-    assert_eq!(rig.builder.follow(&mut rig.built, true).await.unwrap(), Some(Outcome::Incomplete));
-    assert!(*rig.builder.outputs.ready.borrow());
-    rig.offer(&present);
-    assert_eq!(rig.builder.follow(&mut rig.built, true).await.unwrap(), Some(Outcome::Complete));
-    let served = rig.built.snapshots.clone();
-
-    // A listener comes to use another certificate that is not to be had yet: it stays as it is, and endpoints change.
+    // A listener comes to use another certificate that is not to be had yet: it stays as it is, and all else changes.
     let place = |kind: Kind, name: &str| {
         POOL.iter().position(|pooled| pooled.kind == kind && pooled.key == ObjectKey::new("a", name)).unwrap()
     };
-    let other = PAIR.replace("tls", "other");
     let mut secret = present[&place(Kind::Secret, "tls")].clone();
     secret["metadata"]["name"] = json!("other");
-    rig.builder.store.change(apply::<Secret>(secret.clone()));
+    rig.builder.store.change(apply::<k8s_openapi::api::core::v1::Secret>(secret.clone()));
     let mut gateway = present[&place(Kind::Gateway, "edge")].clone();
-    gateway["spec"]["listeners"][1]["tls"]["certificateRefs"] = json!([{"name": "other"}]);
+    gateway["spec"]["listeners"][1]["tls"]["certificateRefs"][0] = json!({"name": "other"});
+    let mut new = gateway["spec"]["listeners"][0].clone();
+    (new["name"], new["port"]) = (json!("new"), json!(8081));
+    gateway["spec"]["listeners"].as_array_mut().unwrap().push(new);
     rig.builder.store.change(apply::<crds::gateway::Gateway>(gateway));
     let mut slice = present[&place(Kind::EndpointSlice, "web-1")].clone();
     slice["endpoints"][0]["addresses"] = json!(["10.9.9.9"]);
     rig.builder.store.change(apply::<k8s_openapi::api::discovery::v1::EndpointSlice>(slice));
-    rig.fetchable.lock().unwrap_or_else(PoisonError::into_inner).insert(other.clone(), json!(500));
-    assert_eq!(rig.builder.follow(&mut rig.built, false).await.unwrap(), Some(Outcome::Held));
+    rig.respond("other", json!(500));
+    rig.follow().await;
+    assert_eq!(rig.certificates(), served, "what needs the Secret stays as it is");
     let plane = DataPlane::Gateway(ObjectKey::new("a", "edge"));
-    let different = |rig: &Rig| {
-        let [before, now] = [&served[&plane], &rig.built.snapshots[&plane]];
-        let kinds = before.iter().filter(|(id, held)| now.get(id).map(|now| now.hash()) != Some(held.hash()));
-        kinds.map(|(id, _)| id.kind).collect::<BTreeSet<_>>()
-    };
-    assert_eq!(different(&rig), [snapshot::Kind::Endpoints].into());
-    rig.fetchable.lock().unwrap_or_else(PoisonError::into_inner).insert(other, secret);
-    assert_eq!(rig.builder.follow(&mut rig.built, true).await.unwrap(), Some(Outcome::Complete));
-    assert!(different(&rig).contains(&snapshot::Kind::Listener));
+    let published = serde_json::to_string(&*rig.built.snapshots[&plane]).unwrap();
+    assert!(published.contains("10.9.9.9") && published.contains("8081"), "{published}");
+    let reports = &rig.built.reports;
+    let told =
+        |report: &Report| report.problem.kind == Kind::Gateway && report.problem.message.contains("does not give out");
+    assert!(reports.iter().any(told), "{reports:?}");
+    assert!(rig.builder.metrics.text().contains("sluice_controller_held 1"));
+
+    rig.respond("other", secret);
+    rig.fetched().await;
+    assert!(rig.certificates().contains(&"a/other".to_owned()));
+    assert!(rig.builder.metrics.text().contains("sluice_controller_held 0"));
+}
+
+#[tokio::test]
+async fn a_controller_starts_without_what_the_api_server_does_not_give_out() {
+    let present = whole();
+    for code in [403, 429, 500] {
+        let mut rig = Rig::filled(&present).await;
+        rig.respond("tls", json!(code));
+        rig.follow().await;
+        assert!(*rig.builder.outputs.ready.borrow());
+        assert!(!rig.certificates().contains(&"a/tls".to_owned()));
+        rig.offer(&present);
+        rig.fetched().await;
+        assert!(rig.certificates().contains(&"a/tls".to_owned()));
+        same(&rig, &Rig::start(&present).await).unwrap();
+    }
 }
 
 #[tokio::test]

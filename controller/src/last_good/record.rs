@@ -106,7 +106,8 @@ impl Record {
     }
 
     /// What to record now that these objects are `rejected`. Those with a last good version come first, then what is in the
-    /// record already: when there is no room for all, those stay that were rejected first. Of `missing` kinds nothing is known, so that what is recorded stays.
+    /// record already: when there is no room for all, those stay that were rejected first. Of `missing` kinds, and of
+    /// objects that are unavailable, nothing is known, so that what is recorded stays.
     pub fn next(
         &self,
         resources: &Resources,
@@ -114,7 +115,10 @@ impl Record {
         missing: &BTreeSet<Kind>,
     ) -> Next {
         let before: BTreeSet<_> = self.entries.iter().map(|entry| (entry.kind, &entry.key)).collect();
-        let kept = self.entries.iter().filter_map(|entry| match missing.contains(&entry.kind) {
+        let unknown = |entry: &Entry| {
+            missing.contains(&entry.kind) || resources.unavailable.contains(&(entry.kind, entry.key.clone()))
+        };
+        let kept = self.entries.iter().filter_map(|entry| match unknown(entry) {
             true => Some((entry.kind, &entry.key, Some((entry.text.clone(), entry.good)))),
             false => rejected.contains(&(entry.kind, entry.key.clone())).then_some((entry.kind, &entry.key, None)),
         });

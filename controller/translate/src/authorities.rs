@@ -17,6 +17,8 @@ pub(crate) enum AuthoritiesError {
     Kind { group: String, kind: String },
     #[error("{0} {1} does not exist: create it, or correct the reference")]
     NotFound(Kind, ObjectKey),
+    #[error("the API server does not give out {0} {1}, which exists (it is tried again)")]
+    Unavailable(Kind, ObjectKey),
     #[error("{0} {1} has no key `ca.crt`: put the certificates of the authorities there, in PEM")]
     MissingKey(Kind, ObjectKey),
     #[error("`ca.crt` of {0} {1} is not a list of certificates in PEM ({2}): correct it")]
@@ -36,7 +38,10 @@ pub(crate) fn kind_of(group: &str, kind: &str) -> Result<Kind, AuthoritiesError>
 /// The certificates (DER) in a ConfigMap or a Secret, one at least. There is no last good version of them: who is taken out is
 /// trusted no longer.
 pub(crate) fn load(resources: &Resources, kind: Kind, key: &ObjectKey) -> Result<Vec<Vec<u8>>, AuthoritiesError> {
-    let not_found = || AuthoritiesError::NotFound(kind, key.clone());
+    let not_found = || match resources.unavailable.contains(&(kind, key.clone())) {
+        true => AuthoritiesError::Unavailable(kind, key.clone()),
+        false => AuthoritiesError::NotFound(kind, key.clone()),
+    };
     let text = match kind {
         Kind::Secret => secret_entry(resources.get::<Secret>(&key.namespace, &key.name).ok_or_else(not_found)?),
         _ => config_map_entry(resources.get::<ConfigMap>(&key.namespace, &key.name).ok_or_else(not_found)?),

@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use snapshot::{Certificate, Hash, Hashed, HostPattern, Resource};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::{ObjectKey, Resources};
+use crate::{Kind, ObjectKey, Resources};
 
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
@@ -53,6 +53,8 @@ impl Loaded {
 pub(crate) enum CertificateError {
     #[error("Secret {0} does not exist")]
     NotFound(ObjectKey),
+    #[error("the API server does not give out Secret {0}, which exists (it is tried again)")]
+    Unavailable(ObjectKey),
     #[error("the key `{0}` is missing; a Secret of type kubernetes.io/tls holds `tls.crt` and `tls.key`")]
     MissingKey(&'static str),
     #[error("`tls.crt` holds no certificate in PEM: {0}")]
@@ -68,13 +70,14 @@ pub(crate) enum CertificateError {
 impl CertificateError {
     /// Whether the Secret itself is to be mended: it exists, but its content is broken.
     pub(crate) fn is_in_secret(&self) -> bool {
-        !matches!(self, CertificateError::NotFound(_))
+        !matches!(self, CertificateError::NotFound(_) | CertificateError::Unavailable(_))
     }
 
     /// One word for Events.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             CertificateError::NotFound(_) => "SecretNotFound",
+            CertificateError::Unavailable(_) => "SecretUnavailable",
             CertificateError::MissingKey(_) | CertificateError::Chain(_) | CertificateError::Key => {
                 "InvalidCertificate"
             }
@@ -85,7 +88,7 @@ impl CertificateError {
     /// The field of the Secret.
     pub(crate) fn field(&self) -> String {
         match self {
-            CertificateError::NotFound(_) => String::new(),
+            CertificateError::NotFound(_) | CertificateError::Unavailable(_) => String::new(),
             CertificateError::MissingKey(key) => format!("data[{key}]"),
             CertificateError::Chain(_) => format!("data[{CERTIFICATE}]"),
             CertificateError::Key | CertificateError::Mismatch => format!("data[{KEY}]"),
@@ -127,7 +130,11 @@ impl Memo {
 /// Reads the certificate in the Secret `key`, falling back to the Secret's last good version. A deleted Secret has none.
 pub(crate) fn look_up(memo: &mut Memo, resources: &Resources, key: &ObjectKey) -> Lookup {
     let Some(entry) = resources.secrets.get(key) else {
-        return Lookup { usable: None, error: Some(CertificateError::NotFound(key.clone())) };
+        let error = match resources.unavailable.contains(&(Kind::Secret, key.clone())) {
+            true => CertificateError::Unavailable(key.clone()),
+            false => CertificateError::NotFound(key.clone()),
+        };
+        return Lookup { usable: None, error: Some(error) };
     };
     match of_secret(memo, &entry.current) {
         Ok(loaded) => Lookup { usable: Some(loaded), error: None },

@@ -8,7 +8,8 @@ use snapshot::{Hashed, Resource, ResourceId, Snapshot};
 
 use crate::authorities::{self, AuthoritiesError};
 use crate::backends::Services;
-use crate::certificates::{self, Loaded, Lookup};
+use crate::certificates::{self, CertificateError, Loaded, Lookup};
+use crate::memo::{Place, Shown};
 use crate::policy::{self, Policies};
 use crate::{
     DataPlane, Infrastructure, Kind, Memo, ObjectKey, Problem, Resources, Settings, Severity, Statuses, Translation,
@@ -37,6 +38,8 @@ pub(crate) struct Context<'a> {
     unjudged: BTreeSet<(Kind, ObjectKey)>,
     wanted: BTreeSet<(Kind, ObjectKey)>,
     certificates: BTreeMap<ObjectKey, Rc<Lookup>>,
+    /// Becomes [`Memo::shown`].
+    shown: BTreeMap<Place, Shown>,
     /// What the last translation found out, and what this one does.
     pub(crate) memo: Memo,
 }
@@ -60,6 +63,7 @@ impl<'a> Context<'a> {
             unjudged: BTreeSet::new(),
             wanted: BTreeSet::new(),
             certificates: BTreeMap::new(),
+            shown: BTreeMap::new(),
             memo,
         };
         context.snapshot(&DataPlane::Shared);
@@ -69,6 +73,7 @@ impl<'a> Context<'a> {
     /// What was translated, with the statuses of policies: their ancestors are whoever uses their targets.
     pub(crate) fn finish(mut self) -> (Translation, Memo) {
         self.memo.certificates.turn();
+        self.memo.shown = self.shown;
         self.statuses.policies = policy::statuses(&self.policies, self.resources, self.settings, &self.statuses);
         // A BackendTLSPolicy belongs to no class: one that none of our Gateways comes across is another controller's to judge.
         let statuses = &self.statuses;
@@ -188,6 +193,24 @@ impl<'a> Context<'a> {
         }
         self.certificates.insert(secret.clone(), lookup.clone());
         lookup
+    }
+
+    /// The certificate that the reference at `place` leads to, with the Secret that holds it. While the Secret cannot be read,
+    /// that is the certificate that the reference led to before.
+    pub(crate) fn certificate_at(&mut self, place: Place, secret: &ObjectKey) -> (ObjectKey, Rc<Lookup>) {
+        let lookup = self.certificate(secret);
+        let unavailable = matches!(lookup.error, Some(CertificateError::Unavailable(_)));
+        let before = self.memo.shown.get(&place).filter(|_| unavailable).cloned();
+        let found = match before {
+            Some(Shown { secret, certificate }) => {
+                (secret, Rc::new(Lookup { usable: Some(certificate), error: lookup.error.clone() }))
+            }
+            None => (secret.clone(), lookup),
+        };
+        if let Some(certificate) = &found.1.usable {
+            self.shown.insert(place, Shown { secret: found.0.clone(), certificate: certificate.clone() });
+        }
+        found
     }
 
     /// The certificate authorities in a ConfigMap or Secret. Notes that it is referred to.

@@ -119,6 +119,9 @@ macro_rules! kinds {
         #[derive(Clone, Debug, Default)]
         pub struct Resources {
             $(#[doc = concat!("Every `", stringify!($kind), "`.")] pub $field: Map<$kind>,)*
+            /// Secrets and ConfigMaps that exist and are not among these objects: nothing referred to them so far, or they
+            /// cannot be read for now.
+            pub unavailable: std::collections::BTreeSet<(Kind, ObjectKey)>,
         }
 
         $(impl Stored for $kind {

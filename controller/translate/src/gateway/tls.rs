@@ -23,7 +23,8 @@ pub(super) fn terminate(context: &mut Context, grants: &Grants, plane: Option<&D
         unresolved = Some(LISTENER.invalid(message));
     }
     for (place, reference) in references.iter().enumerate() {
-        let (found, error) = look_up(context, grants, &listener.owner, LISTENER, reference);
+        let at = format!("listeners[{}]{}[{place}]", listener.spec.name, LISTENER.path);
+        let (found, error) = look_up(context, grants, &listener.owner, LISTENER, at, reference);
         if let Some((secret, lookup)) = &found
             && let Some(loaded) = lookup.usable.as_deref().filter(|loaded| !is_for(loaded, &listener.hostname))
         {
@@ -64,7 +65,7 @@ pub(super) fn for_backends(
 ) -> (Option<String>, Option<Unresolved>) {
     let Some(reference) = client_certificate_ref(gateway) else { return (None, None) };
     let owner = Owner::Gateway(key.clone());
-    let (found, unresolved) = look_up(context, grants, &owner, BACKENDS, reference);
+    let (found, unresolved) = look_up(context, grants, &owner, BACKENDS, BACKENDS.path.to_owned(), reference);
     if let (Some(plane), Some((name, lookup))) = (plane, &found)
         && let Some(loaded) = &lookup.usable
     {
@@ -107,16 +108,18 @@ fn look_up(
     grants: &Grants,
     owner: &Owner,
     field: Field,
+    place: String,
     reference: &SecretObjectReference,
 ) -> (Option<(String, Rc<Lookup>)>, Option<Unresolved>) {
     let secret = match secret(grants, owner, field, reference) {
         Ok(secret) => secret,
         Err(error) => return (None, Some(error)),
     };
-    let lookup = context.certificate(&secret);
+    let (shown, lookup) = context.certificate_at((owner.kind(), owner.key().clone(), place), &secret);
     let error = lookup.error.as_ref().map(|error| {
         let consequence = match lookup.usable {
-            Some(_) => "its last good version stays in use until the Secret is mended".into(),
+            Some(_) if error.is_in_secret() => "its last good version stays in use until the Secret is mended".into(),
+            Some(_) => "the certificate of before stays in use".into(),
             None => format!("correct the Secret or {}", field.name()),
         };
         field.invalid(match error.is_in_secret() {
@@ -124,7 +127,7 @@ fn look_up(
             false => format!("{error}; {consequence}"),
         })
     });
-    let found = lookup.usable.is_some().then(|| (secret.to_string(), lookup));
+    let found = lookup.usable.is_some().then(|| (shown.to_string(), lookup));
     (found, error)
 }
 

@@ -8,7 +8,7 @@ use snapshot::{HostPattern, ServerCertificate, Tls};
 
 use super::hosts::{Hosts, pattern};
 use super::version::Served;
-use crate::certificates::Lookup;
+use crate::certificates::{Loaded, Lookup};
 use crate::context::Context;
 use crate::{DataPlane, Kind, ObjectKey};
 
@@ -68,22 +68,20 @@ pub(super) fn settle(context: &mut Context<'_>, ingresses: &[Served<'_>], hosts:
 struct Entry {
     index: usize,
     hosts: Vec<HostPattern>,
-    /// The Secret with what it holds; without one, the default certificate is asked for.
+    /// The Secret that it names; without one, the default certificate is asked for.
     secret: Option<ObjectKey>,
-    lookup: Option<Rc<Lookup>>,
+    /// The Secret whose certificate is shown, with what it holds.
+    found: Option<(ObjectKey, Rc<Lookup>)>,
 }
 
 fn entries(context: &mut Context<'_>, ingress: &Served<'_>) -> Vec<Entry> {
     let entry = |(index, tls): (usize, &IngressTLS)| {
         let name = tls.secret_name.as_deref().filter(|name| !name.is_empty());
         let secret = name.map(|name| ObjectKey::new(ingress.key.namespace.as_str(), name));
-        let lookup = secret.as_ref().map(|secret| context.certificate(secret));
-        let entry = Entry {
-            index,
-            hosts: tls.hosts.iter().flatten().map(|host| pattern(Some(host))).collect(),
-            secret,
-            lookup,
-        };
+        let place = || (Kind::Ingress, ingress.key.clone(), format!("spec.tls[{index}]"));
+        let found = secret.as_ref().map(|secret| context.certificate_at(place(), secret));
+        let entry =
+            Entry { index, hosts: tls.hosts.iter().flatten().map(|host| pattern(Some(host))).collect(), secret, found };
         entry.report(context, ingress.key);
         entry
     };
@@ -97,11 +95,12 @@ impl Entry {
 
     /// Says on the Ingress what is wrong with the Secret.
     fn report(&self, context: &mut Context<'_>, ingress: &ObjectKey) {
-        let (Some(secret), Some(lookup)) = (&self.secret, &self.lookup) else { return };
+        let (Some(secret), Some((_, lookup))) = (&self.secret, &self.found) else { return };
         let Some(error) = &lookup.error else { return };
         let subject = if error.is_in_secret() { format!("Secret {secret}: {error}") } else { error.to_string() };
         let instead = match lookup.usable {
-            Some(_) => "its last good version stays in use",
+            Some(_) if error.is_in_secret() => "its last good version stays in use",
+            Some(_) => "the certificate of before stays in use",
             None => "the default certificate is used instead",
         };
         context.warn(Kind::Ingress, ingress, self.field(), error.reason(), format!("{subject}; {instead}"));
@@ -112,14 +111,17 @@ impl Entry {
         self.hosts.iter().any(|name| name == host || is_under(host, name))
     }
 
+    fn loaded(&self) -> Option<&Loaded> {
+        self.found.as_ref().and_then(|(_, lookup)| lookup.usable.as_deref())
+    }
+
     fn covers(&self, host: &HostPattern) -> bool {
-        self.lookup.as_ref().and_then(|lookup| lookup.usable.as_ref()).is_some_and(|loaded| loaded.covers(host))
+        self.loaded().is_some_and(|loaded| loaded.covers(host))
     }
 
     /// The names that the entry is for: its hosts, or without any those of its certificate.
     fn patterns(&self) -> Vec<HostPattern> {
-        let loaded = self.lookup.as_ref().and_then(|lookup| lookup.usable.as_ref());
-        match (self.hosts.is_empty(), loaded) {
+        match (self.hosts.is_empty(), self.loaded()) {
             (true, Some(loaded)) => loaded.names.clone(),
             _ => self.hosts.clone(),
         }
@@ -133,7 +135,7 @@ impl Entry {
         host: &HostPattern,
         by_name: &mut BTreeMap<HostPattern, String>,
     ) {
-        let (Some(secret), Some(lookup)) = (&self.secret, &self.lookup) else { return };
+        let Some((secret, lookup)) = &self.found else { return };
         let Some(loaded) = &lookup.usable else { return };
         if loaded.covers(host) {
             let name = secret.to_string();
