@@ -18,6 +18,7 @@ pub mod keys;
 pub mod kinds;
 pub mod last_good;
 pub mod leader;
+pub mod log;
 pub mod metrics;
 pub mod options;
 pub mod provision;

@@ -1,14 +1,13 @@
 //! `sluice`: the controller, and the same translation over a folder of manifests.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use controller::cluster::Controller;
+use controller::log::{self, Format};
 use controller::options::Options;
 use controller::{check, explain, run, shutdown};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,7 +21,7 @@ struct Cli {
     /// The format of the log on standard error; RUST_LOG selects what is logged. Default: json, but text on a
     /// terminal and for the commands that work on a folder
     #[arg(long, global = true, value_enum, env = "SLUICE_LOG_FORMAT")]
-    log_format: Option<LogFormat>,
+    log_format: Option<Format>,
 }
 
 #[derive(Subcommand)]
@@ -36,16 +35,10 @@ enum Command {
     Version,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let folder = !matches!(cli.command, Command::Controller(_));
-    log(cli.log_format, folder);
+    log::start(cli.log_format, folder);
     let result = match cli.command {
         Command::Controller(options) => controller(*options),
         Command::Run(arguments) => return run::main(&arguments),
@@ -85,14 +78,4 @@ async fn controller(options: Options) -> anyhow::Result<()> {
         () = shutdown.requested() => return Ok(()),
     };
     Ok(controller.run(shutdown).await?)
-}
-
-fn log(format: Option<LogFormat>, folder: bool) {
-    let terminal = std::io::stderr().is_terminal();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format.unwrap_or(if terminal || folder { LogFormat::Text } else { LogFormat::Json }) {
-        LogFormat::Text => builder.with_ansi(terminal).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

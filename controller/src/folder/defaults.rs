@@ -1,6 +1,7 @@
-//! What a cluster has by itself and a folder need not spell out: namespaces, an IngressClass when it has none, and the GatewayClass that
-//! comes with Sluice.
+//! What a cluster has by itself and a folder need not spell out: namespaces, an IngressClass when it has none, the GatewayClass that
+//! comes with Sluice, and the default class in Ingresses that name none.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crds::gateway::{GatewayClass, GatewayClassSpec};
@@ -11,6 +12,12 @@ use k8s_openapi::jiff::Timestamp;
 use translate::{Kind, ObjectKey, Settings};
 
 use super::object::Object;
+
+/// The mark of the class for Ingresses that name none.
+const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
+
+/// The annotation that named a class before `spec.ingressClassName`.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// The objects to add to those that the files hold (`present`). A class that the user named is there even among others. So is the
 /// GatewayClass: unlike an IngressClass it concerns nobody who does not name it.
@@ -59,6 +66,31 @@ pub(super) fn adopted(object: &Object, settings: &Settings) -> Object {
     object
 }
 
+/// The name of the default IngressClass; of several the newest, as in an API server.
+pub(super) fn default_class<'a>(objects: impl Iterator<Item = &'a Object>) -> Option<String> {
+    let classes = objects.filter_map(|object| match object {
+        Object::IngressClass(class) => Some(&class.metadata),
+        _ => None,
+    });
+    let is_default = |class: &&ObjectMeta| {
+        let annotations = class.annotations.as_ref();
+        annotations.and_then(|all| all.get(DEFAULT_ANNOTATION)).is_some_and(|value| value == "true")
+    };
+    // The first name among those of the same time.
+    let newest = classes.filter(is_default).max_by_key(|class| (&class.creation_timestamp, Reverse(&class.name)))?;
+    newest.name.clone()
+}
+
+/// Gives an Ingress that names no class the default one, as an API server does when the Ingress is made.
+pub(super) fn give_class(object: &mut Object, class: &str) {
+    let Object::Ingress(ingress) = object else { return };
+    let is_named = ingress.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(CLASS_ANNOTATION));
+    let spec = ingress.spec.get_or_insert_default();
+    if spec.ingress_class_name.is_none() && !is_named {
+        spec.ingress_class_name = Some(class.to_owned());
+    }
+}
+
 /// Whether the user named another class than the usual one.
 fn is_named(settings: &Settings) -> bool {
     settings.ingress_class != Settings::default().ingress_class
@@ -76,7 +108,7 @@ fn metadata(name: &str) -> ObjectMeta {
 /// The default class, so that Ingresses that name none are served too.
 fn ingress_class(settings: &Settings) -> Object {
     let mut metadata = metadata(&settings.ingress_class);
-    metadata.annotations = Some([("ingressclass.kubernetes.io/is-default-class".into(), "true".into())].into());
+    metadata.annotations = Some([(DEFAULT_ANNOTATION.into(), "true".into())].into());
     let spec =
         IngressClassSpec { controller: Some(settings.ingress_controller.clone()), ..IngressClassSpec::default() };
     Object::IngressClass(Box::new(IngressClass { metadata, spec: Some(spec) }))

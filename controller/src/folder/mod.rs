@@ -270,6 +270,9 @@ impl Folder {
         for (id, object) in defaults::missing(objects.keys(), &self.settings) {
             objects.insert(id, Held { object, place: None });
         }
+        if let Some(class) = defaults::default_class(objects.values().map(|held| &held.object)) {
+            objects.values_mut().for_each(|held| defaults::give_class(&mut held.object, &class));
+        }
         let mut change = Change { files: true, ..Change::default() };
         for ((kind, key), _) in self.objects.iter().filter(|(id, _)| !objects.contains_key(*id)) {
             object::remove_from(&mut self.resources, *kind, key);

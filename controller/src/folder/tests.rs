@@ -55,6 +55,37 @@ fn objects_come_from_documents_lists_and_json_in_nested_folders() {
 }
 
 #[test]
+fn an_ingress_without_class_gets_the_newest_default_class_as_an_api_server_gives_it() {
+    let class = |name: &str, created: &str| {
+        let metadata = format!(
+            r#"{{name: {name}, creationTimestamp: "{created}", annotations: {{ingressclass.kubernetes.io/is-default-class: "true"}}}}"#
+        );
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {metadata}\nspec: {{controller: c}}\n---\n"
+        )
+    };
+    let ingress = |name: &str, annotations: &str, spec: &str| {
+        let metadata = format!("{{name: {name}, namespace: shop, annotations: {{{annotations}}}}}");
+        let backend = "defaultBackend: {service: {name: cart, port: {number: 80}}}";
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {metadata}\nspec: {{{backend}{spec}}}\n---\n"
+        )
+    };
+    let classes = class("older", "2026-01-01T00:00:00Z") + &class("newer", "2026-02-01T00:00:00Z");
+    let ingresses = ingress("without", "", "")
+        + &ingress("annotated", "kubernetes.io/ingress.class: other", "")
+        + &ingress("named", "", ", ingressClassName: older");
+    let (_dir, folder) = folder(&[("a.yaml", &(classes + &ingresses))]);
+    let class_of = |name: &str| {
+        let ingress = folder.resources().get::<k8s_openapi::api::networking::v1::Ingress>("shop", name);
+        ingress.expect("the Ingress").spec.as_ref().expect("a spec").ingress_class_name.clone()
+    };
+    assert_eq!(class_of("without").as_deref(), Some("newer"));
+    assert_eq!(class_of("annotated"), None);
+    assert_eq!(class_of("named").as_deref(), Some("older"));
+}
+
+#[test]
 fn classes_and_namespaces_are_added_only_where_there_are_none() {
     let (_dir, folder) = folder(&[
         ("a.yaml", SERVICE),

@@ -10,9 +10,6 @@ use crate::{Kind, ObjectKey};
 /// The annotation that named a class before `spec.ingressClassName`.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
-/// The mark of the class for Ingresses that name none.
-const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
-
 /// The classes of this controller.
 pub(super) struct Classes<'a> {
     ours: BTreeSet<&'a str>,
@@ -39,9 +36,6 @@ impl<'a> Classes<'a> {
                 continue;
             }
             classes.ours.insert(&key.name);
-            let annotations = entry.current.metadata.annotations.as_ref();
-            classes.without_class |=
-                annotations.and_then(|all| all.get(DEFAULT_ANNOTATION)).is_some_and(|value| value == "true");
             if spec.is_some_and(|spec| spec.parameters.is_some()) {
                 let message = "parameters of an IngressClass have no effect here: remove them";
                 context.notice(Kind::IngressClass, key, "spec.parameters", "ParametersIgnored", message);
@@ -61,6 +55,9 @@ impl<'a> Classes<'a> {
     }
 
     /// Whether an Ingress is ours: by `ingressClassName`, else by the old annotation, else as one without class.
+    ///
+    /// The mark of a default class says nothing about an Ingress that names no class: the API server writes that class into Ingresses
+    /// that are made while it is the default. Older ones may be served by somebody else, whose status would be overwritten.
     pub(super) fn include(&self, ingress: &Ingress) -> bool {
         let name = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
         let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
