@@ -26,6 +26,7 @@ pub struct Metrics {
     refused_sessions: Counter,
     leader: Gauge,
     status_writes: Family<Written, Counter>,
+    statuses_failing: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,7 +51,7 @@ impl Default for Metrics {
         let build_seconds = Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]);
         let (objects, problems, sessions, leader) =
             (Family::default(), Gauge::default(), Gauge::default(), Gauge::default());
-        let status_writes = Family::default();
+        let (status_writes, statuses_failing) = (Family::default(), Gauge::default());
         let mut registry = Registry::with_prefix("sluice_controller");
         registry.register("builds", "Builds, by whether all was translated or only endpoints", builds.clone());
         registry.register("build_duration_seconds", "Time of a full translation", build_seconds.clone());
@@ -64,6 +65,11 @@ impl Default for Metrics {
         registry.register("sessions_refused", "Sessions refused because there were too many", refused_sessions.clone());
         registry.register("leader", "1 while this replica writes statuses", leader.clone());
         registry.register("status_writes", "Attempts to write a status", status_writes.clone());
+        registry.register(
+            "statuses_failing",
+            "Statuses that could not be written the last time",
+            statuses_failing.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             builds,
@@ -75,6 +81,7 @@ impl Default for Metrics {
             refused_sessions,
             leader,
             status_writes,
+            statuses_failing,
         }
     }
 }
@@ -128,6 +135,11 @@ impl Metrics {
     pub fn status_written(&self, kind: Kind, success: bool) {
         let result = if success { "success" } else { "error" };
         self.status_writes.get_or_create(&Written { kind: kind.name(), result }).inc();
+    }
+
+    /// How many statuses could not be written the last time.
+    pub fn statuses_failing(&self, count: usize) {
+        self.statuses_failing.set(count as i64);
     }
 
     /// All of it as text.

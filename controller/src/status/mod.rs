@@ -4,6 +4,7 @@ mod gate;
 mod managed;
 mod merge;
 mod programmed;
+mod queue;
 mod refused;
 mod writer;
 
@@ -36,6 +37,9 @@ const CONDITIONS: [&str; 7] = [
     "SupportedVersion",
 ];
 
+/// Lists whose order says nothing. That of the stored list is kept, so a difference would be found again after every write.
+const SETS: [&str; 5] = ["ancestors", "conditions", "listeners", "parents", "supportedFeatures"];
+
 /// An object whose status the controller writes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
@@ -58,25 +62,31 @@ impl Target {
     }
 }
 
-/// A hash of a status without its transition times.
+/// A hash of a status without its transition times, and without the order of [`SETS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
     fn of(status: &Value) -> Self {
-        fn feed(hasher: &mut blake3::Hasher, value: &Value) {
+        fn feed(hasher: &mut blake3::Hasher, member: &str, value: &Value) {
             match value {
                 Value::Object(members) => {
                     hasher.update(b"{");
                     for (name, member) in members.iter().filter(|(name, _)| *name != "lastTransitionTime") {
                         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
-                        feed(hasher, member);
+                        feed(hasher, name, member);
                     }
                     hasher.update(b"}");
                 }
                 Value::Array(items) => {
                     hasher.update(b"[");
-                    items.iter().for_each(|item| feed(hasher, item));
+                    if SETS.contains(&member) {
+                        let mut items: Vec<_> = items.iter().map(|item| Fingerprint::of(item).0).collect();
+                        items.sort_unstable();
+                        items.iter().for_each(|item| _ = hasher.update(item));
+                    } else {
+                        items.iter().for_each(|item| feed(hasher, "", item));
+                    }
                     hasher.update(b"]");
                 }
                 scalar => {
@@ -86,7 +96,7 @@ impl Fingerprint {
             }
         }
         let mut hasher = blake3::Hasher::new();
-        feed(&mut hasher, status);
+        feed(&mut hasher, "", status);
         Self(*hasher.finalize().as_bytes())
     }
 }
@@ -96,6 +106,8 @@ impl Fingerprint {
 pub struct Observed {
     /// Of the part that is the controller's own.
     pub fingerprint: Fingerprint,
+    /// Of each own entry, where the list of entries is as long as the API allows: more of them cannot be written.
+    pub full: Option<Vec<Fingerprint>>,
     /// The generation for which the object is said to be `Programmed`.
     pub programmed: Option<i64>,
     /// The same of its listeners, by name.
@@ -108,10 +120,14 @@ impl Observed {
     /// Reads a stored status with who wrote which field; entries of `controllers` are the controller's own.
     pub fn new(kind: Kind, status: Option<Value>, written: &[ManagedFieldsEntry], controllers: &[String]) -> Self {
         let mut status = status.unwrap_or(Value::Null);
+        let mut full = None;
         let own = match entries_field(kind) {
             Some(field) => {
                 let entries = status[field].as_array().map(Vec::as_slice).unwrap_or_default();
                 let own: Vec<_> = entries.iter().filter(|entry| merge::is_own(entry, controllers)).collect();
+                if entries.len() >= longest(field) {
+                    full = Some(own.iter().map(|entry| Fingerprint::of(entry)).collect());
+                }
                 json!({ field: own })
             }
             None if kind == Kind::Ingress => match &status["loadBalancer"]["ingress"] {
@@ -129,7 +145,7 @@ impl Observed {
             .filter_map(|listener| Some((listener["name"].as_str()?.to_owned(), programmed_generation(listener)?)));
         let (programmed, listeners) = (programmed_generation(&status), listeners.collect());
         let is_ours = managed::is_own(written, manager(controllers));
-        Self { fingerprint: Fingerprint::of(&own), programmed, listeners, is_ours }
+        Self { fingerprint: Fingerprint::of(&own), full, programmed, listeners, is_ours }
     }
 }
 
@@ -158,6 +174,14 @@ fn entries_field(kind: Kind) -> Option<&'static str> {
         kind if kind.is_route() => Some("parents"),
         kind if kind.is_policy() => Some("ancestors"),
         _ => None,
+    }
+}
+
+/// How many entries the API allows in such a list.
+fn longest(field: &str) -> usize {
+    match field {
+        "parents" => 32,
+        _ => 16,
     }
 }
 
@@ -242,7 +266,7 @@ impl Wanted {
             let (_, observed) = observed.next_if(|(other, _)| *other == target)?;
             let told = self.refused(target, refused);
             let fingerprint = told.as_ref().map_or(*fingerprint, Fingerprint::of);
-            if observed.fingerprint == fingerprint {
+            if observed.fingerprint == fingerprint || self.fills(target, told.as_ref(), observed) {
                 gate.settled(target);
                 return None;
             }
@@ -273,6 +297,14 @@ impl Wanted {
             let write = Write { status: Value::Null, fingerprint: Fingerprint::of(&Value::Null) };
             (target.clone(), Arc::new(write))
         })
+    }
+
+    /// Whether no entry is wrong that is stored of an object, and there is no room for those that are missing.
+    fn fills(&self, target: &Target, told: Option<&Value>, observed: &Observed) -> bool {
+        let (Some(stored), Some(field)) = (&observed.full, entries_field(target.kind)) else { return false };
+        let wanted = told.cloned().or_else(|| self.status(target)).unwrap_or(Value::Null);
+        let wanted: Vec<_> = wanted[field].as_array().into_iter().flatten().map(Fingerprint::of).collect();
+        stored.iter().all(|entry| wanted.contains(entry))
     }
 
     /// The status of a route that data planes do not take.

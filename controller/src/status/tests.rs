@@ -101,6 +101,79 @@ fn an_empty_list_is_no_difference_to_no_status() {
 }
 
 #[test]
+fn the_order_of_entries_is_no_difference() {
+    let object = ObjectKey::new("shop", "web");
+    let route = Target::of(Kind::HTTPRoute, &object).unwrap();
+    let policy = Target::of(Kind::BackendTLSPolicy, &object).unwrap();
+    let ancestor = |name: &str| PolicyAncestorStatus {
+        ancestor_ref: parents(name).remove(0).parent_ref,
+        controller_name: "ours".into(),
+        conditions: vec![condition("Accepted", 1), condition("ResolvedRefs", 1)],
+    };
+    let mut wanted = Wanted::default();
+    let mut statuses = Statuses::default();
+    statuses.routes.insert((Kind::HTTPRoute, object.clone()), [parents("a"), parents("b")].concat().into());
+    statuses.policies.insert((Kind::BackendTLSPolicy, object), vec![ancestor("a"), ancestor("b")]);
+    wanted.replace(statuses);
+    let unwritten = |observed| unwritten(&wanted, &observed, &mut Gate::default(), &Acks::default()).len();
+
+    let theirs = json!({"parentRef": {"name": "c"}, "controllerName": "theirs", "conditions": []});
+    let entry = |name: &str| json!(parents(name)[0]);
+    assert_eq!(unwritten(observe(&route, Some(json!({"parents": [entry("b"), theirs, entry("a")]})))), 0);
+    assert_eq!(unwritten(observe(&route, Some(json!({"parents": [entry("b"), theirs]})))), 1);
+    assert_eq!(unwritten(observe(&route, Some(json!({"parents": [entry("b"), entry("b"), entry("a")]})))), 1);
+    let mut stored = [ancestor("b"), ancestor("a")];
+    assert_eq!(unwritten(observe(&policy, Some(json!({"ancestors": stored})))), 0);
+    stored[0].conditions.reverse();
+    assert_eq!(unwritten(observe(&policy, Some(json!({"ancestors": stored})))), 0);
+    stored[0].conditions.pop();
+    assert_eq!(unwritten(observe(&policy, Some(json!({"ancestors": stored})))), 1);
+}
+
+#[test]
+fn a_list_that_is_full_of_right_entries_is_not_written_again() {
+    let object = ObjectKey::new("shop", "web");
+    let ours = |number: usize| parents(&format!("gateway-{number:02}")).remove(0);
+    for (kind, field, limit) in [(Kind::HTTPRoute, "parents", 32), (Kind::TrafficPolicy, "ancestors", 16)] {
+        let target = Target::of(kind, &object).unwrap();
+        let wants = |count: usize| {
+            let mut statuses = Statuses::default();
+            let ancestor = |parent: RouteParentStatus| PolicyAncestorStatus {
+                ancestor_ref: parent.parent_ref,
+                controller_name: parent.controller_name,
+                conditions: parent.conditions,
+            };
+            match field {
+                "parents" => _ = statuses.routes.insert((kind, object.clone()), (0..count).map(ours).collect()),
+                _ => _ = statuses.policies.insert((kind, object.clone()), (0..count).map(ours).map(ancestor).collect()),
+            }
+            let mut wanted = Wanted::default();
+            wanted.replace(statuses);
+            wanted
+        };
+        let unwritten = |count: usize, stored: &Value| {
+            let observed = observe(&target, Some(json!({ field: stored })));
+            unwritten(&wants(count), &observed, &mut Gate::default(), &Acks::default())
+        };
+        let theirs =
+            |number: usize| json!({"parentRef": {"name": number}, "controllerName": "theirs", "conditions": []});
+        let foreign = Value::Array((0..limit - 2).map(theirs).collect());
+        // As the writer writes it.
+        let first = unwritten(4, &foreign).remove(&target).unwrap().status.clone();
+        let wanted = first[field].as_array().unwrap().clone();
+        let merged = |stored: &Value| Value::from(merge::entries(stored, wanted.clone(), &["ours".into()], limit));
+        let stored = merged(&foreign);
+        assert_eq!(stored.as_array().unwrap().len(), limit);
+        assert_eq!(unwritten(4, &stored), Unwritten::new(), "{kind}");
+        assert_eq!(unwritten(1, &stored).len(), 1, "one of them has to go");
+        let mut wrong = stored.clone();
+        wrong[limit - 1]["conditions"][0]["status"] = "False".into();
+        assert_eq!(unwritten(4, &wrong).len(), 1, "one of them is wrong");
+        assert_eq!(merged(&wrong), stored);
+    }
+}
+
+#[test]
 fn a_gateway_is_programmed_after_the_acknowledgement_and_stays_so() {
     let object = ObjectKey::new("shop", "web");
     let plane = DataPlane::Gateway(object.clone());

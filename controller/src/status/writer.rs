@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -12,23 +11,15 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Fingerprint, Target, Unwritten, Write, entries_field, managed, manager, merge};
+use super::queue::{Outcome, Queue};
+use super::{Target, Unwritten, Write, entries_field, longest, managed, manager, merge};
 use crate::kinds::api_resource;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
-use crate::write::{WriteError, within};
+use crate::write::{WriteError, reason, within};
 
 /// The field manager of everything that the controller writes, but for statuses that it applies: see [`manager`].
 pub const MANAGER: &str = "sluice";
-
-/// How many objects are written at once.
-const AT_ONCE: usize = 8;
-/// The pause after a write before the same object is written again: a Gateway counts its routes, and a thousand may come at once.
-const PACE: Duration = Duration::from_millis(100);
-/// When a status that was written but is still not observed as wanted is looked at again.
-const AGAIN: Duration = Duration::from_secs(30);
-/// When a failed write is tried again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The one writer of statuses.
 pub struct Writer {
@@ -47,50 +38,36 @@ pub struct Writer {
 impl Writer {
     /// Writes until `shutdown`, then finishes what is in flight.
     pub async fn run(mut self, mut shutdown: Shutdown) {
-        let mut done: BTreeMap<Target, Done> = BTreeMap::new();
+        let mut queue = Queue::default();
+        let mut known: Arc<Unwritten> = Arc::default();
         let mut in_flight = FuturesUnordered::new();
-        let mut writing: BTreeMap<Target, Fingerprint> = BTreeMap::new();
+        // Why writing these failed the last time.
+        let mut failing: BTreeMap<Target, String> = BTreeMap::new();
         loop {
             let leads = *self.leader.borrow_and_update();
             let unwritten = self.unwritten.borrow_and_update().clone();
-            if !leads {
-                done.clear();
-            }
             let now = Instant::now();
-            done.retain(|target, done| unwritten.contains_key(target) || done.at + PACE > now);
-            let mut wake = now + AGAIN;
-            for (target, write) in unwritten.iter().filter(|_| leads) {
-                if writing.len() >= AT_ONCE {
-                    break;
-                }
-                if writing.contains_key(target) {
-                    continue;
-                }
-                match done.get(target).map(|done| done.due(write)).filter(|due| *due > now) {
-                    Some(due) => wake = wake.min(due),
-                    None => {
-                        writing.insert(target.clone(), write.fingerprint);
-                        in_flight.push(self.write(target.clone(), write.clone()));
-                    }
-                }
+            if !leads {
+                queue.clear();
+                failing.clear();
+                known = Arc::default();
+            } else if !Arc::ptr_eq(&known, &unwritten) {
+                queue.update(&unwritten, now);
+                failing.retain(|target, _| unwritten.contains_key(target));
+                known = unwritten;
             }
+            while let Some((target, write)) = queue.next(now) {
+                in_flight.push(self.write(target, write));
+            }
+            self.metrics.statuses_failing(failing.len());
             tokio::select! {
                 Some((target, result)) = in_flight.next(), if !in_flight.is_empty() => {
-                    let fingerprint = writing.remove(&target);
-                    let again = match result {
-                        Ok(()) => AGAIN,
-                        Err(error) => {
-                            tracing::warn!(kind = %target.kind, object = %target.object, %error, "the status is not written; trying again");
-                            RETRY
-                        }
-                    };
-                    if let Some(fingerprint) = fingerprint {
-                        done.insert(target, Done { fingerprint, at: Instant::now(), again });
-                    }
+                    queue.finished(&target, outcome(&result), Instant::now());
+                    note(&mut failing, target, result);
                 }
                 Ok(()) = self.unwritten.changed() => {}
                 Ok(()) = self.leader.changed() => {}
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(queue.wake(now)) => {}
                 () = shutdown.requested() => break,
             }
         }
@@ -112,18 +89,29 @@ impl Writer {
     }
 }
 
-/// What was written or tried.
-struct Done {
-    fingerprint: Fingerprint,
-    at: Instant,
-    /// How long after it is looked at again, unless the API server shows it by then.
-    again: Duration,
+fn outcome(result: &Result<(), WriteError>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Written,
+        Err(WriteError::Api(kube::Error::Api(_)) | WriteError::Deadline | WriteError::Contended) => Outcome::Refused,
+        Err(WriteError::Api(_)) => Outcome::Unreached,
+    }
 }
 
-impl Done {
-    /// When the object may be written the next time.
-    fn due(&self, write: &Write) -> Instant {
-        self.at + if self.fingerprint == write.fingerprint { self.again } else { PACE }
+/// Logs that writing begins to fail, fails for another reason, or succeeds again: not each attempt.
+fn note(failing: &mut BTreeMap<Target, String>, target: Target, result: Result<(), WriteError>) {
+    let (kind, object) = (target.kind, target.object.clone());
+    match result {
+        Ok(()) => {
+            if failing.remove(&target).is_some() {
+                tracing::info!(%kind, %object, "the status is written again");
+            }
+        }
+        Err(error) => {
+            let reason = reason(&error);
+            if failing.insert(target, reason.clone()) != Some(reason) {
+                tracing::warn!(%kind, %object, %error, "the status is not written; trying again, ever less often");
+            }
+        }
     }
 }
 
@@ -142,8 +130,7 @@ async fn put(client: Client, controllers: &[String], target: &Target, write: &Wr
         let result = match entries_field(target.kind) {
             Some(field) => {
                 let wanted = status[field].as_array().cloned().unwrap_or_default();
-                let limit = if field == "parents" { 32 } else { 16 };
-                let merged = Value::Array(merge::entries(&stored[field], wanted, controllers, limit));
+                let merged = Value::Array(merge::entries(&stored[field], wanted, controllers, longest(field)));
                 if stored[field] == merged || (stored[field].is_null() && merged == json!([])) {
                     return Ok(());
                 }
@@ -186,4 +173,33 @@ async fn put(client: Client, controllers: &[String], target: &Target, write: &Wr
 /// The time as Kubernetes writes it in conditions: to the second.
 fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use translate::{Kind, ObjectKey};
+
+    use super::*;
+    use crate::log::tests::Lines;
+
+    #[test]
+    fn a_failure_is_logged_once_until_it_changes() {
+        let lines = Lines::default();
+        let _logging = lines.start("info");
+        let mut failing = BTreeMap::new();
+        let mut logged = |name: &str, result: Result<(), &str>| {
+            let before = lines.text().lines().count();
+            let target = Target { kind: Kind::Ingress, object: ObjectKey::new("shop", name) };
+            let refused = |reason: &str| kube::Error::Api(Status::failure("", reason).with_code(403).boxed());
+            note(&mut failing, target, result.map_err(|reason| refused(reason).into()));
+            lines.text().lines().count() - before
+        };
+        assert_eq!(logged("a", Ok(())), 0);
+        assert_eq!([(); 3].map(|()| logged("a", Err("Forbidden"))), [1, 0, 0]);
+        assert_eq!(logged("b", Err("Forbidden")), 1);
+        assert_eq!([(); 2].map(|()| logged("a", Err("Invalid"))), [1, 0]);
+        assert_eq!([(); 2].map(|()| logged("a", Ok(()))), [1, 0]);
+        assert_eq!(logged("a", Err("Invalid")), 1);
+    }
 }
