@@ -14,6 +14,7 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::build::{Builder, Outputs};
 use crate::ca::CaError;
 use crate::class_guard::ClassGuard;
+use crate::events::Teller;
 use crate::fetch::Fetcher;
 use crate::keys::{Keeper, Users};
 use crate::kinds::Watched;
@@ -26,7 +27,7 @@ use crate::shutdown::{self, Shutdown};
 use crate::status::Writer;
 use crate::store::{Change, Store};
 use crate::stream::{self, Authenticator, Publisher, ServeError, ServiceAccount};
-use crate::{admin, events, watch as watches};
+use crate::{admin, watch as watches};
 
 /// Changes that wait while a translation runs; then the watches wait.
 const CHANGES: usize = 1024;
@@ -155,13 +156,14 @@ impl Controller {
             metrics: metrics.clone(),
         };
         writers.spawn(writer.run(stopping.clone()));
-        writers.spawn(events::run(
-            client.clone(),
-            options.pod_name.clone(),
-            reports_receiver,
-            leads.clone(),
-            stopping.clone(),
-        ));
+        let teller = Teller {
+            client: client.clone(),
+            instance: options.pod_name.clone(),
+            reports: reports_receiver,
+            leader: leads.clone(),
+            metrics: metrics.clone(),
+        };
+        writers.spawn(teller.run(stopping.clone()));
         let provisioner = Provisioner {
             client: client.clone(),
             template: Template {

@@ -1,9 +1,13 @@
 //! Problems as Kubernetes Events on the object that they are about.
 
+mod queue;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::{Event, EventSeries};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -15,19 +19,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use translate::{Problem, Severity};
 
+use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
-use crate::write::{WriteError, within};
+use crate::write::{WriteError, reason, within};
+use queue::Queue;
 
 /// The controller that Events name as their source.
 const REPORTER: &str = "sluice.dev/controller";
-/// An Event that is still true is told again before the API server's default of an hour makes it vanish.
-const AGAIN: Duration = Duration::from_secs(50 * 60);
 /// At most so often, whatever happens: a thousand broken objects must not flood the API server.
 const PACE: Duration = Duration::from_millis(50);
-/// When an Event that could not be written is tried again; twice as long after every failure,
-const RETRY: Duration = Duration::from_secs(1);
-/// up to this.
-const LONGEST_RETRY: Duration = Duration::from_secs(5 * 60);
 
 /// A problem with the identity of the object that has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,61 +38,93 @@ pub struct Report {
     pub uid: Option<String>,
 }
 
-/// Writes Events for what is new in the latest list, as leader; until `shutdown`.
-///
-/// The name of an Event follows from what it says, so that neither a restart nor another leader tells it twice.
-pub async fn run(
-    client: Client,
-    instance: String,
-    mut reports: watch::Receiver<Arc<Vec<Report>>>,
-    mut leader: watch::Receiver<bool>,
-    mut shutdown: Shutdown,
-) {
-    let mut told: BTreeMap<Report, Told> = BTreeMap::new();
-    let mut taken_over = false;
-    loop {
-        let leads = *leader.borrow_and_update();
-        let current = reports.borrow_and_update().clone();
-        told.retain(|report, _| leads && current.binary_search(report).is_ok());
-        taken_over &= leads;
-        let now = Instant::now();
-        let fresh = |report: &&Report| told.get(*report).is_none_or(|told| told.again <= now);
-        match current.iter().filter(|_| leads).find(fresh) {
-            Some(report) => {
-                let next = match within(tell(&client, &instance, report, taken_over)).await {
-                    Ok(()) => Told { again: now + AGAIN, retry: RETRY },
-                    Err(error) => {
-                        tracing::warn!(%error, object = %report.problem.object, "the Event is not written; trying again");
-                        let retry = told.get(report).map_or(RETRY, |told| told.retry);
-                        Told { again: Instant::now() + retry, retry: (retry * 2).min(LONGEST_RETRY) }
+/// The one writer of the Events of problems.
+pub struct Teller {
+    /// Access to the API server.
+    pub client: Client,
+    /// The name of this replica.
+    pub instance: String,
+    /// What is wrong, sorted; the latest list counts.
+    pub reports: watch::Receiver<Arc<Vec<Report>>>,
+    /// Whether this replica writes.
+    pub leader: watch::Receiver<bool>,
+    /// Counts what has no Event.
+    pub metrics: Metrics,
+}
+
+impl Teller {
+    /// Writes Events for what the latest list says, as leader; until `shutdown`.
+    ///
+    /// The name of an Event follows from what it says, so that neither a restart nor another leader tells it twice.
+    pub async fn run(mut self, mut shutdown: Shutdown) {
+        let mut queue = Queue::default();
+        let mut known = None;
+        let mut in_flight = FuturesUnordered::new();
+        // Why telling these failed the last time.
+        let mut failing: BTreeMap<Arc<Report>, String> = BTreeMap::new();
+        let mut free = Instant::now();
+        loop {
+            let leads = *self.leader.borrow_and_update();
+            let reports = self.reports.borrow_and_update().clone();
+            let now = Instant::now();
+            if !leads {
+                queue.clear();
+                failing.clear();
+                known = None;
+            } else if known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &reports)) {
+                queue.update(&reports, known.is_none());
+                failing.retain(|report, _| reports.binary_search(report).is_ok());
+                self.metrics.events_left_out(queue.left_out());
+                known = Some(reports);
+            }
+            let mut wake = free;
+            if free <= now {
+                match queue.next(now) {
+                    Some((report, repeat)) => {
+                        free = now + PACE;
+                        wake = free;
+                        in_flight.push(self.tell(report, repeat));
                     }
-                };
-                told.insert(report.clone(), next);
-                tokio::select! {
-                    () = tokio::time::sleep(PACE) => {}
-                    () = shutdown.requested() => return,
+                    None => wake = queue.wake(now),
                 }
             }
-            None => {
-                taken_over = leads;
-                let wake = told.values().map(|told| told.again).min().unwrap_or(now + AGAIN);
-                tokio::select! {
-                    Ok(()) = reports.changed() => {}
-                    Ok(()) = leader.changed() => {}
-                    () = tokio::time::sleep_until(wake) => {}
-                    () = shutdown.requested() => return,
+            tokio::select! {
+                Some((report, result)) = in_flight.next(), if !in_flight.is_empty() => {
+                    queue.finished(&report, result.is_ok(), Instant::now());
+                    note(&mut failing, report, result);
                 }
+                Ok(()) = self.reports.changed() => {}
+                Ok(()) = self.leader.changed() => {}
+                () = tokio::time::sleep_until(wake) => {}
+                () = shutdown.requested() => return,
             }
+        }
+    }
+
+    /// Tells one report. It borrows nothing, so that the loop may look at new ones meanwhile.
+    fn tell(
+        &self,
+        report: Arc<Report>,
+        repeat: bool,
+    ) -> impl Future<Output = (Arc<Report>, Result<(), WriteError>)> + use<> {
+        let (client, instance) = (self.client.clone(), self.instance.clone());
+        async move {
+            let result = within(tell(&client, &instance, &report, repeat)).await;
+            (report, result)
         }
     }
 }
 
-/// What became of a report.
-struct Told {
-    /// When it is due again.
-    again: Instant,
-    /// How long the next failure puts it off.
-    retry: Duration,
+/// Logs that telling begins to fail, or fails for another reason: not each attempt.
+fn note(failing: &mut BTreeMap<Arc<Report>, String>, report: Arc<Report>, result: Result<(), WriteError>) {
+    let Err(error) = result else {
+        failing.remove(&report);
+        return;
+    };
+    let (kind, object, reason) = (report.problem.kind, report.problem.object.clone(), reason(&error));
+    if failing.insert(report, reason.clone()) != Some(reason) {
+        tracing::warn!(%error, %kind, %object, "the Event is not written; trying again, ever less often");
+    }
 }
 
 /// Creates the Event. When it is there already and `repeat` says that the problem came back, counts it.
@@ -211,7 +243,8 @@ mod tests {
         let (_reports, reports) = watch::channel(Arc::new(vec![report("no Service", "1")]));
         let (_leads, leader) = watch::channel(true);
         let (trigger, shutdown) = shutdown::channel();
-        let running = tokio::spawn(run(client, "pod".into(), reports, leader, shutdown));
+        let teller = Teller { client, instance: "pod".into(), reports, leader, metrics: Metrics::default() };
+        let running = tokio::spawn(teller.run(shutdown));
         let mut answer = async || tokio::time::timeout(Duration::from_secs(60), answers.recv()).await.unwrap();
         assert_eq!(answer().await, Some(StatusCode::FORBIDDEN));
         assert_eq!(answer().await, Some(StatusCode::CREATED));

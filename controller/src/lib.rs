@@ -28,5 +28,6 @@ pub mod standalone;
 pub mod status;
 pub mod store;
 pub mod stream;
+mod turns;
 pub mod watch;
 pub mod write;

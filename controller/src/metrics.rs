@@ -27,6 +27,7 @@ pub struct Metrics {
     leader: Gauge,
     status_writes: Family<Written, Counter>,
     statuses_failing: Gauge,
+    events_left_out: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,7 +52,8 @@ impl Default for Metrics {
         let build_seconds = Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]);
         let (objects, problems, sessions, leader) =
             (Family::default(), Gauge::default(), Gauge::default(), Gauge::default());
-        let (status_writes, statuses_failing) = (Family::default(), Gauge::default());
+        let (status_writes, statuses_failing, events_left_out) =
+            (Family::default(), Gauge::default(), Gauge::default());
         let mut registry = Registry::with_prefix("sluice_controller");
         registry.register("builds", "Builds, by whether all was translated or only endpoints", builds.clone());
         registry.register("build_duration_seconds", "Time of a full translation", build_seconds.clone());
@@ -70,6 +72,8 @@ impl Default for Metrics {
             "Statuses that could not be written the last time",
             statuses_failing.clone(),
         );
+        let help = "Problems without an Event, since their objects have so many";
+        registry.register("events_left_out", help, events_left_out.clone());
         Self {
             registry: Arc::new(registry),
             builds,
@@ -82,6 +86,7 @@ impl Default for Metrics {
             leader,
             status_writes,
             statuses_failing,
+            events_left_out,
         }
     }
 }
@@ -140,6 +145,11 @@ impl Metrics {
     /// How many statuses could not be written the last time.
     pub fn statuses_failing(&self, count: usize) {
         self.statuses_failing.set(count as i64);
+    }
+
+    /// How many problems have no Event, since their objects have so many.
+    pub fn events_left_out(&self, count: usize) {
+        self.events_left_out.set(count as i64);
     }
 
     /// All of it as text.

@@ -1,7 +1,5 @@
 //! The order in which statuses are written: kinds and namespaces take turns, and what fails is tried ever less often.
 
-mod turns;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Fingerprint, Target, Unwritten, Write};
-use turns::{Lane, Turns};
+use crate::turns::{Lane, Turns, lane};
 
 /// How many objects are written at once, without the slow ones.
 const AT_ONCE: usize = 8;
@@ -48,9 +46,9 @@ pub struct Queue {
     /// What waits for a moment.
     put_off: BTreeSet<(Instant, Target)>,
     /// What waits for its first attempt.
-    fresh: Turns,
+    fresh: Turns<Target>,
     /// What waits for another attempt, and all of slow lanes.
-    failing: Turns,
+    failing: Turns<Target>,
     /// Where the last writes were slow. A write that succeeds takes its lane out.
     slow: BTreeSet<Lane>,
     in_flight: BTreeMap<Target, Flight>,
@@ -114,12 +112,8 @@ impl Queue {
         let mut of_kind = BTreeMap::new();
         self.in_flight.keys().for_each(|target| *of_kind.entry(target.kind).or_insert(0) += 1);
         let has_room = |(kind, _): &Lane| of_kind.get(kind).is_none_or(|count| *count < KIND_AT_ONCE);
-        let failing: BTreeSet<_> = self
-            .in_flight
-            .iter()
-            .filter(|(_, flight)| flight.is_failing)
-            .map(|(target, _)| turns::lane(target))
-            .collect();
+        let failing: BTreeSet<_> =
+            self.in_flight.iter().filter(|(_, flight)| flight.is_failing).map(|(target, _)| lane_of(target)).collect();
         // One of each lane: nobody's failures keep those of others from being tried.
         let may_fail = |lane: &Lane| failing.len() < FAILING_AT_ONCE && !failing.contains(lane) && has_room(lane);
         let (target, is_failing) = match self.fresh.take(has_room) {
@@ -136,7 +130,7 @@ impl Queue {
     pub fn finished(&mut self, target: &Target, outcome: Outcome, now: Instant) {
         let Some(flight) = self.in_flight.remove(target) else { return };
         if outcome == Outcome::Written {
-            let lane = turns::lane(target);
+            let lane = lane_of(target);
             if self.slow.remove(&lane) {
                 for target in self.failing.clear(&lane) {
                     self.place(&target, now);
@@ -174,8 +168,9 @@ impl Queue {
 
     /// Puts an object where it belongs now.
     fn place(&mut self, target: &Target, now: Instant) {
-        self.fresh.remove(target);
-        self.failing.remove(target);
+        let lane = lane_of(target);
+        self.fresh.remove(&lane, target);
+        self.failing.remove(&lane, target);
         let Some(item) = self.items.get_mut(target) else { return };
         if let Some(until) = item.until.take() {
             self.put_off.remove(&(until, target.clone()));
@@ -190,8 +185,8 @@ impl Queue {
                 self.put_off.insert((due, target.clone()));
             }
             None if item.write.is_none() => _ = self.items.remove(target),
-            None if item.has_failed() || self.slow.contains(&turns::lane(target)) => self.failing.add(target),
-            None => self.fresh.add(target),
+            None if item.has_failed() || self.slow.contains(&lane) => self.failing.add(lane, target.clone()),
+            None => self.fresh.add(lane, target.clone()),
         }
     }
 
@@ -200,14 +195,20 @@ impl Queue {
         let lanes: Vec<_> = slow
             .map(|(target, flight)| {
                 flight.is_slow = true;
-                turns::lane(target)
+                lane_of(target)
             })
             .collect();
         for lane in lanes {
-            self.fresh.clear(&lane).iter().for_each(|target| self.failing.add(target));
+            for target in self.fresh.clear(&lane) {
+                self.failing.add(lane.clone(), target);
+            }
             self.slow.insert(lane);
         }
     }
+}
+
+fn lane_of(target: &Target) -> Lane {
+    lane(target.kind, &target.object)
 }
 
 impl Item {
