@@ -1,6 +1,5 @@
 //! Requests that a worker sends besides those it passes on: copies, and questions about requests.
 
-use std::net::SocketAddr;
 use std::task::Context;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::clock::{Alarm, within};
 use crate::cluster::{Cluster, Selection};
 use crate::replay::Copied;
 use crate::tick::Tick;
-use crate::upstream::{BackendError, Connection, SendError, Sent};
+use crate::upstream::{BackendError, Choice, Connection, SendError, Sent};
 use crate::worker::Worker;
 
 /// How long connecting may take, where the rule has no limit.
@@ -45,18 +44,28 @@ impl Subrequest<'_> {
         let has_host = head.headers().contains_key(http::header::HOST);
         let connector = worker.connector(cluster).ok()?;
         let mut tried = Vec::new();
+        worker.retries.earn();
         for attempt in 0..ATTEMPTS {
+            if attempt > 0 && !worker.retries.spend() {
+                worker.stats.retries_refused.add(1);
+                return None;
+            }
+            worker.stats.retries.add(u64::from(attempt > 0));
             if attempt > 0 && !pause.is_zero() {
                 tokio::time::sleep(pause * attempt).await;
             }
-            let choose = |tried: &[SocketAddr]| {
-                let selection = Selection { headers: head.headers(), tried, now: Tick::now(), session: None };
-                worker.pool.choose(cluster, &connector, selection)
-            };
-            let (picked, entry) = choose(&tried).or_else(|| choose(&[]))?;
+            let selection = Selection { headers: head.headers(), tried: &tried, now: Tick::now(), session: None };
+            let mut choice = Choice { cluster, connector: &connector, selection };
+            let mut chosen = worker.pool.choose(&choice);
+            if chosen.is_none() {
+                choice.selection.tried = &[];
+                chosen = worker.pool.choose(&choice);
+            }
+            let checkout = worker.pool.checkout(&choice, chosen?, Some(connect));
+            let (picked, entry, connection) = within(Some(until), checkout).await?;
             let endpoint = picked.endpoint();
             tried.push(endpoint.address());
-            let connection = match within(Some(until), entry.checkout(Some(connect))).await? {
+            let connection = match connection {
                 Ok(connection) => connection,
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.address(), %error, "no connection for a request of our own");
@@ -74,12 +83,18 @@ impl Subrequest<'_> {
                 Connection::Http1(connection) => connection.send(&mut request, limit).await,
                 Connection::Http2(connection) => connection.send(&mut request, limit).await,
             };
-            match sent.ok()? {
-                Ok(sent) => {
+            match sent {
+                // Its time is up: an endpoint that only accepts connections is none that lives.
+                Err(()) => {
+                    tracing::debug!(endpoint = %endpoint.address(), "no response to a request of our own in time");
+                    cluster.report(endpoint, Outcome::Failed, Tick::now());
+                    return None;
+                }
+                Ok(Ok(sent)) => {
                     cluster.report(endpoint, Outcome::Answered(sent.status(), began.elapsed()), Tick::now());
                     return Some((sent, picked));
                 }
-                Err(SendError { error, unsent, silent }) => {
+                Ok(Err(SendError { error, unsent, silent })) => {
                     let refused = matches!(error, BackendError::Refused);
                     if reused && (silent || unsent) {
                         // The endpoint closed a connection that was idle.

@@ -20,7 +20,7 @@ use crate::persistence::Session;
 use crate::reason::Reason;
 use crate::route::Rule;
 use crate::tick::Tick;
-use crate::upstream::{self, BackendError, Connection, Connector, SendError, Sent};
+use crate::upstream::{self, BackendError, Choice, Connection, Connector, SendError, Sent};
 use crate::worker::Worker;
 use again::Again;
 pub use limits::of_client;
@@ -63,7 +63,8 @@ pub async fn send(
     worker.retries.earn();
     loop {
         let selection = Selection { headers: request.headers(), tried: &tried, now, session };
-        let Some((picked, entry)) = worker.pool.choose(cluster, &connector, selection) else {
+        let choice = Choice { cluster, connector: &connector, selection };
+        let Some(chosen) = worker.pool.choose(&choice) else {
             if asked.is_none() || tried.is_empty() {
                 return Err(failure);
             }
@@ -71,17 +72,24 @@ pub async fn send(
             tried.clear();
             continue;
         };
-        let address = picked.endpoint().address();
-        exchange.endpoint = Some(address);
         worker.stats.retries.add(u64::from(!first));
         let (began, tick) = if first { (exchange.start, Some(now)) } else { (Instant::now(), None) };
         first = false;
         let timeouts = &rule.timeouts;
-        let attempt = Attempt { cluster, connector: &connector, timeouts, whole, began, tick, again: asked.as_ref() };
-        let failed = match attempt.run(exchange, &mut request, picked, &entry).await {
+        let late = |at| (at, Reason::RequestTimeout);
+        let own = timeouts.backend_request.map(|limit| began + limit);
+        let until = earliest(whole.map(late), own.map(late));
+        let connector = &connector;
+        let attempt = Attempt { cluster, connector, timeouts, whole, began, tick, until, again: asked.as_ref() };
+        let connected = attempt.connect(exchange, &choice, chosen).await;
+        let answered = match connected {
+            Ok(connected) => attempt.run(exchange, &mut request, connected).await,
+            Err(failed) => Err(failed),
+        };
+        let failed = match answered {
             Ok(answered) => match &mut asked {
                 Some(again) if again.wants(answered.sent.status(), whole) => {
-                    tried.push(address);
+                    tried.extend(exchange.endpoint);
                     answered.sent.discard();
                     request = again.next().await;
                     continue;
@@ -92,7 +100,7 @@ pub async fn send(
         };
         failure = failed.reason;
         if failed.retry != Retry::Blameless {
-            tried.push(address);
+            tried.extend(exchange.endpoint);
         }
         match asked.as_mut().filter(|again| again.is_replayable()) {
             Some(again) if failed.retry == Retry::Blameless && budget.spend() => request = again.request(),
@@ -148,31 +156,48 @@ struct Attempt<'a> {
     began: Instant,
     /// The same, where it was read already.
     tick: Option<Tick>,
+    /// When it must be over, and the reason when it is not.
+    until: Option<(Instant, Reason)>,
     /// Where the rule asks for retries: keeps the request.
     again: Option<&'a Again<'a>>,
 }
 
+/// An endpoint and a connection to it.
+type Connected = (Picked, Rc<upstream::Entry>, Connection);
+
 impl Attempt<'_> {
+    async fn connect(
+        &self,
+        exchange: &mut Exchange,
+        choice: &Choice<'_>,
+        chosen: (Picked, Rc<upstream::Entry>),
+    ) -> Result<Connected, Failed> {
+        exchange.endpoint = Some(chosen.0.endpoint().address());
+        let pool = &exchange.client.worker.pool;
+        let checkout = pool.checkout(choice, chosen, self.timeouts.connect);
+        let Some((picked, entry, connection)) = within(self.until.map(|(at, _)| at), checkout).await else {
+            return Err(self.timed_out(Reason::RequestTimeout, true));
+        };
+        let endpoint = picked.endpoint();
+        exchange.endpoint = Some(endpoint.address());
+        match connection {
+            Ok(connection) => Ok((picked, entry, connection)),
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoint.address(), %error, "no connection to an endpoint");
+                self.cluster.report(endpoint, Outcome::Failed, Tick::now());
+                Err(Failed { reason: error.reason(), retry: Retry::Safe })
+            }
+        }
+    }
+
     async fn run(
         &self,
         exchange: &mut Exchange,
         request: &mut Request<RequestBody>,
-        picked: Picked,
-        entry: &Rc<upstream::Entry>,
+        (picked, entry, connection): Connected,
     ) -> Result<Answered, Failed> {
-        let own = self.timeouts.backend_request.map(|limit| self.began + limit);
-        let late = |at| (at, Reason::RequestTimeout);
-        let until = earliest(self.whole.map(late), own.map(late));
+        let until = self.until;
         let endpoint = picked.endpoint();
-        let connection = match within(until.map(|(at, _)| at), entry.checkout(self.timeouts.connect)).await {
-            Some(Ok(connection)) => connection,
-            Some(Err(error)) => {
-                tracing::debug!(endpoint = %endpoint.address(), %error, "no connection to an endpoint");
-                self.cluster.report(endpoint, Outcome::Failed, Tick::now());
-                return Err(Failed { reason: error.reason(), retry: Retry::Safe });
-            }
-            None => return Err(self.timed_out(Reason::RequestTimeout, true)),
-        };
         let reused = connection.is_reused();
         let limits = Limits::new(exchange, self.timeouts, until, self.began);
         message::address(request, self.connector, endpoint.address(), exchange.host.is_some());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::reach::Reachability;
 use crate::tick::Tick;
 
 /// The time after which an old latency counts for 1/e (ingress-nginx `ewma`: 10 s).
@@ -32,6 +33,8 @@ pub struct Endpoint {
     pub(super) ejections: AtomicU32,
     /// When it may be used again; 0 when it was never ejected.
     pub(super) ejected_until: AtomicU64,
+    /// How connecting to it goes.
+    pub(crate) reachability: Reachability,
 }
 
 /// How an attempt at an endpoint ended.
@@ -63,6 +66,7 @@ impl Endpoint {
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            reachability: Reachability::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 mod endpoint;
 mod health;
 mod picker;
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -10,3 +11,4 @@ pub(crate) use endpoint::renew;
 pub use endpoint::{Endpoint, Outcome, Picked};
 pub(crate) use health::judge;
 pub(crate) use picker::{Usable, pick};
+pub(crate) use reach::Connecting;

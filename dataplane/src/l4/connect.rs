@@ -1,5 +1,6 @@
 //! A connection to an endpoint for bytes.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -11,6 +12,7 @@ use crate::cluster::{Cluster, Selection};
 use crate::reason::Reason;
 use crate::tick::Tick;
 use crate::transport::Transport;
+use crate::upstream::{Choice, Entry};
 
 /// Most endpoints that are tried for one connection, and how long each may take, TLS included (ingress-nginx
 /// `proxy-next-upstream-tries` and `proxy-connect-timeout`).
@@ -35,11 +37,14 @@ pub(super) async fn connect(session: &mut Session, cluster: &Cluster) -> Result<
             break;
         }
         let selection = Selection { headers: &headers, tried: &tried, now: Tick::now(), session: None };
-        let Some((picked, entry)) = worker.pool.choose(cluster, &connector, selection) else { break };
+        let choice = Choice { cluster, connector: &connector, selection };
+        let Some(chosen) = worker.pool.choose(&choice) else { break };
         worker.stats.retries.add(u64::from(attempt > 0));
-        let address = picked.endpoint().address();
         let began = Instant::now();
-        match entry.connect(Some(began + CONNECT)).await {
+        let open = async |entry: Rc<Entry>| entry.connect(Some(Instant::now() + CONNECT), |_, _| {}).await;
+        let (picked, _, connected) = worker.pool.reach(&choice, chosen, open).await;
+        let address = picked.endpoint().address();
+        match connected {
             Ok(transport) => {
                 cluster.report(picked.endpoint(), Outcome::Connected(began.elapsed()), Tick::now());
                 session.reached(picked);

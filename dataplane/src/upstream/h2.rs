@@ -12,15 +12,17 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tokio_util::io::InspectReader;
 
 use super::h1::{SendError, Sent};
 use super::{BackendBody, BackendError, ConnectError, Entry, IDLE};
+use crate::balance::Connecting;
 use crate::body::RequestBody;
 use crate::clock::{Coarse, within};
 use crate::local::LocalExec;
+use crate::tick::Tick;
 
 /// Streams on one connection before another is opened.
 const MAX_STREAMS: usize = 100;
@@ -62,10 +64,8 @@ pub struct Http2 {
 }
 
 impl Shared {
+    /// A stream on a new connection, unless one becomes free meanwhile.
     pub(super) async fn checkout(&self, home: &Rc<Entry>, connect: Option<Duration>) -> Result<Http2, ConnectError> {
-        if let Some(stream) = self.open() {
-            return Ok(stream);
-        }
         let deadline = connect.map(|limit| Instant::now() + limit);
         let connecting = match self.connecting.clone().try_lock_owned() {
             Ok(held) => held,
@@ -76,13 +76,38 @@ impl Shared {
                     return Ok(stream);
                 }
                 // Each in turn would wait as long as the one before.
-                if home.is_cooling_down() {
+                if home.is_doubtful(Tick::now()) {
                     return Err(ConnectError::FailedBefore);
                 }
                 held
             }
         };
-        let transport = home.connect(deadline).await?;
+        // The connection is wanted by others too when its request is gone.
+        let home = home.clone();
+        let (sender, receiver) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            let opened = home.shared.establish(&home, connecting, deadline).await;
+            let _ = sender.send(opened);
+        });
+        // The task ends without a result only with its worker.
+        receiver.await.unwrap_or(Err(ConnectError::FailedBefore))
+    }
+
+    /// A stream on a new connection. Those who want one too wait for `lock`.
+    async fn establish(
+        &self,
+        home: &Rc<Entry>,
+        lock: OwnedMutexGuard<()>,
+        deadline: Option<Instant>,
+    ) -> Result<Http2, ConnectError> {
+        let connecting = Connecting::begin(&home.endpoint, Tick::now());
+        let transport = match home.connector.connect(home.endpoint.address(), deadline).await {
+            Ok(transport) => transport,
+            Err(error) => {
+                connecting.failed(Tick::now());
+                return Err(error);
+            }
+        };
         let arrival = Rc::new(Arrival::default());
         let told = arrival.clone();
         let transport = InspectReader::new(transport, move |_: &[u8]| told.notify());
@@ -98,8 +123,7 @@ impl Shared {
             .await
             .map_err(ConnectError::Http)?;
         let max_streams = Rc::new(Cell::new(1));
-        let held = (connecting, home.clone());
-        let mut greeting = Greeting { arrival, max_streams: max_streams.clone(), held: Some(held) };
+        let mut greeting = Greeting { arrival, max_streams: max_streams.clone(), held: Some((lock, connecting)) };
         tokio::task::spawn_local(async move {
             let mut driver = std::pin::pin!(driver);
             let ended = std::future::poll_fn(|cx| {
@@ -117,7 +141,8 @@ impl Shared {
         Ok(stream)
     }
 
-    fn open(&self) -> Option<Http2> {
+    /// A stream on a connection that is there.
+    pub(super) fn open(&self) -> Option<Http2> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|channel| !channel.sender.is_closed());
         let free = |channel: &&Channel| channel.sender.is_ready() && channel.streams.get() < channel.max_streams.get();
@@ -140,7 +165,7 @@ impl Shared {
 struct Greeting {
     arrival: Rc<Arrival>,
     max_streams: Rc<Cell<usize>>,
-    held: Option<(OwnedMutexGuard<()>, Rc<Entry>)>,
+    held: Option<(OwnedMutexGuard<()>, Connecting)>,
 }
 
 impl Greeting {
@@ -150,15 +175,17 @@ impl Greeting {
             return;
         }
         self.max_streams.set(max_streams.min(MAX_STREAMS));
-        self.held = None;
+        if let Some((_, connecting)) = self.held.take() {
+            connecting.succeeded();
+        }
     }
 }
 
 impl Drop for Greeting {
     fn drop(&mut self) {
         // It ended before it said what every HTTP/2 connection begins with. Who waits need not find out as well.
-        if let Some((_, home)) = &self.held {
-            home.failed.set(Some(Coarse::now()));
+        if let Some((_, connecting)) = self.held.take() {
+            connecting.failed(Tick::now());
         }
     }
 }

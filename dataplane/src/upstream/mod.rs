@@ -21,17 +21,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use budget::RetryBudget;
+pub use choose::Choice;
 pub use connect::{ConnectError, Connector};
 pub use h1::{Http1, SendError, Sent, Upgraded};
 pub use h2::Http2;
 pub use tls::ClientTls;
 
-use crate::balance::Endpoint;
+use crate::balance::{Connecting, Endpoint};
 use crate::clock::Coarse;
 use crate::reason::Reason;
+use crate::tick::Tick;
 use crate::transport::Transport;
 
 /// Idle connections are closed after this, before backends (60 s and more, most of them) close them under a request.
@@ -39,9 +42,6 @@ const IDLE: Duration = Duration::from_secs(50);
 
 /// Idle HTTP/1.1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 128;
-
-/// How long an endpoint that refused a connection is tried last.
-const COOL_DOWN: Duration = Duration::from_secs(2);
 
 /// Frames of an answer that are read to keep its connection; a longer one costs more than a new connection.
 const DISCARDED: usize = 8;
@@ -81,7 +81,6 @@ pub struct Entry {
     #[expect(clippy::vec_box, reason = "a connection moves between here and requests; only its pointer is copied")]
     idle: RefCell<Vec<Box<Http1>>>,
     shared: h2::Shared,
-    failed: Cell<Option<Coarse>>,
     used: Cell<Coarse>,
 }
 
@@ -138,7 +137,6 @@ impl Pool {
                 connector: connector.clone(),
                 idle: RefCell::default(),
                 shared: h2::Shared::default(),
-                failed: Cell::new(None),
                 used: Cell::new(Coarse::now()),
             })
         });
@@ -161,9 +159,17 @@ impl Pool {
 }
 
 impl Entry {
-    /// Whether connecting failed a moment ago, so that another endpoint is the better choice.
-    pub fn is_cooling_down(&self) -> bool {
-        self.failed.get().is_some_and(|since| !since.older_than(COOL_DOWN))
+    /// Whether another endpoint is the better choice, because of how connecting to this one goes.
+    pub fn is_doubtful(&self, now: Tick) -> bool {
+        self.endpoint.reachability.is_doubtful(now)
+    }
+
+    /// A connection that is there.
+    fn reuse(&self) -> Option<Connection> {
+        if self.connector.speaks_http2() {
+            return self.shared.open().map(Connection::Http2);
+        }
+        self.pop_idle().map(Connection::Http1)
     }
 
     /// A pooled connection, or a new one within `connect`.
@@ -177,20 +183,42 @@ impl Entry {
         match self.pop_idle() {
             Some(connection) => Ok(Connection::Http1(connection)),
             None => {
-                let transport = self.connect(connect.map(|limit| Instant::now() + limit)).await?;
+                let pooled = |home: Rc<Entry>, transport| home.clone().push_idle(Box::new(Http1::new(transport, home)));
+                let transport = self.connect(connect.map(|limit| Instant::now() + limit), pooled).await?;
                 Ok(Connection::Http1(Box::new(Http1::new(transport, self.clone()))))
             }
         }
     }
 
-    /// A new connection by `deadline`, for whatever may be sent on it.
+    /// A new connection by `deadline`, for whatever may be sent on it. It goes on when nobody waits for it any more, where
+    /// others learn from it how the endpoint is; `unclaimed` gets the connection then.
     ///
     /// # Errors
     /// Says why no connection could be made.
-    pub async fn connect(&self, deadline: Option<Instant>) -> Result<Transport, ConnectError> {
-        let connected = self.connector.connect(self.endpoint.address(), deadline).await;
-        self.failed.set(connected.is_err().then(Coarse::now));
-        connected
+    pub async fn connect(
+        self: &Rc<Self>,
+        deadline: Option<Instant>,
+        unclaimed: fn(Rc<Entry>, Transport),
+    ) -> Result<Transport, ConnectError> {
+        let connecting = Connecting::begin(&self.endpoint, Tick::now());
+        let (mut sender, receiver) = oneshot::channel();
+        let home = self.clone();
+        tokio::task::spawn_local(async move {
+            let connected = tokio::select! {
+                biased;
+                connected = home.connector.connect(home.endpoint.address(), deadline) => connected,
+                () = sender.closed(), if !connecting.is_probe() => return,
+            };
+            match &connected {
+                Ok(_) => connecting.succeeded(),
+                Err(_) => connecting.failed(Tick::now()),
+            }
+            if let Err(Ok(transport)) = sender.send(connected) {
+                unclaimed(home, transport);
+            }
+        });
+        // The task ends without a result only with its worker.
+        receiver.await.unwrap_or(Err(ConnectError::FailedBefore))
     }
 
     fn pop_idle(&self) -> Option<Box<Http1>> {

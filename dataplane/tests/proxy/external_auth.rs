@@ -300,3 +300,36 @@ async fn connections_to_the_service_are_kept_and_a_closed_one_costs_nothing() {
     }
     assert_eq!(auth.connections.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn questions_are_asked_again_within_the_budget_of_retries() {
+    let backend = Backend::echo("one").await;
+    let gone = SocketAddr::new(crate::rig::LOOPBACK, crate::rig::free_port());
+    let rig = rig(&backend, &[gone], vec![asks(http(&[], None), 0)]);
+    // Each may be tried twice more, which takes the savings of 200 faster than they come.
+    for _ in 0..150 {
+        assert_eq!(refusal(&fetch(rig.address(), "/").await), (503, "auth_unavailable"));
+    }
+    let page = fetch(rig.proxy.admin_address().unwrap(), "/metrics").await.body;
+    let refused = page.lines().find_map(|line| line.strip_prefix("sluice_upstream_retries_refused_total "));
+    assert!(refused.unwrap().parse::<u64>().unwrap() > 0, "{page}");
+}
+
+#[tokio::test]
+async fn a_service_that_accepts_connections_and_says_nothing_is_ejected() {
+    let backend = Backend::echo("one").await;
+    let silent = Backend::http1(|_| std::future::pending::<Response<Body>>()).await;
+    let (auth, _) = service(false, || answer(200, &[], "")).await;
+    let mut rig = rig(&backend, &[silent.address, auth.address], vec![asks(http(&[], None), 0)]);
+    let passive_health = Some(PassiveHealth {
+        consecutive_failures: 1,
+        ejection_time: Duration::from_secs(300),
+        max_ejected_percent: 50,
+    });
+    rig.set("auth", Resource::Cluster(Cluster { passive_health, ..cluster("auth") }));
+    let mut refused = 0;
+    for _ in 0..8 {
+        refused += u32::from(fetch(rig.address(), "/").await.status != 200);
+    }
+    assert_eq!(refused, 1);
+}

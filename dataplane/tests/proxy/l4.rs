@@ -22,8 +22,8 @@ use crate::rig::{LOOPBACK, Rig, addresses, cluster, eventually, free_port, optio
 use crate::tls::{certificate, over_http1, trusting};
 
 /// A peer that says its name, sends everything back, and when the client is done says good-bye.
-struct Peer {
-    address: SocketAddr,
+pub struct Peer {
+    pub address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
@@ -34,7 +34,7 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    async fn tcp(name: &'static str) -> Self {
+    pub async fn tcp(name: &'static str) -> Self {
         Self::start(move |stream| talk(name, stream)).await
     }
 
@@ -92,7 +92,7 @@ async fn talk(name: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 }
 
 /// Sends `message`, says that this is all, and returns everything that comes.
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, message: &[u8]) -> io::Result<String> {
+pub async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, message: &[u8]) -> io::Result<String> {
     let (mut reading, mut writing) = tokio::io::split(&mut stream);
     let mut answer = Vec::new();
     let write = async {
@@ -146,7 +146,7 @@ fn tcp_with(options: Options, endpoints: &[SocketAddr]) -> (Rig, SocketAddr) {
     (rig, SocketAddr::new(LOOPBACK, port))
 }
 
-fn tcp(endpoints: &[SocketAddr]) -> (Rig, SocketAddr) {
+pub fn tcp(endpoints: &[SocketAddr]) -> (Rig, SocketAddr) {
     tcp_with(options(), endpoints)
 }
 

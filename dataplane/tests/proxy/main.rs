@@ -16,6 +16,7 @@ mod drain;
 mod external_auth;
 mod external_auth_grpc;
 mod grpc;
+mod holes;
 mod hostile_backend;
 mod http1;
 mod l4;
