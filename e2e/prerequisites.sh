@@ -12,6 +12,7 @@ wanted=(
   nft:nftables iptables:iptables conntrack:conntrack ip:iproute2 ethtool:ethtool socat:socat openssl:openssl
   buildah:buildah nsenter:util-linux taskset:util-linux curl:curl
   nginx:nginx haproxy:haproxy wrk:wrk
+  node:nodejs python3:python3
 )
 missing() {
   local entry

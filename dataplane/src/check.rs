@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -11,13 +12,14 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use crate::normalise;
 use crate::reason::Reason;
 
-/// What a request asks for: in normal form for matching, and as it was sent for forwarding.
+/// What a request asks for, in the form for matching and in the form for forwarding.
 #[derive(Clone, Debug)]
 pub struct Target {
     authority: Option<HeaderValue>,
     host: Host,
-    raw: PathAndQuery,
-    /// Only where it differs from `raw`.
+    /// As it is forwarded.
+    path_and_query: PathAndQuery,
+    /// In normal form. Only where it differs from the path that is forwarded.
     path: Option<Box<str>>,
 }
 
@@ -51,9 +53,18 @@ impl Target {
             }
             None => Host::None,
         };
-        let raw = request.uri.path_and_query().cloned().ok_or(Reason::BadPath)?;
-        let path = Some(normalise::path(raw.path())?).filter(|path| path != raw.path()).map(Into::into);
-        Ok(Self { authority, host, raw, path })
+        let received = path_and_query(request)?;
+        let normal = normalise::path(received.path())?;
+        let path = match normal.matched {
+            Cow::Owned(matched) if matched != normal.forwarded => Some(matched.into()),
+            Cow::Owned(_) | Cow::Borrowed(_) => None,
+        };
+        let forwarded = match normal.forwarded {
+            Cow::Owned(forwarded) => Some(joined(&forwarded, received.query())?),
+            Cow::Borrowed(_) => None,
+        };
+        let path_and_query = forwarded.unwrap_or(received);
+        Ok(Self { authority, host, path_and_query, path })
     }
 
     /// The host in normal form; empty when the request has none (HTTP/1.0).
@@ -69,12 +80,7 @@ impl Target {
 
     /// The path in normal form.
     pub fn path(&self) -> &str {
-        self.path.as_deref().unwrap_or(self.raw.path())
-    }
-
-    /// Whether the path was sent in normal form.
-    pub fn is_normal(&self) -> bool {
-        self.path.is_none()
+        self.path.as_deref().unwrap_or(self.path_and_query.path())
     }
 
     /// Host and port as they were sent.
@@ -82,31 +88,46 @@ impl Target {
         self.authority.as_ref()
     }
 
-    /// Path and query as they were sent.
-    pub fn raw(&self) -> &PathAndQuery {
-        &self.raw
+    /// Path and query as they are forwarded.
+    pub fn path_and_query(&self) -> &PathAndQuery {
+        &self.path_and_query
     }
 
-    /// What follows the first `matched` bytes of [`Target::path`], which end where an element does: as it was sent, where
-    /// the elements before it stand in the raw path one by one, else in normal form and fit to be sent.
+    /// What follows the first `matched` bytes of [`Target::path`], which end where an element does: empty, or the path that is
+    /// forwarded without its first elements. It begins with a slash then.
     pub fn rest(&self, matched: usize) -> Cow<'_, str> {
         let (prefix, rest) = self.path().split_at_checked(matched).unwrap_or_default();
-        if self.is_normal() {
+        if self.path.is_none() || rest.is_empty() {
             return Cow::Borrowed(rest);
         }
-        let raw = prefix.matches('/').fold(self.raw.path(), |raw, _| {
-            let element = raw.trim_start_matches('/');
-            element.find('/').and_then(|end| element.get(end..)).unwrap_or_default()
-        });
-        // Equal rests leave equal prefixes, and a rest that is normalised alone does not climb out of itself.
-        let same = if raw.is_empty() { rest.is_empty() } else { normalise::path(raw).is_ok_and(|raw| raw == rest) };
-        if same { Cow::Borrowed(raw) } else { Cow::Owned(normalise::escape(rest)) }
+        // Neither form has dot segments, so that their elements are the same ones.
+        let rest = normalise::after_elements(self.path_and_query.path(), prefix.matches('/').count());
+        if rest.starts_with('/') { Cow::Borrowed(rest) } else { normalise::with_one_slash(rest) }
     }
 
     /// The query as it was sent.
     pub fn query(&self) -> Option<&str> {
-        self.raw.query()
+        self.path_and_query.query()
     }
+}
+
+/// The path and query that a request was sent with. A target with a host may have no path (`GET http://a?x`, RFC 9112, 3.2.2);
+/// in HTTP/2 a path is never left out (RFC 9113, 8.3.1).
+fn path_and_query(request: &Parts) -> Result<PathAndQuery, Reason> {
+    let sent = request.uri.path_and_query().ok_or(Reason::BadPath)?;
+    let has_no_path = sent.as_str().starts_with('?');
+    if has_no_path && request.version < Version::HTTP_2 && request.uri.authority().is_some() {
+        return joined("/", sent.query());
+    }
+    if has_no_path { Err(Reason::BadPath) } else { Ok(sent.clone()) }
+}
+
+fn joined(path: &str, query: Option<&str>) -> Result<PathAndQuery, Reason> {
+    let text = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_| Reason::BadPath)
 }
 
 /// What the parser lets pass: repeated lengths, a length beside an encoding, encodings other than `chunked`.
@@ -173,12 +194,28 @@ mod tests {
     }
 
     #[test]
-    fn matching_sees_the_normal_form_and_forwarding_the_raw_one() {
-        let target = target("/a%20b//c?q=%20", Version::HTTP_11, &[("host", "Shop.Example:80")]).unwrap();
+    fn matching_sees_the_normal_form_and_forwarding_the_same_elements() {
+        let at_shop = |uri| target(uri, Version::HTTP_11, &[("host", "Shop.Example:80")]).unwrap();
+        let target = at_shop("/a%20b//c?q=%20");
         assert_eq!((target.host(), target.path(), target.query()), ("shop.example", "/a b/c", Some("q=%20")));
-        assert_eq!(target.raw(), "/a%20b//c?q=%20");
+        assert_eq!(target.path_and_query(), "/a%20b//c?q=%20");
         assert_eq!(target.authority().unwrap(), "Shop.Example:80");
-        assert!(!target.is_normal());
+        let target = at_shop("/admin//../a%20b?q=/../%2e");
+        assert_eq!((target.path(), target.path_and_query().as_str()), ("/admin/a b", "/admin/a%20b?q=/../%2e"));
+    }
+
+    #[test]
+    fn a_path_that_is_missing_is_the_root_where_the_target_has_a_host() {
+        let host = [("host", "a")];
+        assert_eq!(target("http://a?x", Version::HTTP_11, &host).unwrap().path_and_query(), "/?x");
+        assert_eq!(target("http://a", Version::HTTP_11, &host).unwrap().path_and_query(), "/");
+        let mut request = Request::builder().version(Version::HTTP_2).body(()).unwrap().into_parts().0;
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.authority = Some("a".parse().unwrap());
+        uri.path_and_query = Some("?x".parse().unwrap());
+        request.uri = http::Uri::from_parts(uri).unwrap();
+        assert_eq!(Target::of(&request).err(), Some(Reason::BadPath));
     }
 
     #[test]
@@ -194,7 +231,7 @@ mod tests {
             let target = target("http://a.example:8080/x?q", version, &[("host", "b.example")]).unwrap();
             assert_eq!((target.host(), target.path()), ("a.example", "/x"));
             assert_eq!(target.authority().unwrap(), "a.example:8080");
-            assert_eq!(target.raw(), "/x?q");
+            assert_eq!(target.path_and_query(), "/x?q");
         }
     }
 

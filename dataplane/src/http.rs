@@ -128,7 +128,7 @@ async fn forward(
         matched: found.path,
         now,
     };
-    let mut outgoing = Outgoing { headers, path: target.raw().clone(), host: target.authority().cloned() };
+    let mut outgoing = Outgoing { headers, path: target.path_and_query().clone(), host: target.authority().cloned() };
     let mut arriving = Arriving::new(body);
     if let Some(denied) = pass(exchange, rule, &rule.filters, &context, &mut outgoing, &mut arriving).await? {
         return Ok(denied);
@@ -289,7 +289,7 @@ fn matched_path(target: &Target, matched: PathMatched) -> &str {
         PathMatched::Exact => target.path(),
     };
     // A browser sends the cookie where the path begins like this, as it writes the path.
-    if target.raw().path().starts_with(path) { path } else { "/" }
+    if target.path_and_query().path().starts_with(path) { path } else { "/" }
 }
 
 /// The answer leaves, with its body.

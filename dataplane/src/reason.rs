@@ -50,7 +50,7 @@ pub enum Reason {
     BadFraming,
     /// The host is missing, repeated, contradictory or not a host name.
     BadHost,
-    /// The path holds a broken percent sequence, a NUL, or climbs above the root.
+    /// The path has two readings or none: see [`crate::normalise::path`].
     BadPath,
     /// A method that a gateway does not serve (CONNECT, TRACE).
     BadMethod,

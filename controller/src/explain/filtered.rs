@@ -50,6 +50,8 @@ impl Asked {
         let host = question.url.host().unwrap_or_default();
         let authority = if port == well_known { host.to_owned() } else { format!("{host}:{port}") };
         let target = question.url.path_and_query().map_or("/", |target| target.as_str());
+        // A URL may have a query without a path.
+        let target = if target.starts_with('?') { format!("/{target}") } else { target.to_owned() };
         let request = Request::builder().version(Version::HTTP_11).method(&question.method).uri(target);
         let request = request.header(header::HOST, authority).body(()).map_err(|error| format!("400: {error}"))?;
         let (mut head, ()) = request.into_parts();
@@ -58,8 +60,11 @@ impl Asked {
         let target = Target::of(&head).map_err(refused)?;
         let origin = Origin::new(IpAddr::V4(Ipv4Addr::LOCALHOST), scheme, port);
         let forwarded = Forwarded::of(&origin, &head.headers, target.authority(), &[]);
-        let outgoing =
-            Outgoing { headers: head.headers, path: target.raw().clone(), host: target.authority().cloned() };
+        let outgoing = Outgoing {
+            headers: head.headers,
+            path: target.path_and_query().clone(),
+            host: target.authority().cloned(),
+        };
         Ok(Self { method: question.method.clone(), target, forwarded, scheme, port, outgoing })
     }
 

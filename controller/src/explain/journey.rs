@@ -162,7 +162,7 @@ pub(super) fn trace(snapshot: &Snapshot, ports: PortMap, question: &Question) ->
     }
     let request = RequestView {
         host: &host,
-        path: &path,
+        path: &path.matched,
         query: question.url.query(),
         method: &question.method,
         headers: &question.headers,

@@ -38,7 +38,7 @@ pub(super) fn concerning(
     let spoken = Spoken::of(&question.url);
     let port = ports.bind(question.url.port_u16().or(spoken.default_port()).unwrap_or_default());
     let host = question.url.host().and_then(|host| normalise::host(host).ok()).unwrap_or_default().into_owned();
-    let path = normalise::path(question.url.path()).unwrap_or_default().into_owned();
+    let path = normalise::path(question.url.path()).map_or_else(|_| String::new(), |path| path.matched.into_owned());
     let asked = Asked { spoken, host, path, port, ports };
     let resources = folder.resources();
     let mut found = listeners(resources, translation, &asked);

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use snapshot::{HttpsRedirect, Scheme};
 
 use super::redirect::{redirect_to, requested_host, status};
-use super::rewrite::{escaped_path, with_query};
+use super::rewrite::with_query;
 use super::{Context, Outgoing};
 use crate::reason::{Answer, Reason};
 use crate::route::PathMatched;
@@ -28,7 +28,7 @@ pub(super) fn https_redirect(redirect: &HttpsRedirect, context: &Context<'_>) ->
         return Err(Answer::from(Reason::BadHost));
     }
     let status = status(redirect.status).map_err(|_| Answer::from(Reason::Internal))?;
-    let target = context.target.raw().as_str();
+    let target = context.target.path_and_query().as_str();
     // The end of the whole target, query included, is what loses its slash.
     let target = target.strip_suffix('/').unwrap_or(target);
     Err(redirect_to(status, Scheme::Https, host, redirect.port, target))
@@ -45,7 +45,7 @@ pub(super) fn trailing_slash_redirect(context: &Context<'_>) -> Result<(), Answe
     if !whole || path.ends_with('/') {
         return Ok(());
     }
-    let path = format!("{}/", escaped_path(context.target));
+    let path = format!("{}/", context.target.path_and_query().path());
     let target = with_query(&path, context.target.query());
     let (scheme, port) = (context.listener_scheme, context.listener_port);
     Err(redirect_to(StatusCode::MOVED_PERMANENTLY, scheme, context.target.host(), Some(port), &target))

@@ -29,7 +29,7 @@ impl Redirect {
         let host = self.source.hostname.as_deref().unwrap_or_else(|| requested_host(context));
         let path = match &self.source.path {
             Some(rewrite) => rewritten(rewrite, context),
-            None => context.target.raw().path().into(),
+            None => context.target.path_and_query().path().into(),
         };
         redirect_to(self.status, scheme, host, Some(port), &with_query(&path, context.target.query()))
     }

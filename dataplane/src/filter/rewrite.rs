@@ -7,8 +7,7 @@ use http::uri::PathAndQuery;
 use snapshot::PathRewrite;
 
 use super::{Context, Outgoing};
-use crate::check::Target;
-use crate::normalise::escape;
+use crate::normalise;
 use crate::route::PathMatched;
 
 /// A compiled [`snapshot::Rewrite`].
@@ -61,19 +60,18 @@ pub(super) fn rewritten<'a>(rewrite: &'a PathRewrite, context: &Context<'a>) -> 
         PathMatched::Prefix(length) => length,
         PathMatched::Exact => context.target.path().len(),
         // The specification knows no prefix of an expression.
-        PathMatched::Regex => return escaped_path(context.target),
+        PathMatched::Regex => return Cow::Borrowed(context.target.path_and_query().path()),
     };
     let rest = context.target.rest(matched);
-    match (replacement.as_str(), &*rest) {
-        ("" | "/", "") => Cow::Borrowed("/"),
-        (replacement, "") => Cow::Borrowed(replacement),
-        (replacement, rest) => Cow::Owned(format!("{}{rest}", replacement.trim_end_matches('/'))),
+    match (replacement.trim_end_matches('/'), rest) {
+        ("", rest) => match rest {
+            // Two slashes at the beginning would be read as those before a host.
+            Cow::Borrowed(rest) => normalise::with_one_slash(rest),
+            Cow::Owned(rest) => Cow::Owned(rest),
+        },
+        (_, rest) if rest.is_empty() => Cow::Borrowed(replacement),
+        (replacement, rest) => Cow::Owned(format!("{replacement}{rest}")),
     }
-}
-
-/// The path in normal form, fit to be sent.
-pub(super) fn escaped_path(target: &Target) -> Cow<'_, str> {
-    if target.is_normal() { Cow::Borrowed(target.path()) } else { Cow::Owned(escape(target.path())) }
 }
 
 /// Path and query together.

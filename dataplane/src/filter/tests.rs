@@ -43,7 +43,7 @@ impl Fixture {
         let method = &Method::GET;
         let context = Context { method, target, forwarded, listener_scheme, listener_port, matched, now };
         let host = self.target.authority().cloned();
-        let mut outgoing = Outgoing { headers: self.headers.clone(), path: self.target.raw().clone(), host };
+        let mut outgoing = Outgoing { headers: self.headers.clone(), path: self.target.path_and_query().clone(), host };
         on_request(filters, &context, &mut outgoing, effects).map(|()| outgoing)
     }
 
@@ -82,14 +82,22 @@ fn prefixes_are_replaced_as_the_specification_lists() {
         ("//foo//bar", "/foo", "/xyz", "/xyz//bar"),
         ("/foo/%c3%a9?%2F", "/foo", "/xyz", "/xyz/%c3%a9?%2F"),
         ("/foo//", "/foo", "/xyz", "/xyz//"),
-        ("/a//b/./c", "/a/b", "/xyz", "/xyz/./c"),
-        ("//a%2Fb", "", "/xyz", "/xyz//a%2Fb"),
-        // unless nothing in the path is the prefix alone, or what follows it leads out of it.
+        ("/a//b/c//%ff", "/a/b", "/xyz", "/xyz/c//%ff"),
+        ("//a%2Fb", "", "/xyz", "/xyz/a%2Fb"),
+        // but for the separator behind the prefix, and where there are dot segments.
         ("/foo%2Fb%20c", "/foo", "/xyz", "/xyz/b%20c"),
-        ("/a/../foo/b%2Fc", "/foo", "/xyz", "/xyz/b/c"),
+        ("/foo%2Fb%2fc", "/foo", "/", "/b%2fc"),
+        ("/foo%2F", "/foo", "/xyz", "/xyz/"),
+        ("/a/../foo/b%20c", "/foo", "/xyz", "/xyz/b%20c"),
+        ("/a//b/./c", "/a/b", "/xyz", "/xyz/c"),
         ("/./foo/b", "/foo", "/xyz", "/xyz/b"),
         ("/foo/x/../../foo/b", "/foo", "/xyz", "/xyz/b"),
-        ("/foo/x%2F..%2F..%2Ffoo/b", "/foo", "/xyz", "/xyz/b"),
+        // Nothing behind the prefix becomes a host.
+        ("/api//evil.example/x", "/api", "/", "/evil.example/x"),
+        ("/api//evil.example/x", "/api", "", "/evil.example/x"),
+        ("/api%2f%2fevil.example/x", "/api", "/", "/evil.example/x"),
+        ("/api/\\evil.example/x", "/api", "/", "/evil.example/x"),
+        ("/api//evil.example/x", "/api", "/xyz", "/xyz//evil.example/x"),
     ] {
         let path_rewrite = Some(PathRewrite::Prefix(replacement.into()));
         let rewrite = snapshot::Filter::Rewrite(snapshot::Rewrite { hostname: None, path: path_rewrite });
@@ -148,7 +156,7 @@ fn plain_requests_go_to_https_as_ingress_nginx_sends_them() {
         ("/", "308 https://shop.example"),
         ("/a/", "308 https://shop.example/a"),
         ("/a/?x=1", "308 https://shop.example/a/?x=1"),
-        ("//a%2F?x", "308 https://shop.example//a%2F?x"),
+        ("//a%2F?x", "308 https://shop.example/a%2F?x"),
     ] {
         let found = request(Scheme::Http, 80, path).location(filter(None), PathMatched::Prefix(0));
         assert_eq!(found.as_deref(), Some(location));

@@ -32,7 +32,7 @@ pub use weighted::Weighted;
 pub struct RequestView<'a> {
     /// The host as [`crate::normalise::host`] returns it; empty when the request has none.
     pub host: &'a str,
-    /// The path as [`crate::normalise::path`] returns it.
+    /// The path as [`crate::normalise::path`] returns it for matching.
     pub path: &'a str,
     /// The query as it was sent.
     pub query: Option<&'a str>,

@@ -91,7 +91,9 @@ fn decoded(path: &str) -> Result<String, String> {
     if !path.starts_with('/') {
         return Err(format!("the path {path:?} does not begin with a slash"));
     }
-    Ok(percent_decode(path).map_err(|_| format!("the path {path:?} holds a broken percent sequence"))?.into_owned())
+    let decoded = percent_decode(path).map_err(|_| format!("the path {path:?} holds a broken percent sequence"))?;
+    // No element of a request's path has a backslash either.
+    Ok(decoded.replace('\\', "/"))
 }
 
 impl PathMap {

@@ -25,7 +25,7 @@ pub(crate) fn whole(expression: &str) -> Result<Regex, String> {
 pub(crate) fn size(expression: &str) -> Result<usize, String> {
     build(expression)?;
     let anchored = anchored(expression);
-    let fits = |size: &usize| RegexBuilder::new(&anchored).size_limit(*size).build().is_ok();
+    let fits = |size: &usize| builder(&anchored).size_limit(*size).build().is_ok();
     let mut smaller =
         std::iter::successors(Some(SMALLEST_SIZE), |size| Some(size * 4)).take_while(|size| *size < SIZE_LIMIT);
     match smaller.find(fits) {
@@ -40,15 +40,23 @@ pub(crate) fn size(expression: &str) -> Result<usize, String> {
 /// Says what is wrong.
 pub(crate) fn set<'a>(expressions: impl Iterator<Item = &'a str>) -> Result<RegexSet, String> {
     // Bounded by whoever adds up the sizes.
-    RegexSetBuilder::new(expressions.map(anchored)).size_limit(usize::MAX).build().map_err(|error| error.to_string())
+    let mut builder = RegexSetBuilder::new(expressions.map(anchored));
+    builder.dot_matches_new_line(true).size_limit(usize::MAX).build().map_err(|error| error.to_string())
 }
 
 fn anchored(expression: &str) -> String {
     format!("^(?:{expression})$")
 }
 
+/// Who writes `/admin/.*` means everything below, so that a line feed (`/admin/%0A`) evades no rule.
+fn builder(expression: &str) -> RegexBuilder {
+    let mut builder = RegexBuilder::new(expression);
+    builder.dot_matches_new_line(true);
+    builder
+}
+
 fn build(expression: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(expression).size_limit(SIZE_LIMIT).build();
+    let built = builder(expression).size_limit(SIZE_LIMIT).build();
     built.map_err(|error| format!("invalid regular expression {expression:?}: {error}"))
 }
 
@@ -67,11 +75,21 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_matches_line_feeds() {
+        assert!(whole("/admin/.*").unwrap().is_match("/admin/\nx\n"));
+        assert!(set(["/admin/.*"].into_iter()).unwrap().is_match("/admin/\nx\n"));
+        assert!(!whole("/admin").unwrap().is_match("/admin\n"));
+    }
+
+    #[test]
     fn a_size_is_one_that_suffices_for_many_of_its_kind() {
         for expression in ["/shop/[0-9]+", r"/\w{3}", "/[a-z]{3000}"] {
             let size = size(expression).unwrap();
             let many = std::iter::repeat_n(anchored(expression), 5);
-            assert!(RegexSetBuilder::new(many).size_limit(size * 5).build().is_ok(), "{expression} {size}");
+            assert!(
+                RegexSetBuilder::new(many).dot_matches_new_line(true).size_limit(size * 5).build().is_ok(),
+                "{expression} {size}"
+            );
         }
         assert_eq!(size("/shop/[0-9]+"), Ok(SMALLEST_SIZE));
         assert!(size("/[a-z]{3000}").unwrap() > SMALLEST_SIZE);

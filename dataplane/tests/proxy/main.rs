@@ -26,6 +26,7 @@ mod mirrors;
 mod misdirected;
 mod names;
 mod operations;
+mod paths;
 mod protocols;
 mod retries;
 mod rig;
