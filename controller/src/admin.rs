@@ -1,52 +1,21 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use std::convert::Infallible;
-use std::time::Duration;
-
+use dataplane::admin_port;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
-/// How many connections are served at once; probes and scrapers need few.
-static CONNECTIONS: Semaphore = Semaphore::const_new(64);
-
 /// Serves until `shutdown`. Ready means that the first full build is published, whether or not this replica leads.
 pub async fn serve(listener: TcpListener, ready: watch::Receiver<bool>, metrics: Metrics, mut shutdown: Shutdown) {
-    loop {
-        let Ok(permit) = CONNECTIONS.acquire().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.requested() => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "no connection can be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (ready, metrics) = (ready.clone(), metrics.clone());
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(&request, *ready.borrow(), &metrics);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(10))
-                .serve_connection(TokioIo::new(stream), service);
-            let _ = connection.await; // a client that goes away is no news
-            drop(permit);
-        });
+    let respond = move |request: &Request<Incoming>| answer(request, *ready.borrow(), &metrics);
+    tokio::select! {
+        () = admin_port::serve(listener, respond) => {}
+        () = shutdown.requested() => {}
     }
 }
 

@@ -1,8 +1,9 @@
 //! The log on standard error.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, stderr};
 
 use clap::ValueEnum;
+use dataplane::diagnostics::{self, Writing};
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
@@ -19,15 +20,20 @@ pub enum Format {
 }
 
 /// Logs what RUST_LOG selects, by default from INFO on. Without a format it is text on a terminal and where a `folder` is worked on.
-pub fn start(format: Option<Format>, folder: bool) {
+/// The log goes on as long as the result is kept.
+///
+/// # Errors
+/// The thread that writes cannot be made.
+pub fn start(format: Option<Format>, folder: bool) -> io::Result<Writing> {
     let terminal = stderr().is_terminal();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = fmt::layer().with_writer(stderr);
+    let (lines, writing) = diagnostics::start(stderr())?;
+    let lines = fmt::layer().with_writer(lines);
     let lines = match format.unwrap_or(if terminal || folder { Format::Text } else { Format::Json }) {
         Format::Text => lines.with_ansi(terminal).boxed(),
         Format::Json => lines.json().boxed(),
     };
-    subscriber(filter, lines).init();
+    subscriber(diagnostics::filter(), lines).init();
+    Ok(writing)
 }
 
 /// Secrets stay out of `lines`, whatever `filter` selects.
@@ -47,7 +53,7 @@ fn quotes_nothing(event: &Metadata<'_>) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::io::{self, Write};
+    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use k8s_openapi::api::core::v1::Secret;

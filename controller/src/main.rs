@@ -38,7 +38,13 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let folder = !matches!(cli.command, Command::Controller(_));
-    log::start(cli.log_format, folder);
+    let _log = match log::start(cli.log_format, folder) {
+        Ok(writing) => writing,
+        Err(error) => {
+            eprintln!("the log cannot be written: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let result = match cli.command {
         Command::Controller(options) => controller(*options),
         Command::Run(arguments) => return run::main(&arguments),

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use dataplane::diagnostics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -28,6 +30,7 @@ pub struct Metrics {
     status_writes: Family<Written, Counter>,
     statuses_failing: Gauge,
     events_left_out: Gauge,
+    log_lines_dropped: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,6 +77,9 @@ impl Default for Metrics {
         );
         let help = "Problems without an Event, since their objects have so many";
         registry.register("events_left_out", help, events_left_out.clone());
+        let log_lines_dropped = Counter::default();
+        let help = "Lines of the process's log that nobody took in time";
+        registry.register("log_lines_dropped", help, log_lines_dropped.clone());
         Self {
             registry: Arc::new(registry),
             builds,
@@ -87,6 +93,7 @@ impl Default for Metrics {
             status_writes,
             statuses_failing,
             events_left_out,
+            log_lines_dropped,
         }
     }
 }
@@ -154,6 +161,7 @@ impl Metrics {
 
     /// All of it as text.
     pub fn text(&self) -> String {
+        self.log_lines_dropped.inner().store(diagnostics::dropped(), Relaxed);
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,

@@ -1,31 +1,21 @@
 //! Health and metrics, on a port and a thread of their own.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use crate::background::Background;
 use crate::exposition;
 use crate::metrics::WorkerStats;
 use crate::shared::{Phase, Shared};
-
-/// Probes and scrapers at once; more wait.
-const MAX_CONNECTIONS: usize = 64;
-/// A client of this port that sends nothing for so long is closed.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the answers are made of.
 pub struct Sources {
@@ -47,29 +37,8 @@ pub fn start(background: &Background, address: SocketAddr, sources: Sources) -> 
         let _runtime = background.enter();
         TcpListener::from_std(socket)?
     };
-    background.spawn(run(listener, Arc::new(sources)));
+    background.spawn(crate::admin_port::serve(listener, move |request| answer(request, &sources)));
     Ok(bound)
-}
-
-async fn run(listener: TcpListener, sources: Arc<Sources>) {
-    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let (stream, _) = crate::listen::accept(&listener).await;
-        let Ok(permit) = free.clone().acquire_owned().await else { return };
-        let sources = sources.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(&request, &sources);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "a connection to the admin port ended");
-            }
-            drop(permit);
-        });
-    }
 }
 
 fn answer(request: &Request<Incoming>, sources: &Sources) -> Response<Full<Bytes>> {

@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::diagnostics;
 use crate::metrics::{BUCKETS, Counter, L4Totals, RuleTotals, WorkerStats, l4_totals, rule_totals};
 use crate::reason::Reason;
 use crate::shared::{Shared, State};
@@ -37,7 +38,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let sum =
             |counter: fn(&WorkerStats) -> &Counter| self.stats.iter().map(|stats| counter(stats).get()).sum::<u64>();
-        let counters: [(&str, &str, u64); 11] = [
+        let counters: [(&str, &str, u64); 12] = [
             ("connections_accepted", "Client connections accepted", sum(|stats| &stats.accepted)),
             ("connections_overdue", "Client connections closed for a time limit", sum(|stats| &stats.overdue)),
             ("tls_handshake_failures", "TLS handshakes that failed", sum(|stats| &stats.handshake_failures)),
@@ -49,6 +50,7 @@ impl Collector for Scrape {
             ("mirrors", "Copies of requests that were answered", sum(|stats| &stats.mirrors)),
             ("mirrors_dropped", "Copies of requests that got no answer", sum(|stats| &stats.mirrors_dropped)),
             ("access_log_dropped", "Access log lines that nobody took in time", sum(|stats| &stats.log_dropped)),
+            ("log_lines_dropped", "Lines of the process's log that nobody took in time", diagnostics::dropped()),
         ];
         for (name, help, value) in counters {
             ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;

@@ -4,6 +4,7 @@
 //! failing a request.
 
 mod admin;
+pub mod admin_port;
 mod arriving;
 mod attempt;
 mod authorities;
@@ -18,6 +19,7 @@ mod clock;
 pub mod cluster;
 pub mod compile;
 mod connection;
+pub mod diagnostics;
 mod dns;
 mod exchange;
 mod exposition;

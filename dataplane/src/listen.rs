@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::diagnostics::Seldom;
 use crate::transport::KEEP_ALIVE;
 
 /// Datagrams that the kernel keeps while a worker is busy, in bytes; it may allow less (`net.core.rmem_max`).
@@ -18,6 +19,9 @@ const BACKLOG: i32 = 4096;
 
 /// How long accepting pauses after an error that will not pass by itself at once (no file descriptors, no memory).
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Clients can bring about that this fails, and go on with it.
+static ACCEPT_FAILED: Seldom = Seldom::new(Duration::from_secs(10));
 
 /// Binds `port` once for each of `workers`. Either all sockets are bound or none.
 pub fn bind(address: IpAddr, port: u16, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
@@ -82,7 +86,9 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections for the moment");
+                if ACCEPT_FAILED.is_due() {
+                    tracing::warn!(%error, "cannot accept connections for the moment");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

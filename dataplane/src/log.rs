@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::io::Write;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,25 +18,34 @@ use crate::udp::Session;
 /// A batch leaves its worker when it has grown to this, or at the next tick.
 const BATCH: usize = 32 * 1024;
 /// Batches that may wait for the writer, over all workers.
-const WAITING: usize = 64;
+pub const WAITING: usize = 64;
 /// How long the last lines may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The writer's end: batches of whole lines.
+/// The writer's end: batches of whole lines, of the access log or of the process's own.
 pub struct LogWriter(Receiver<Vec<u8>>);
 
-/// The workers' end.
+/// The end of those who log.
 #[derive(Clone, Debug)]
 pub struct LogSender(SyncSender<Vec<u8>>);
 
-/// The two ends of a log.
-pub fn channel() -> (LogSender, LogWriter) {
-    let (sender, receiver) = sync_channel(WAITING);
+/// The two ends of a log, between which so many batches may wait.
+pub fn channel(waiting: usize) -> (LogSender, LogWriter) {
+    let (sender, receiver) = sync_channel(waiting);
     (LogSender(sender), LogWriter(receiver))
 }
 
+impl LogSender {
+    /// Hands a batch over; gives it back when too many wait, or nobody writes any more. Never blocks.
+    pub fn try_send(&self, batch: Vec<u8>) -> Result<(), Vec<u8>> {
+        self.0.try_send(batch).map_err(|error| match error {
+            TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch,
+        })
+    }
+}
+
 impl LogWriter {
-    /// Writes batches until all workers are gone. Blocks; runs on its own thread.
+    /// Writes batches until all senders are gone. Blocks; runs on its own thread.
     pub fn run(self, mut output: impl Write) {
         for batch in self.0 {
             // With standard output gone there is nobody to tell.
@@ -123,9 +132,7 @@ impl AccessLog {
         if lines.is_empty() {
             return;
         }
-        if let Err(error) = self.sender.0.try_send(std::mem::take(lines)) {
-            let (std::sync::mpsc::TrySendError::Full(batch) | std::sync::mpsc::TrySendError::Disconnected(batch)) =
-                error;
+        if let Err(batch) = self.sender.try_send(std::mem::take(lines)) {
             stats.log_dropped.add(batch.iter().filter(|byte| **byte == b'\n').count() as u64);
         }
     }
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_log_that_nobody_reads_drops_and_counts() {
-        let (sender, writer) = channel();
+        let (sender, writer) = channel(WAITING);
         let log = AccessLog::new(sender);
         let stats = WorkerStats::default();
         for _ in 0..WAITING + 3 {

@@ -9,9 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use dataplane::source::{self, Config};
-use dataplane::{Options, Proxy};
+use dataplane::{Options, Proxy, diagnostics};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -78,7 +77,7 @@ fn main() -> anyhow::Result<()> {
     // Before anything else: as the first process of a container it has no signal but those that it handles.
     let signals = runtime.block_on(async { Signals::new() })?;
     let arguments = Arguments::parse();
-    log();
+    let _log = log()?;
     runtime.block_on(run(arguments, signals))
 }
 
@@ -102,10 +101,15 @@ impl Signals {
 }
 
 /// Logs to standard error as RUST_LOG selects: text on a terminal, else JSON.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() { builder.init() } else { builder.json().init() }
+fn log() -> std::io::Result<diagnostics::Writing> {
+    let (lines, writing) = diagnostics::start(std::io::stderr())?;
+    let builder = tracing_subscriber::fmt().with_env_filter(diagnostics::filter()).with_writer(lines);
+    if std::io::stderr().is_terminal() {
+        builder.init()
+    } else {
+        builder.json().init()
+    }
+    Ok(writing)
 }
 
 async fn run(arguments: Arguments, mut signals: Signals) -> anyhow::Result<()> {

@@ -160,7 +160,7 @@ impl Proxy {
             },
         });
         let stats: Arc<[_]> = (0..count).map(|_| Arc::new(WorkerStats::default())).collect();
-        let (log, writer) = crate::log::channel();
+        let (log, writer) = crate::log::channel(crate::log::WAITING);
         let writing = std::thread::Builder::new()
             .name("access-log".into())
             .spawn(|| writer.run(output))

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use dataplane::diagnostics::Seldom;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -17,6 +18,9 @@ pub const TOKEN_AUDIENCE: &str = "sluice";
 
 /// Longer ones are not looked at.
 const MAX_TOKEN: usize = 16 << 10;
+
+/// What strangers can bring about again and again is logged once in this time.
+static REVIEW_FAILED: Seldom = Seldom::new(Duration::from_secs(10));
 
 /// What the API server tells about the pod that a token is bound to.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -93,7 +97,9 @@ async fn review(client: &Client, token: &str) -> Result<Option<(ServiceAccount, 
     let review = TokenReview { spec, ..Default::default() };
     let answer =
         Api::<TokenReview>::all(client.clone()).create(&PostParams::default(), &review).await.map_err(|error| {
-            tracing::warn!(%error, "the API server cannot review a data plane's token");
+            if REVIEW_FAILED.is_due() {
+                tracing::warn!(%error, "the API server cannot review a data plane's token");
+            }
             Status::unavailable("the token cannot be reviewed at the moment")
         })?;
     Ok(reviewed(answer))

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane::diagnostics::Seldom;
 use futures::Stream;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::crypto::aws_lc_rs;
@@ -43,6 +44,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What strangers can bring about again and again is logged once in this time.
+static ACCEPT_FAILED: Seldom = Seldom::new(Duration::from_secs(10));
 
 /// A server that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +93,9 @@ pub(super) async fn serve_within(
                     connections.spawn(connection(socket, acceptor.clone(), service.clone(), limits, permit));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a data plane's connection");
+                    if ACCEPT_FAILED.is_due() {
+                        tracing::warn!(%error, "cannot accept a data plane's connection");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },

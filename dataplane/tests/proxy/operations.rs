@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use dataplane::{Options, Proxy};
 use snapshot::{AffinityCookie, AffinityMode, CookieSecure, Persistence, Resource};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 use crate::backend::Backend;
 use crate::client::{fetch, get, http1, http2, send};
@@ -48,6 +50,26 @@ async fn health_readiness_and_metrics_are_served_on_a_port_of_their_own() {
     rig.proxy.drain(Duration::from_millis(50)).await;
     assert_eq!(fetch(admin, "/readyz").await.status, 503);
     assert_eq!(fetch(admin, "/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn silent_connections_to_the_admin_port_keep_no_probe_out() {
+    let proxy = Proxy::start(options()).unwrap();
+    let admin = proxy.admin_address().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(admin).await.unwrap());
+        }
+        // A probe of Kubernetes waits for 1 s; silent clients are cut after 2 s.
+        let probed = tokio::time::timeout(Duration::from_secs(1), fetch(admin, "/healthz"));
+        assert_eq!(probed.await.expect("a probe waits for silent clients").status, 200);
+    }
+    // All of them end, those that were not pushed out by their time limit.
+    for mut stream in silent {
+        let ended = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0])).await;
+        assert!(matches!(ended.expect("a silent client stays"), Ok(0) | Err(_)));
+    }
 }
 
 #[tokio::test]
