@@ -202,8 +202,14 @@ pub fn server_config(
     };
     // Tickets carry the whole session, so that any replica resumes it; a cache here would only serve this one.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    config.ticketer = Arc::new(Tickets::new(tickets, Scope::of(clients)));
-    config.send_tls13_tickets = 1;
+    if matches!(clients, Some(ClientValidation::Required(_))) {
+        // A resumed session would bring the certificate of its first handshake along, which has expired since or was renewed. So each
+        // handshake is a whole one: the certificate is verified, and who has a new one shows it.
+        config.send_tls13_tickets = 0;
+    } else {
+        config.ticketer = Arc::new(Tickets::new(tickets, Scope::of(clients)));
+        config.send_tls13_tickets = 1;
+    }
     (Some(config), refused)
 }
 

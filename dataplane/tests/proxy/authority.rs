@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, Certificate as Issued, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -41,8 +42,18 @@ impl Authority {
 
     /// A certificate for a client, without any name but its subject.
     pub fn client(&self) -> Certificate {
-        let key = KeyPair::generate().unwrap();
+        self.client_of(CertificateParams::default())
+    }
+
+    /// The same, which expires so soon.
+    pub fn client_for(&self, life: Duration) -> Certificate {
         let mut params = CertificateParams::default();
+        params.not_after = (SystemTime::now() + life).into();
+        self.client_of(params)
+    }
+
+    fn client_of(&self, mut params: CertificateParams) -> Certificate {
+        let key = KeyPair::generate().unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         certificate(&params.signed_by(&key, &self.issuer).unwrap(), &key)
     }

@@ -164,11 +164,39 @@ async fn no_session_leads_past_what_is_asked_of_clients() {
         // Both hold tickets of sessions in which no certificate was asked for.
         assert_eq!(port.demand(required(&[&ours])), []);
         assert_eq!(port.get(&nobody, GUARDED).await, None, "{version:?}");
-        assert_eq!(port.get(&known, GUARDED).await, Some((200, HandshakeKind::Full)), "{version:?}");
-        assert_eq!(port.get(&known, GUARDED).await, Some((200, HandshakeKind::Resumed)), "{version:?}");
+        // A certificate is verified in each handshake.
+        for _ in 0..3 {
+            assert_eq!(port.get(&known, GUARDED).await, Some((200, HandshakeKind::Full)), "{version:?}");
+        }
         // And now of a session that counted under another authority.
         assert_eq!(port.demand(required(&[&other])), []);
         assert_eq!(port.get(&known, GUARDED).await, None, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_does_not_outlive_its_clients_certificate() {
+    const LIFE: Duration = Duration::from_secs(6);
+    let ours = Authority::new();
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let port = Guarded::new(required(&[&ours])).await;
+        let certificate = ours.client_for(LIFE);
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(port.servers.der.clone().into()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let (chain, key) = parts(&certificate);
+        let mut client = builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        let client = Arc::new(client);
+        assert_eq!(port.get(&client, GUARDED).await.map(|(status, _)| status), Some(200), "{version:?}");
+        // It is refused as soon as it has expired, though the client kept what it could of its sessions.
+        let expired = tokio::time::timeout(LIFE * 5, async {
+            while port.get(&client, GUARDED).await.is_some() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+        expired.await.unwrap_or_else(|_| panic!("{version:?}: still let in"));
     }
 }
 
