@@ -17,6 +17,7 @@ pub struct Memo {
     pub(crate) certificates: certificates::Memo,
     pub(crate) services: backends::Memo,
     pub(crate) routes: gateway::Memo,
+    pub(crate) expressions: gateway::ExpressionsMemo,
     /// The certificate that each reference led to last, for those that lead to a Secret which cannot be read for now.
     pub(crate) shown: BTreeMap<Place, Shown>,
 }

@@ -10,6 +10,7 @@
 mod address;
 mod convert;
 mod delta;
+pub mod expression;
 mod host;
 mod model;
 pub mod proto;

@@ -305,6 +305,21 @@ pub struct Match {
     pub rank: Rank,
 }
 
+impl Match {
+    /// The regular expressions of the match: of its path, its headers and its query parameters.
+    pub fn expressions(&self) -> impl Iterator<Item = &str> {
+        let path = match &self.path {
+            PathMatch::Regex(expression) => Some(expression.as_str()),
+            PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::LastElement(_) => None,
+        };
+        let values = self.headers.iter().chain(&self.query).filter_map(|condition| match &condition.value {
+            ValuePattern::Regex(expression) => Some(expression.as_str()),
+            ValuePattern::Exact(_) => None,
+        });
+        path.into_iter().chain(values)
+    }
+}
+
 /// A condition on the path, without the query.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum PathMatch {

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use snapshot::{Hash, HostPattern, Kind, Rank, Resource, ResourceId, Snapshot};
+use snapshot::expression::ROUTE_SIZE;
+use snapshot::{Hash, HostPattern, Kind, Match, Rank, Resource, ResourceId, Snapshot};
 
 use super::l4;
 use super::listener::{self, Listeners, Serves, admits};
 use super::path::{Candidate, PathMap};
+use super::pattern;
 use super::renew::renew;
 use super::rule::Rule;
 use super::table::{Host, Listener, RouteTable};
@@ -257,6 +259,27 @@ impl Misfit {
     }
 }
 
+/// Adds up what the route's regular expressions take before any of them is compiled for good.
+///
+/// # Errors
+/// Together they take more than a route may.
+fn within_budget(source: &snapshot::Route) -> Result<(), String> {
+    let mut sum = 0;
+    for rule in &source.rules {
+        for expression in rule.matches.iter().flat_map(Match::expressions) {
+            sum += pattern::size(expression).map_err(|reason| format!("{}: {reason}", rule.name))?;
+            if sum > ROUTE_SIZE {
+                return Err(format!(
+                    "{}: the regular expressions of the route take more than {} MiB once compiled",
+                    rule.name,
+                    ROUTE_SIZE >> 20
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Route {
     fn compile(
         id: &ResourceId,
@@ -269,6 +292,7 @@ impl Route {
         for attachment in &source.attachments {
             admits(listeners, &attachment.listener, &[Serves::Requests])?;
         }
+        within_budget(source)?;
         let mut candidates = Vec::new();
         let mut rules = Vec::with_capacity(source.rules.len());
         for rule in &source.rules {

@@ -300,10 +300,13 @@ fn a_bad_route_is_rejected_alone_and_keeps_its_last_good_version() {
     assert_eq!(compile_routes(&snapshot(&any, &routes), &new).1.len(), 2, "still rejected when nothing else changes");
 }
 
-/// An expression that takes 16 KiB, and only one that takes 4 fits beside it into 20.
-const LARGE: &str = "/[a-z]{100}";
+/// An expression beside which there is room for a small one, and not for another large one.
+const LARGE: &str = "/[a-z]{400}";
 const SMALL: &str = "/small/[0-9]+";
-const ROOM: usize = 20 << 10;
+
+fn room() -> usize {
+    pattern::size(LARGE).unwrap() + pattern::size(SMALL).unwrap()
+}
 
 fn regex(expression: &str, created: i64) -> Vec<Vec<Match>> {
     let rank = Rank { created, ..prefix("/").rank };
@@ -312,7 +315,7 @@ fn regex(expression: &str, created: i64) -> Vec<Vec<Match>> {
 
 fn compile_in_room(snapshot: &Snapshot, previous: &Arc<RouteTable>) -> (Arc<RouteTable>, Vec<String>) {
     let (clusters, mut limiters) = (ClusterRegistry::default(), LimiterRegistry::default());
-    let (table, rejections) = build::compile_within(ROOM, snapshot, previous, &clusters, &mut limiters);
+    let (table, rejections) = build::compile_within(room(), snapshot, previous, &clusters, &mut limiters);
     assert!(rejections.iter().all(|rejection| rejection.reason.contains("do not fit")), "{rejections:?}");
     (table, rejections.into_iter().map(|rejection| rejection.id.name).collect())
 }
@@ -321,7 +324,7 @@ fn compile_in_room(snapshot: &Snapshot, previous: &Arc<RouteTable>) -> (Arc<Rout
 fn a_route_that_does_not_fit_into_its_host_is_rejected_alone_and_keeps_its_last_good_version() {
     let any = [(80, HostPattern::Any)];
     let (a, other) = (attached(&["a"]), attached(&["a", "b"]));
-    let large = "/".to_owned() + &"x".repeat(100);
+    let large = "/".to_owned() + &"x".repeat(400);
     let letters: &'static str = large.leak();
     let first = [
         (a.clone(), regex(LARGE, 1)),
@@ -389,8 +392,24 @@ fn of_new_routes_the_first_in_rank_get_the_room() {
     let routes = [(attached(&["a"]), regex(LARGE, 2)), (attached(&["a"]), regex(LARGE, 1))];
     let (table, rejected) = compile_in_room(&snapshot(&any, &routes), &Arc::default());
     assert_eq!(rejected, ["r0"]);
-    let letters: &'static str = ("/".to_owned() + &"x".repeat(100)).leak();
+    let letters: &'static str = ("/".to_owned() + &"x".repeat(400)).leak();
     assert_eq!(Request::get(80, "a", letters).answered_by(&table).as_deref(), Some("r1 rule 0"));
+}
+
+#[test]
+fn a_route_whose_expressions_take_too_much_is_rejected_alone() {
+    let any = [(80, HostPattern::Any)];
+    let headers = (0..200).map(|number| snapshot::ValueMatch {
+        name: format!("x{number}"),
+        value: snapshot::ValuePattern::Regex(format!(r"[\p{{L}}\p{{N}}]{{8}}{number}")),
+    });
+    let costly = vec![vec![Match { headers: headers.collect(), ..prefix("/") }]];
+    let routes = [(attached(&["a"]), costly), (attached(&["a"]), vec![vec![prefix("/")]])];
+    let (clusters, mut limiters) = (ClusterRegistry::default(), LimiterRegistry::default());
+    let (table, rejections) = build::compile(&snapshot(&any, &routes), &Arc::default(), &clusters, &mut limiters);
+    let [rejection] = &rejections[..] else { panic!("{rejections:?}") };
+    assert!(rejection.id.name == "r0" && rejection.reason.contains("more than 4 MiB"), "{rejection:?}");
+    assert_eq!(Request::get(80, "a", "/").answered_by(&table).as_deref(), Some("r1 rule 0"));
 }
 
 #[test]

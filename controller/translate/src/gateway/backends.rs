@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crds::gateway::{BackendObjectReference, BackendRef};
 use snapshot::BackendProtocol;
 
+use super::expressions::Expressions;
 use super::filters::Step;
 use super::grants::Grants;
 use super::rules::Unusable;
@@ -55,14 +56,21 @@ pub(super) struct Backends<'a> {
     pub grants: Grants<'a>,
     /// What policies say about them.
     pub policies: Arc<Policies>,
+    /// What regular expressions may cost.
+    pub expressions: Expressions,
     /// See [`Self::take_asked`].
     asked: RefCell<BTreeSet<ObjectKey>>,
 }
 
 impl<'a> Backends<'a> {
     /// Nobody asked yet.
-    pub fn new(services: Rc<Services<'a>>, grants: Grants<'a>, policies: Arc<Policies>) -> Self {
-        Self { services, grants, policies, asked: RefCell::default() }
+    pub fn new(
+        services: Rc<Services<'a>>,
+        grants: Grants<'a>,
+        policies: Arc<Policies>,
+        expressions: Expressions,
+    ) -> Self {
+        Self { services, grants, policies, expressions, asked: RefCell::default() }
     }
 
     /// The Services that were looked for since the last call: whoever asked depends on them, and on no others.

@@ -6,6 +6,7 @@ use crds::gateway::{
 use snapshot::{Match, PathMatch};
 
 use super::backends::Backends;
+use super::expressions::Expressions;
 use super::filters::{self, Surroundings};
 use super::matches;
 use super::rules::{self, Rules, Unusable, Work, no_timeouts, rank};
@@ -13,13 +14,14 @@ use crate::{Kind, ObjectKey};
 
 /// Parses all rules; a route without rules has one that matches everything and has no backend.
 pub(super) fn parse<'a>(key: &ObjectKey, route: &GRPCRoute, backends: &Backends<'a>) -> Rules<'a> {
+    backends.expressions.begin();
     let nothing = [GRPCRouteRule::default()];
     let written = route.spec.rules.as_deref().filter(|rules| !rules.is_empty()).unwrap_or(&nothing);
     rules::parse::<GRPCRoute, _>(
         key,
         written,
         |rule| rule.name.as_ref(),
-        |index, rule| matches::each(rule.matches.as_deref(), |one| one_match(route, index, one)),
+        |index, rule| matches::each(rule.matches.as_deref(), |one| one_match(route, index, one, &backends.expressions)),
         |rule, matches| work(rule, matches, &key.namespace, backends),
     )
 }
@@ -55,10 +57,15 @@ fn as_http(filters: &[GRPCRouteFilter]) -> Vec<HTTPRouteFilter> {
     filters.iter().map(convert).collect()
 }
 
-fn one_match(route: &GRPCRoute, rule: usize, one: &GRPCRouteMatch) -> Result<Match, Unusable> {
-    let headers =
-        matches::headers(one.headers.as_deref().unwrap_or_default()).map_err(|unusable| unusable.within("headers"))?;
-    let path = path(one.method.as_ref()).map_err(|unusable| unusable.within("method"))?;
+fn one_match(
+    route: &GRPCRoute,
+    rule: usize,
+    one: &GRPCRouteMatch,
+    expressions: &Expressions,
+) -> Result<Match, Unusable> {
+    let headers = matches::headers(one.headers.as_deref().unwrap_or_default(), expressions)
+        .map_err(|unusable| unusable.within("headers"))?;
+    let path = path(one.method.as_ref(), expressions).map_err(|unusable| unusable.within("method"))?;
     let length =
         |part: fn(&GRPCMethodMatch) -> Option<&String>| one.method.as_ref().and_then(part).map_or(0, String::len);
     let service = length(|method| method.service.as_ref());
@@ -73,7 +80,7 @@ fn specificity(service: usize, method: usize, headers: usize) -> u32 {
     fewer(service, 0x7ff) << 16 | fewer(method, 0x7ff) << 5 | fewer(headers, 0x1f)
 }
 
-fn path(method: Option<&GRPCMethodMatch>) -> Result<PathMatch, Unusable> {
+fn path(method: Option<&GRPCMethodMatch>, expressions: &Expressions) -> Result<PathMatch, Unusable> {
     let Some(condition) = method else { return Ok(PathMatch::Prefix("/".into())) };
     let part = |value: &Option<String>, field: &'static str| match value.as_deref().filter(|value| !value.is_empty()) {
         Some(value) if value.contains('/') => Err(Unusable::new(field, format!("{value:?} contains a slash"))),
@@ -87,17 +94,20 @@ fn path(method: Option<&GRPCMethodMatch>) -> Result<PathMatch, Unusable> {
             (None, None) => Err(Unusable::new("", "name a service or a method")),
         },
         "RegularExpression" => {
-            let part = |expression: &Option<String>, field: &'static str| match expression {
-                Some(expression) => {
-                    matches::expression(expression).map_err(|unusable| Unusable { field: field.into(), ..unusable })
-                }
-                None => Ok("[^/]+".to_owned()),
-            };
-            let (service, method) = (part(&condition.service, "service")?, part(&condition.method, "method")?);
-            matches::expression(&format!("/(?:{service})/(?:{method})")).map(PathMatch::Regex)
+            for (part, field) in [(&condition.service, "service"), (&condition.method, "method")] {
+                let checked = part.as_ref().map_or(Ok(()), |part| expressions.check_part(part));
+                checked.map_err(|unusable| Unusable { field: field.into(), ..unusable })?;
+            }
+            expressions.check(&expression(condition)).map(PathMatch::Regex)
         }
         other => Err(Unusable::new("type", format!("{other:?} is not supported: use Exact or RegularExpression"))),
     }
+}
+
+/// The expression for the path of a condition whose type is `RegularExpression`.
+pub(super) fn expression(condition: &GRPCMethodMatch) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "[^/]+".into());
+    format!("/(?:{})/(?:{})", part(&condition.service), part(&condition.method))
 }
 
 #[cfg(test)]

@@ -13,13 +13,16 @@ use crate::{Kind, ObjectKey, duration};
 
 /// Parses all rules; a route without rules has one that matches everything and has no backend.
 pub(super) fn parse<'a>(key: &ObjectKey, route: &HTTPRoute, backends: &Backends<'a>) -> Rules<'a> {
+    backends.expressions.begin();
     let nothing = [HTTPRouteRule::default()];
     let written = route.spec.rules.as_deref().filter(|rules| !rules.is_empty()).unwrap_or(&nothing);
     rules::parse::<HTTPRoute, _>(
         key,
         written,
         |rule| rule.name.as_ref(),
-        |index, rule| matches::each(rule.matches.as_deref(), |one| matches::parse(route, index, one)),
+        |index, rule| {
+            matches::each(rule.matches.as_deref(), |one| matches::parse(route, index, one, &backends.expressions))
+        },
         |rule, matches| work(rule, matches, &key.namespace, backends),
     )
 }

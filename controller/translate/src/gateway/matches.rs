@@ -1,13 +1,10 @@
 //! Matches of an HTTPRoute, with their precedence.
 
 use crds::gateway::{HTTPRoute, HTTPRouteMatch, HTTPValueMatch};
-use regex::RegexBuilder;
 use snapshot::{Match, PathMatch, ValueMatch, ValuePattern};
 
+use super::expressions::Expressions;
 use super::rules::{Unusable, rank};
-
-/// The largest compiled expression in bytes.
-const REGEX_SIZE: usize = 1 << 20;
 
 /// Each of a rule's `matches`; without any, the one that says nothing and so matches everything.
 pub(super) fn each<T: Default>(
@@ -21,10 +18,16 @@ pub(super) fn each<T: Default>(
 }
 
 /// A match of rule `rule`.
-pub(super) fn parse(route: &HTTPRoute, rule: usize, one: &HTTPRouteMatch) -> Result<Match, Unusable> {
-    let path = path(one).map_err(|unusable| unusable.within("path"))?;
-    let headers = headers(one.headers.as_deref().unwrap_or_default()).map_err(|unusable| unusable.within("headers"))?;
-    let query = values(one.query_params.as_deref().unwrap_or_default(), Name::Query)
+pub(super) fn parse(
+    route: &HTTPRoute,
+    rule: usize,
+    one: &HTTPRouteMatch,
+    expressions: &Expressions,
+) -> Result<Match, Unusable> {
+    let path = path(one, expressions).map_err(|unusable| unusable.within("path"))?;
+    let headers = headers(one.headers.as_deref().unwrap_or_default(), expressions)
+        .map_err(|unusable| unusable.within("headers"))?;
+    let query = values(one.query_params.as_deref().unwrap_or_default(), Name::Query, expressions)
         .map_err(|unusable| unusable.within("queryParams"))?;
     let rank = rank(route, rule, specificity(one.method.is_some(), headers.len(), query.len()));
     Ok(Match { path, method: one.method.clone(), headers, query, rank })
@@ -36,7 +39,7 @@ fn specificity(method: bool, headers: usize, query: usize) -> u32 {
     u32::from(!method) << 16 | fewer(headers) << 8 | fewer(query)
 }
 
-fn path(one: &HTTPRouteMatch) -> Result<PathMatch, Unusable> {
+fn path(one: &HTTPRouteMatch, expressions: &Expressions) -> Result<PathMatch, Unusable> {
     let path = one.path.as_ref();
     let value = path.and_then(|path| path.value.as_deref()).unwrap_or("/");
     let absolute = || match value.starts_with('/') {
@@ -49,7 +52,7 @@ fn path(one: &HTTPRouteMatch) -> Result<PathMatch, Unusable> {
             "" => Ok(PathMatch::Prefix("/".into())),
             prefix => Ok(PathMatch::Prefix(prefix.into())),
         },
-        "RegularExpression" => Ok(PathMatch::Regex(expression(value)?)),
+        "RegularExpression" => Ok(PathMatch::Regex(expressions.check(value)?)),
         other => Err(Unusable::new(
             "type",
             format!("{other:?} is not supported: use Exact, PathPrefix or RegularExpression"),
@@ -58,8 +61,8 @@ fn path(one: &HTTPRouteMatch) -> Result<PathMatch, Unusable> {
 }
 
 /// Conditions on headers.
-pub(super) fn headers(conditions: &[HTTPValueMatch]) -> Result<Vec<ValueMatch>, Unusable> {
-    values(conditions, Name::Header)
+pub(super) fn headers(conditions: &[HTTPValueMatch], expressions: &Expressions) -> Result<Vec<ValueMatch>, Unusable> {
+    values(conditions, Name::Header, expressions)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,10 +72,11 @@ enum Name {
 }
 
 /// Of several conditions on the same name the first counts; header names are compared without case.
-fn values(conditions: &[HTTPValueMatch], kind: Name) -> Result<Vec<ValueMatch>, Unusable> {
+fn values(conditions: &[HTTPValueMatch], kind: Name, expressions: &Expressions) -> Result<Vec<ValueMatch>, Unusable> {
     let mut values: Vec<ValueMatch> = Vec::new();
     for (index, condition) in conditions.iter().enumerate() {
-        let value = value(condition, kind).map_err(|unusable| unusable.within(format_args!("[{index}]")))?;
+        let value =
+            value(condition, kind, expressions).map_err(|unusable| unusable.within(format_args!("[{index}]")))?;
         if values.iter().all(|earlier| earlier.name != value.name) {
             values.push(value);
         }
@@ -80,7 +84,7 @@ fn values(conditions: &[HTTPValueMatch], kind: Name) -> Result<Vec<ValueMatch>, 
     Ok(values)
 }
 
-fn value(condition: &HTTPValueMatch, kind: Name) -> Result<ValueMatch, Unusable> {
+fn value(condition: &HTTPValueMatch, kind: Name, expressions: &Expressions) -> Result<ValueMatch, Unusable> {
     let name = match (kind, http::HeaderName::try_from(&condition.name)) {
         (Name::Query, _) => condition.name.clone(),
         (Name::Header, Ok(name)) => name.as_str().into(),
@@ -90,24 +94,12 @@ fn value(condition: &HTTPValueMatch, kind: Name) -> Result<ValueMatch, Unusable>
     };
     let value = match condition.type_.as_deref().unwrap_or("Exact") {
         "Exact" => ValuePattern::Exact(condition.value.clone()),
-        "RegularExpression" => ValuePattern::Regex(expression(&condition.value)?),
+        "RegularExpression" => ValuePattern::Regex(expressions.check(&condition.value)?),
         other => {
             return Err(Unusable::new("type", format!("{other:?} is not supported: use Exact or RegularExpression")));
         }
     };
     Ok(ValueMatch { name, value })
-}
-
-/// A regular expression that compiles.
-pub(super) fn expression(text: &str) -> Result<String, Unusable> {
-    match RegexBuilder::new(&format!("^(?:{text})$")).size_limit(REGEX_SIZE).build() {
-        Ok(_) => Ok(text.into()),
-        Err(error) => {
-            let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            Err(Unusable::new("value", format!("the regular expression {text:?} does not compile ({reason})")))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -107,19 +107,22 @@ pub(super) struct Known<R> {
     last_good: Option<Arc<R>>,
     /// Those that it refers to, whether they are there or not.
     services: Box<[ObjectKey]>,
+    /// Whether its namespace had no room for its expressions.
+    refused: bool,
     pub(super) outcome: Outcome,
 }
 
 impl<R> Known<R> {
-    /// What a route came to that looked for these Services.
-    pub(super) fn new(entry: &Entry<R>, services: BTreeSet<ObjectKey>, outcome: Outcome) -> Self {
+    /// What a route came to that looked for these Services, and for whose expressions there was no room if it is `refused`.
+    pub(super) fn new(entry: &Entry<R>, services: BTreeSet<ObjectKey>, refused: bool, outcome: Outcome) -> Self {
         let last_good = entry.last_good.clone().filter(|_| outcome.is_rejected());
-        Self { current: entry.current.clone(), last_good, services: services.into_iter().collect(), outcome }
+        Self { current: entry.current.clone(), last_good, services: services.into_iter().collect(), refused, outcome }
     }
 
     /// Whether the route comes to the same now that these Services have `changed`.
-    pub(super) fn holds(&self, entry: &Entry<R>, changed: &BTreeSet<ObjectKey>) -> bool {
+    pub(super) fn holds(&self, entry: &Entry<R>, changed: &BTreeSet<ObjectKey>, refused: bool) -> bool {
         Arc::ptr_eq(&self.current, &entry.current)
+            && self.refused == refused
             && (!self.outcome.is_rejected() || is(self.last_good.as_ref(), entry.last_good.as_ref()))
             && (changed.is_empty() || self.services.iter().all(|service| !changed.contains(service)))
     }

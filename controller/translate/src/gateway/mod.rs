@@ -12,6 +12,7 @@ mod conditions;
 mod conflicts;
 mod cors;
 mod emit;
+mod expressions;
 mod external_auth;
 mod filters;
 mod frontend;
@@ -48,6 +49,7 @@ use crate::resources::created;
 use crate::{DataPlane, Entry, Kind, ObjectKey, Parameters, Resources};
 use backends::Backends;
 use class::Class;
+use expressions::Expressions;
 use grants::Grants;
 use listener_set::Set;
 use listeners::{Listener, Owner, Unresolved};
@@ -55,6 +57,7 @@ use parameters::{DataPlanes, Reference};
 use protocol::Protocol;
 
 pub(crate) use conditions::condition;
+pub(crate) use expressions::Memo as ExpressionsMemo;
 pub(crate) use memo::Memo;
 pub use names::{CLASS_NAME, GATEWAY_NAME, label_value, service, services_of_gateway};
 
@@ -97,7 +100,9 @@ struct Refusal {
 pub(crate) fn translate(context: &mut Context) {
     let classes = class::translate(context);
     let resources = context.resources;
-    let backends = Backends::new(context.services.clone(), Grants::new(resources), context.policies.clone());
+    let expressions = Expressions::new(resources, std::mem::take(&mut context.memo.expressions));
+    let backends =
+        Backends::new(context.services.clone(), Grants::new(resources), context.policies.clone(), expressions);
     let mut sets = listener_set::by_gateway(resources);
     let mut views = Vec::new();
     for (key, entry) in &resources.gateways {
@@ -127,6 +132,7 @@ pub(crate) fn translate(context: &mut Context) {
     }
     let mut views = planes.into_values().flatten().map(|view| (view.key.clone(), view)).collect();
     route::translate(context, &backends, &mut views);
+    context.memo.expressions = backends.expressions.into_memo();
     shadowed::report(context);
     for view in views.values() {
         gateway_status::report(context, view);

@@ -13,7 +13,7 @@ use super::memo::{Known, KnownRoutes};
 use super::outcome::{Outcome, Part};
 use super::route_kind::RouteKind;
 use super::rules::{Rules, Unusable};
-use super::{View, condition, emit, hostname};
+use super::{View, condition, emit, expressions, hostname};
 use crate::context::Context;
 use crate::{Entry, Kind, Map, ObjectKey};
 
@@ -45,10 +45,12 @@ fn of_kind<R: RouteKind>(
     let mut before = std::mem::take(known).into_iter().peekable();
     let routes = routes.iter().map(|(key, entry)| {
         while before.next_if(|(other, _)| other < key).is_some() {}
-        let before = before.next_if(|(other, _)| other == key).filter(|(_, known)| known.holds(entry, changed));
+        let refused = backends.expressions.refuse(R::KIND, key);
+        let before =
+            before.next_if(|(other, _)| other == key).filter(|(_, known)| known.holds(entry, changed, refused));
         let now = before.unwrap_or_else(|| {
             let outcome = attach(context, backends, views, sets, key, entry);
-            (key.clone(), Known::new(entry, backends.take_asked(), outcome))
+            (key.clone(), Known::new(entry, backends.take_asked(), refused, outcome))
         });
         apply(context, views, R::KIND, key, &now.1.outcome);
         now
@@ -138,6 +140,9 @@ struct Verdict<'a> {
 
 impl<'a> Verdict<'a> {
     fn of<R: RouteKind>(outcome: &mut Outcome, backends: &Backends<'a>, key: &ObjectKey, entry: &Entry<R>) -> Self {
+        if backends.expressions.refuse(R::KIND, key) {
+            return Self::without_room::<R>(outcome, key);
+        }
         let rules = entry.current.rules(key, backends);
         let mut verdict = match rules.unusable.is_empty() {
             true => Self { rules, fatal: None, partial: None, unresolved: None },
@@ -145,6 +150,14 @@ impl<'a> Verdict<'a> {
         };
         verdict.unresolved = unresolved::<R>(outcome, key, &verdict.rules);
         verdict
+    }
+
+    fn without_room<R: RouteKind>(outcome: &mut Outcome, key: &ObjectKey) -> Self {
+        outcome.reject();
+        let unusable = expressions::no_room();
+        let message = format!("{}; the route is not used", unusable.message);
+        outcome.warn(R::KIND, key, &unusable.field, unusable.reason, message);
+        Self { rules: Rules::none(), fatal: Some(unusable), partial: None, unresolved: None }
     }
 
     fn of_broken<R: RouteKind>(

@@ -90,6 +90,13 @@ impl fmt::Display for Unusable {
     }
 }
 
+impl Rules<'_> {
+    /// No rule.
+    pub fn none() -> Self {
+        Self { rules: Vec::new(), unusable: Vec::new(), good: 0 }
+    }
+}
+
 /// Parses the rules of the route `key`, one at a time: its `matches`, and what it does for them. A rule whose matches cannot
 /// be used is dropped; one whose work cannot be done refuses its requests.
 pub(super) fn parse<'a, Route: Stored, Rule>(
@@ -99,7 +106,7 @@ pub(super) fn parse<'a, Route: Stored, Rule>(
     matches: impl Fn(usize, &Rule) -> Result<Vec<Match>, Unusable>,
     work: impl Fn(&Rule, &[Match]) -> Result<Work<'a>, Unusable>,
 ) -> Rules<'a> {
-    let mut rules = Rules { rules: Vec::new(), unusable: Vec::new(), good: 0 };
+    let mut rules = Rules::none();
     for (index, rule) in written.iter().enumerate() {
         let place = format!("spec.rules[{index}]");
         let matches = match matches(index, rule) {
