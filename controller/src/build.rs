@@ -203,8 +203,7 @@ impl Builder {
         send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
         built.gate.forget_except(&statuses);
         built.wanted.replace(statuses);
-        built.wanted.withdraws =
-            self.store.problems().all(|problem| !matches!(problem.kind, Kind::Gateway | Kind::GatewayClass));
+        built.wanted.withdraws = self.withdraws();
         self.outputs.ready.send_replace(true);
 
         let unrecorded = self.record(&rejected);
@@ -234,6 +233,14 @@ impl Builder {
             .map(|problem| Report { uid: uid(problem.kind, &problem.object), problem })
             .collect();
         built.reports = reports;
+    }
+
+    /// The kinds where it is known which objects are ours, see [`Wanted::withdraws`].
+    fn withdraws(&self) -> BTreeSet<Kind> {
+        let gateways = self.store.knows(&[Kind::Gateway, Kind::GatewayClass]);
+        let ingresses = self.store.knows(&[Kind::Ingress, Kind::IngressClass]);
+        let gateways = [Kind::Gateway, Kind::ListenerSet].into_iter().filter(|_| gateways);
+        gateways.chain(ingresses.then_some(Kind::Ingress)).collect()
     }
 
     /// The kinds of objects with this name that data planes need and that are not there, as far as that is known.

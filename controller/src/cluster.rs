@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::provision::{self, Provisioner, Template};
 use crate::shutdown::{self, Shutdown};
-use crate::status::Writer;
+use crate::status::{self, Writer};
 use crate::store::{Change, Store};
 use crate::stream::{self, Authenticator, Publisher, ServeError, ServiceAccount};
 use crate::{admin, watch as watches};
@@ -100,7 +100,7 @@ impl Controller {
         let (unrecorded, unrecorded_receiver) = watch::channel(Arc::default());
         let (ready, ready_receiver) = watch::channel(false);
         let (leads_sender, leads) = watch::channel(false);
-        let controllers = vec![options.gateway_controller_name.clone(), options.controller_class.clone()];
+        let controllers = status::controllers(&options.settings());
 
         let mut tasks = JoinSet::new();
         let mut kinds = Vec::new();

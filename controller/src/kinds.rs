@@ -154,7 +154,7 @@ pub fn stored<T: Watched>(mut object: T) -> T {
 
 /// The resource version goes too: two objects are equal when translation sees no difference.
 fn strip(kind: Kind, metadata: &mut ObjectMeta) {
-    metadata.managed_fields.take_if(|_| !matches!(kind, Kind::Gateway | Kind::ListenerSet));
+    metadata.managed_fields.take_if(|_| !matches!(kind, Kind::Gateway | Kind::ListenerSet | Kind::Ingress));
     metadata.resource_version = None;
     metadata.owner_references = None;
     metadata.finalizers = None;

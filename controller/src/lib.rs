@@ -29,5 +29,6 @@ pub mod status;
 pub mod store;
 pub mod stream;
 mod turns;
+pub mod uninstall;
 pub mod watch;
 pub mod write;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use controller::cluster::Controller;
 use controller::log::{self, Format};
 use controller::options::Options;
-use controller::{check, explain, run, shutdown};
+use controller::{check, explain, run, shutdown, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -31,6 +31,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Uninstall(uninstall::Args),
     /// Print the version
     Version,
 }
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => return run::main(&arguments),
         Command::Check(arguments) => return check::main(&arguments),
         Command::Explain(arguments) => return explain::main(&arguments),
+        Command::Uninstall(arguments) => return uninstall::main(&arguments),
         Command::Version => {
             println!("sluice {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -169,6 +169,12 @@ impl Store {
         self.dirty.any()
     }
 
+    /// Whether every object of these kinds could be read, and the API server has the kinds.
+    pub fn knows(&self, kinds: &[Kind]) -> bool {
+        !kinds.iter().any(|kind| self.missing.contains(kind))
+            && !self.problems().any(|problem| kinds.contains(&problem.kind))
+    }
+
     /// The objects that do not decode.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.undecodable.values()

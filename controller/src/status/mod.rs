@@ -8,10 +8,12 @@ mod queue;
 mod refused;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
+use kube::ResourceExt;
+use kube::api::DynamicObject;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -21,10 +23,10 @@ use crate::stream::{Acks, Wait};
 
 use gate::Claim;
 pub use gate::Gate;
-pub use managed::manager;
+pub use managed::controllers;
 use programmed::World;
 pub use refused::Refused;
-pub use writer::{MANAGER, Writer};
+pub use writer::{MANAGER, Writer, clear};
 
 /// The types of the conditions that translation gives to GatewayClasses, Gateways, ListenerSets and their listeners.
 const CONDITIONS: [&str; 7] = [
@@ -54,11 +56,6 @@ impl Target {
     pub fn of(kind: Kind, object: &ObjectKey) -> Option<Self> {
         let own = matches!(kind, Kind::Ingress | Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet);
         (own || entries_field(kind).is_some()).then(|| Self { kind, object: object.clone() })
-    }
-
-    /// Whether an object of this kind can become another controller's, or nobody's, and its whole status with it.
-    pub fn is_handed_over(&self) -> bool {
-        matches!(self.kind, Kind::Gateway | Kind::ListenerSet)
     }
 }
 
@@ -144,7 +141,7 @@ impl Observed {
         let listeners = listeners
             .filter_map(|listener| Some((listener["name"].as_str()?.to_owned(), programmed_generation(listener)?)));
         let (programmed, listeners) = (programmed_generation(&status), listeners.collect());
-        let is_ours = managed::is_own(written, manager(controllers));
+        let is_ours = managed::is_own(kind, written, controllers);
         Self { fingerprint: Fingerprint::of(&own), full, programmed, listeners, is_ours }
     }
 }
@@ -189,6 +186,17 @@ fn load_balancer(addresses: impl Serialize) -> Value {
     json!({ "loadBalancer": { "ingress": addresses } })
 }
 
+/// Whether an object of such a kind has a status, or entries in it, that were written under these names (see [`controllers`]).
+pub fn is_written(kind: Kind, object: &DynamicObject, controllers: &[String]) -> bool {
+    match entries_field(kind) {
+        Some(field) => {
+            let entries = object.data["status"][field].as_array();
+            entries.into_iter().flatten().any(|entry| merge::is_own(entry, controllers))
+        }
+        None => managed::is_own(kind, object.managed_fields(), controllers),
+    }
+}
+
 /// A status to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -204,9 +212,9 @@ pub type Unwritten = BTreeMap<Target, Arc<Write>>;
 /// Compares wanted statuses with observed ones. Statuses that did not change are not serialised again.
 #[derive(Debug, Default)]
 pub struct Wanted {
-    /// Whether what was written to objects that are not the controller's any more is taken away. Only who knows every Gateway and
-    /// every class can tell which these are.
-    pub withdraws: bool,
+    /// The kinds where what was written to objects that are not the controller's any more is taken away. Only who knows every Gateway,
+    /// or every Ingress, and every class can tell which these are.
+    pub withdraws: BTreeSet<Kind>,
     statuses: Statuses,
     fingerprints: BTreeMap<Target, Fingerprint>,
 }
@@ -284,15 +292,17 @@ impl Wanted {
         unwritten
     }
 
-    /// What was written to Gateways and ListenerSets that are somebody else's now, or nobody's: whoever starts now would write
-    /// nothing there.
+    /// What was written to Gateways, ListenerSets and Ingresses that are somebody else's now, or nobody's: whoever starts now would
+    /// write nothing there.
     fn withdrawn(&self, observed: &BTreeMap<Target, Observed>) -> impl Iterator<Item = (Target, Arc<Write>)> {
         let is_wanted = |target: &Target| match target.kind {
             Kind::Gateway => self.statuses.gateways.contains_key(&target.object),
-            _ => self.statuses.listener_sets.contains_key(&target.object),
+            Kind::ListenerSet => self.statuses.listener_sets.contains_key(&target.object),
+            _ => self.statuses.ingresses.contains_key(&target.object),
         };
-        let ours = observed.iter().filter(|(target, observed)| observed.is_ours && target.is_handed_over());
-        let left = ours.map(|(target, _)| target).filter(move |target| self.withdraws && !is_wanted(target));
+        let ours =
+            observed.iter().filter(|(target, observed)| observed.is_ours && self.withdraws.contains(&target.kind));
+        let left = ours.map(|(target, _)| target).filter(move |target| !is_wanted(target));
         left.map(|target| {
             let write = Write { status: Value::Null, fingerprint: Fingerprint::of(&Value::Null) };
             (target.clone(), Arc::new(write))

@@ -237,7 +237,7 @@ fn what_was_written_to_an_object_that_is_not_ours_any_more_is_withdrawn() {
     };
     let mut wanted = Wanted::default();
     assert_eq!(write(&wanted, &set, std::slice::from_ref(&ours)), None, "not before it is known what is ours");
-    wanted.withdraws = true;
+    wanted.withdraws = [Kind::Gateway, Kind::ListenerSet, Kind::Ingress].into();
     assert_eq!(write(&wanted, &set, &[ours.clone(), fields("monitor", "Update", "Audited")]), Some(Value::Null));
     assert_eq!(write(&wanted, &set, &[fields("theirs", "Apply", "Accepted")]), None);
     assert_eq!(
@@ -248,6 +248,16 @@ fn what_was_written_to_an_object_that_is_not_ours_any_more_is_withdrawn() {
     assert_eq!(write(&wanted, &set, &[]), None);
     let ingress = Target::of(Kind::Ingress, &set.object).unwrap();
     assert_eq!(write(&wanted, &ingress, std::slice::from_ref(&ours)), None);
+
+    let addresses = |manager: &str, operation: &str| ManagedFieldsEntry {
+        fields_v1: serde_json::from_value(json!({"f:status": {"f:loadBalancer": {"f:ingress": {}}}})).unwrap(),
+        ..fields(manager, operation, "")
+    };
+    assert_eq!(write(&wanted, &ingress, &[addresses("ours", "Apply")]), Some(Value::Null));
+    assert_eq!(write(&wanted, &ingress, &[addresses("theirs", "Update")]), None);
+    assert_eq!(write(&wanted, &ingress, &[addresses("ours", "Apply"), addresses("theirs", "Update")]), None);
+    wanted.withdraws.remove(&Kind::Ingress);
+    assert_eq!(write(&wanted, &ingress, &[addresses("ours", "Apply")]), None, "not before it is known what is ours");
 
     let mut statuses = Statuses::default();
     statuses.gateways.insert(set.object.clone(), programmed(1));

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::managed::{self, manager};
 use super::queue::{Outcome, Queue};
-use super::{Target, Unwritten, Write, entries_field, longest, managed, manager, merge};
+use super::{Fingerprint, Target, Unwritten, Write, entries_field, longest, merge};
 use crate::kinds::api_resource;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
@@ -115,6 +116,12 @@ fn note(failing: &mut BTreeMap<Target, String>, target: Target, result: Result<(
     }
 }
 
+/// Takes away what was written of a status under these names (see [`super::controllers`]).
+pub async fn clear(client: Client, controllers: &[String], target: &Target) -> Result<(), WriteError> {
+    let status = entries_field(target.kind).map_or(Value::Null, |field| json!({ field: [] }));
+    put(client, controllers, target, &Write { fingerprint: Fingerprint::of(&status), status }).await
+}
+
 async fn put(client: Client, controllers: &[String], target: &Target, write: &Write) -> Result<(), WriteError> {
     let resource = api_resource(target.kind);
     let api: Api<DynamicObject> = match target.object.namespace.as_str() {
@@ -142,7 +149,7 @@ async fn put(client: Client, controllers: &[String], target: &Target, write: &Wr
                 api.replace_status(name, &parameters, &object).await
             }
             None => {
-                let manager = manager(controllers);
+                let manager = manager(target.kind, controllers);
                 let mut patch = json!({
                     "apiVersion": resource.api_version,
                     "kind": resource.kind,
@@ -151,7 +158,7 @@ async fn put(client: Client, controllers: &[String], target: &Target, write: &Wr
                 });
                 match status.is_null() {
                     // What is applied no more goes, unless it is somebody else's too. Who comes meanwhile is a conflict.
-                    true if managed::is_own(object.managed_fields(), manager) => {
+                    true if managed::is_own(target.kind, object.managed_fields(), controllers) => {
                         patch["metadata"]["resourceVersion"] = json!(object.metadata.resource_version);
                     }
                     true => return Ok(()),

@@ -6,6 +6,7 @@ mod cluster;
 mod dataplane;
 mod kinds;
 mod second_writer;
+mod withdrawn;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
