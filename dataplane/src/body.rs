@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::clock::Alarm;
+use crate::connection::Client;
 use crate::exchange::Exchange;
 use crate::hop_by_hop;
 use crate::reason::Reason;
@@ -244,7 +245,46 @@ pub struct ResponseBody {
 enum Source {
     Own(Bytes),
     Backend(Box<Download>),
+    Failing(Box<Failing>),
     Done,
+}
+
+/// A response that has failed, until all that came of it has left: hyper drops what it has not written when a body fails, the
+/// response's head too.
+#[derive(Debug)]
+struct Failing {
+    error: BodyError,
+    again: Alarm,
+    until: Instant,
+}
+
+/// HTTP/2: how often it is asked whether everything has left, and for how long. Other responses may never pause.
+const LEAVES_EVERY: Duration = Duration::from_millis(10);
+const LEAVES_WITHIN: Duration = Duration::from_secs(1);
+
+impl Failing {
+    fn new(error: BodyError) -> Self {
+        Self { error, again: Alarm::default(), until: Instant::now() + LEAVES_WITHIN }
+    }
+
+    /// Ready when nothing is left to be written.
+    fn poll(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<()> {
+        if !client.watch.has_unwritten() {
+            return Poll::Ready(());
+        }
+        // The connection itself polls a body of HTTP/1.1 when it has written, and its own limit ends the wait.
+        if !client.http2 {
+            return Poll::Pending;
+        }
+        loop {
+            let now = Instant::now();
+            if now >= self.until || !client.watch.has_unwritten() {
+                return Poll::Ready(());
+            }
+            self.again.set(Some(now + LEAVES_EVERY));
+            ready!(self.again.poll(cx));
+        }
+    }
 }
 
 /// A backend's body, and how long it may take.
@@ -327,6 +367,13 @@ impl ResponseBody {
         exchange.client.watch.until_taken(data)
     }
 
+    /// The body ends with this error, once what came before it has left.
+    fn fails(&mut self, reason: Reason, error: BodyError, cx: &Context<'_>) {
+        self.failed(reason);
+        self.source = Source::Failing(Box::new(Failing::new(error)));
+        cx.waker().wake_by_ref();
+    }
+
     fn failed(&mut self, reason: Reason) {
         self.source = Source::Done;
         if let Some(exchange) = &mut self.exchange {
@@ -354,19 +401,28 @@ impl Body for ResponseBody {
                 this.source = Source::Done;
                 return Poll::Ready(Some(Ok(Frame::data(this.sent(bytes)))));
             }
+            Source::Failing(failing) => {
+                if let Some(exchange) = &this.exchange {
+                    ready!(failing.poll(&exchange.client, cx));
+                }
+                let Source::Failing(failing) = std::mem::replace(&mut this.source, Source::Done) else {
+                    return Poll::Ready(None);
+                };
+                return Poll::Ready(Some(Err(failing.error)));
+            }
             Source::Done => return Poll::Ready(None),
         };
         // An answer that never pauses would see no alarm.
         if let Some((until, reason)) = download.until
             && until <= Instant::now()
         {
-            this.failed(reason);
-            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+            this.fails(reason, BodyError::TooSlow, cx);
+            return Poll::Pending;
         }
         let Poll::Ready(frame) = download.poll_frame(cx) else {
             let reason = ready!(download.poll_timeout(cx));
-            this.failed(reason);
-            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+            this.fails(reason, BodyError::TooSlow, cx);
+            return Poll::Pending;
         };
         match frame {
             Some(Ok(mut frame)) => {
@@ -381,8 +437,8 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                this.failed(Reason::UpstreamReset);
-                Poll::Ready(Some(Err(error)))
+                this.fails(Reason::UpstreamReset, error, cx);
+                Poll::Pending
             }
             None => {
                 this.finish();
@@ -399,6 +455,8 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Backend(download) => download.body.size_hint(),
+            // It has no end that could be told.
+            Source::Failing(_) => SizeHint::default(),
             Source::Done => SizeHint::with_exact(0),
         }
     }

@@ -38,12 +38,17 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let sum =
             |counter: fn(&WorkerStats) -> &Counter| self.stats.iter().map(|stats| counter(stats).get()).sum::<u64>();
-        let counters: [(&str, &str, u64); 12] = [
+        let counters = [
             ("connections_accepted", "Client connections accepted", sum(|stats| &stats.accepted)),
             ("connections_overdue", "Client connections closed for a time limit", sum(|stats| &stats.overdue)),
             ("tls_handshake_failures", "TLS handshakes that failed", sum(|stats| &stats.handshake_failures)),
             ("upstream_retries", "Attempts at backends beyond the first", sum(|stats| &stats.retries)),
             ("upstream_retries_refused", "Retries that the budget refused", sum(|stats| &stats.retries_refused)),
+            (
+                "upstream_full",
+                "Attempts refused because the endpoint has as many connections or waiting requests as it may",
+                sum(|stats| &stats.upstream_full),
+            ),
             ("udp_sessions_opened", "UDP sessions begun", sum(|stats| &stats.sessions_opened)),
             ("udp_sessions_evicted", "UDP sessions ended to make room", sum(|stats| &stats.sessions_evicted)),
             ("udp_datagrams_dropped", "Datagrams lost in either direction", sum(|stats| &stats.datagrams_dropped)),

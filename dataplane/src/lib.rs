@@ -62,3 +62,5 @@ pub use compile::Rejection;
 pub use dns::LocalEndpoints;
 pub use proxy::{Drained, Options, Proxy, StartError};
 pub use reason::Reason;
+#[doc(hidden)]
+pub use upstream::fuzzing;

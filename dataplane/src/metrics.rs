@@ -57,6 +57,8 @@ pub struct WorkerStats {
     pub retries: Counter,
     /// Retries that the budget refused.
     pub retries_refused: Counter,
+    /// Attempts that were refused because their endpoint has as many connections or waiting requests as it may.
+    pub upstream_full: Counter,
     /// UDP sessions begun.
     pub sessions_opened: Counter,
     /// UDP sessions at present.

@@ -24,6 +24,8 @@ pub enum Reason {
     ConnectFailed,
     /// No endpoint accepted a connection in time.
     ConnectTimeout,
+    /// Every endpoint that was tried has as many connections, or requests that wait for one, as it may.
+    UpstreamOverloaded,
     /// The endpoint's TLS failed or its certificate does not count.
     UpstreamTls,
     /// The endpoint closed the connection before its answer was complete.
@@ -86,7 +88,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Reason; 36] = [
+    pub const ALL: [Reason; 37] = [
         Reason::NoRoute,
         Reason::InvalidBackend,
         Reason::Unsupported,
@@ -94,6 +96,7 @@ impl Reason {
         Reason::NoEndpoints,
         Reason::ConnectFailed,
         Reason::ConnectTimeout,
+        Reason::UpstreamOverloaded,
         Reason::UpstreamTls,
         Reason::UpstreamReset,
         Reason::BadResponse,
@@ -151,9 +154,12 @@ impl Reason {
             Reason::ConnectFailed | Reason::UpstreamTls | Reason::UpstreamReset | Reason::BadResponse => {
                 StatusCode::BAD_GATEWAY
             }
-            Reason::Unavailable | Reason::NoEndpoints | Reason::Overloaded | Reason::Cut | Reason::AuthUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Reason::Unavailable
+            | Reason::NoEndpoints
+            | Reason::UpstreamOverloaded
+            | Reason::Overloaded
+            | Reason::Cut
+            | Reason::AuthUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Reason::ConnectTimeout
             | Reason::ReadTimeout
             | Reason::SendTimeout
@@ -176,6 +182,7 @@ impl Reason {
             | Reason::NoEndpoints
             | Reason::ConnectFailed
             | Reason::ConnectTimeout
+            | Reason::UpstreamOverloaded
             | Reason::UpstreamTls
             | Reason::UpstreamReset
             | Reason::BadResponse
@@ -227,6 +234,7 @@ impl Reason {
             Reason::NoEndpoints => ("no_endpoints", "The service has no endpoints.\n"),
             Reason::ConnectFailed => ("connect_failed", "The backend could not be reached.\n"),
             Reason::ConnectTimeout => ("connect_timeout", "The backend could not be reached in time.\n"),
+            Reason::UpstreamOverloaded => ("upstream_overloaded", "The backend is too busy, try again later.\n"),
             Reason::UpstreamTls => ("upstream_tls", "The backend could not be reached securely.\n"),
             Reason::UpstreamReset => ("upstream_reset", "The backend closed the connection.\n"),
             Reason::BadResponse => ("bad_response", "The backend's answer is invalid.\n"),

@@ -13,7 +13,7 @@ use crate::clock::{Alarm, within};
 use crate::cluster::{Cluster, Selection};
 use crate::replay::Copied;
 use crate::tick::Tick;
-use crate::upstream::{BackendError, Choice, Connection, SendError, Sent};
+use crate::upstream::{BackendError, Choice, ConnectError, Connection, SendError, Sent};
 use crate::worker::Worker;
 
 /// How long connecting may take, where the rule has no limit.
@@ -69,7 +69,9 @@ impl Subrequest<'_> {
                 Ok(connection) => connection,
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.address(), %error, "no connection for a request of our own");
-                    cluster.report(endpoint, Outcome::Failed, Tick::now());
+                    if !matches!(error, ConnectError::Full) {
+                        cluster.report(endpoint, Outcome::Failed, Tick::now());
+                    }
                     continue;
                 }
             };

@@ -1,6 +1,7 @@
 //! The byte streams under HTTP: plain or TLS, towards clients and towards backends.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -85,6 +86,38 @@ impl AsyncWrite for Transport {
 }
 
 impl Transport {
+    /// Whether the peer has sent nothing and has not closed. Asks the kernel: what tokio knows is of the last time that it looked.
+    /// Needs no memory but where TLS has something to read.
+    pub fn is_quiet(&mut self) -> bool {
+        let (socket, session) = match self {
+            Transport::Plain(stream) => (&*stream, None),
+            Transport::Tls(stream) => match stream.as_mut() {
+                TlsStream::Client(stream) => {
+                    let (socket, session) = stream.get_mut();
+                    (&*socket, Some(session))
+                }
+                TlsStream::Server(_) => return false,
+            },
+        };
+        let socket = SockRef::from(socket);
+        let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        match (socket.peek(&mut [MaybeUninit::uninit()]), session) {
+            (Err(error), _) => would_block(error),
+            (Ok(0), _) | (Ok(_), None) => false,
+            // Tickets of TLS 1.3 come unasked.
+            (Ok(_), Some(session)) => loop {
+                match session.read_tls(&mut &*socket) {
+                    Ok(0) => return false,
+                    Ok(_) => match session.process_new_packets() {
+                        Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+                        _ => return false,
+                    },
+                    Err(error) => return would_block(error),
+                }
+            },
+        }
+    }
+
     /// Lets this connection end with a reset when it is dropped: what it carried is not complete.
     pub fn reset(&self) {
         let stream = match self {

@@ -157,6 +157,11 @@ impl Watch {
         }
     }
 
+    /// Whether something of a response waits to be written.
+    pub fn has_unwritten(&self) -> bool {
+        self.stalled_since.load(Relaxed) != 0 || self.untaken.iter().any(|since| since.load(Relaxed) != 0)
+    }
+
     /// The same data, which in HTTP/2 waits for the client from here on: its flow control stalls no write. What is sent is
     /// dropped once it is written, also the last of an answer, which hyper hands over before there is room for all of it.
     pub fn until_taken(self: &Arc<Self>, data: Bytes) -> Bytes {

@@ -20,7 +20,7 @@ use crate::persistence::Session;
 use crate::reason::Reason;
 use crate::route::Rule;
 use crate::tick::Tick;
-use crate::upstream::{self, BackendError, Choice, Connection, Connector, SendError, Sent};
+use crate::upstream::{self, BackendError, Choice, ConnectError, Connection, Connector, SendError, Sent};
 use crate::worker::Worker;
 use again::Again;
 pub use limits::of_client;
@@ -184,7 +184,9 @@ impl Attempt<'_> {
             Ok(connection) => Ok((picked, entry, connection)),
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.address(), %error, "no connection to an endpoint");
-                self.cluster.report(endpoint, Outcome::Failed, Tick::now());
+                if !matches!(error, ConnectError::Full) {
+                    self.cluster.report(endpoint, Outcome::Failed, Tick::now());
+                }
                 Err(Failed { reason: error.reason(), retry: Retry::Safe })
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -33,6 +33,8 @@ pub struct Endpoint {
     pub(super) ejections: AtomicU32,
     /// When it may be used again; 0 when it was never ejected.
     pub(super) ejected_until: AtomicU64,
+    /// Workers' pools that hold it.
+    pools: AtomicUsize,
     /// How connecting to it goes.
     pub(crate) reachability: Reachability,
 }
@@ -66,6 +68,7 @@ impl Endpoint {
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            pools: AtomicUsize::new(0),
             reachability: Reachability::default(),
         }
     }
@@ -73,6 +76,21 @@ impl Endpoint {
     /// Address and port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A pool holds it from here on.
+    pub(crate) fn pooled(&self) {
+        self.pools.fetch_add(1, Relaxed);
+    }
+
+    /// A pool holds it no more.
+    pub(crate) fn unpooled(&self) {
+        self.pools.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether only pools still hold it: it belongs to no cluster, and no request uses it.
+    pub(crate) fn is_removed(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) <= self.pools.load(Relaxed)
     }
 
     /// How many attempts are under way.

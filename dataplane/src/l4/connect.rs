@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, Selection};
 use crate::reason::Reason;
 use crate::tick::Tick;
 use crate::transport::Transport;
-use crate::upstream::{Choice, Entry};
+use crate::upstream::{Choice, ConnectError, Entry};
 
 /// Most endpoints that are tried for one connection, and how long each may take, TLS included (ingress-nginx
 /// `proxy-next-upstream-tries` and `proxy-connect-timeout`).
@@ -52,7 +52,9 @@ pub(super) async fn connect(session: &mut Session, cluster: &Cluster) -> Result<
             }
             Err(error) => {
                 tracing::debug!(endpoint = %address, %error, "no connection to an endpoint");
-                cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
+                if !matches!(error, ConnectError::Full) {
+                    cluster.report(picked.endpoint(), Outcome::Failed, Tick::now());
+                }
                 failure = error.reason();
                 session.tried(address);
                 tried.push(address);

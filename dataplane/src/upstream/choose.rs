@@ -66,6 +66,11 @@ impl Pool {
         Box::pin(self.reach(choice, chosen, async |entry| entry.checkout(connect).await)).await
     }
 
+    fn counted<T>(&self, opened: Result<T, ConnectError>) -> Result<T, ConnectError> {
+        self.stats.upstream_full.add(u64::from(matches!(opened, Err(ConnectError::Full))));
+        opened
+    }
+
     /// What `open` makes of the endpoint that was chosen, or of another one where that takes long and there is one. `open` goes
     /// on by itself where others learn from it how the endpoint is.
     pub async fn reach<T>(
@@ -78,11 +83,16 @@ impl Pool {
         let mut passed = choice.selection.tried.to_vec();
         loop {
             passed.push(picked.endpoint().address());
+            let pending = match entry.wait() {
+                Ok(pending) => pending,
+                Err(full) => return (picked, entry, self.counted(Err(full))),
+            };
             let mut opening = pin!(open(entry.clone()));
             (picked, entry) = loop {
                 let patience = entry.endpoint.reachability.patience(Tick::now());
                 if let Some(opened) = within(Some(Instant::now() + patience), opening.as_mut()).await {
-                    return (picked, entry, opened);
+                    drop(pending);
+                    return (picked, entry, self.counted(opened));
                 }
                 let selection = Selection { tried: &passed, now: Tick::now(), ..choice.selection };
                 match self.choose(&Choice { selection, ..*choice }) {

@@ -29,6 +29,9 @@ pub enum ConnectError {
     /// The TLS handshake failed.
     #[error("the TLS handshake failed: {0}")]
     Tls(io::Error),
+    /// The endpoint has as many connections, or requests that wait for one, as this worker gives it.
+    #[error("too many connections, or requests that wait for one")]
+    Full,
     /// The HTTP/2 handshake failed.
     #[error("the HTTP handshake failed: {0}")]
     Http(hyper::Error),
@@ -39,6 +42,7 @@ impl ConnectError {
     pub fn reason(&self) -> Reason {
         match self {
             ConnectError::Failed(_) | ConnectError::FailedBefore | ConnectError::Http(_) => Reason::ConnectFailed,
+            ConnectError::Full => Reason::UpstreamOverloaded,
             ConnectError::TimedOut => Reason::ConnectTimeout,
             ConnectError::Tls(_) => Reason::UpstreamTls,
         }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::io::InspectReader;
 
 use super::h1::{SendError, Sent};
-use super::{BackendBody, BackendError, ConnectError, Entry, IDLE};
+use super::{BackendBody, BackendError, ConnectError, Entry, MAX_HTTP2};
 use crate::balance::Connecting;
 use crate::body::RequestBody;
 use crate::clock::{Coarse, within};
@@ -101,6 +101,9 @@ impl Shared {
         deadline: Option<Instant>,
     ) -> Result<Http2, ConnectError> {
         let connecting = Connecting::begin(&home.endpoint, Tick::now());
+        if self.connections.borrow().len() >= MAX_HTTP2 {
+            return Err(ConnectError::Full);
+        }
         let transport = match home.connector.connect(home.endpoint.address(), deadline).await {
             Ok(transport) => transport,
             Err(error) => {
@@ -149,9 +152,10 @@ impl Shared {
         connections.iter().find(free).map(|channel| channel.open(true))
     }
 
-    pub(super) fn sweep(&self) {
+    /// Closes what is idle for so long.
+    pub(super) fn sweep(&self, idle: Duration) {
         self.connections.borrow_mut().retain(|channel| {
-            let idle = channel.streams.get() == 0 && channel.used.get().older_than(IDLE);
+            let idle = channel.streams.get() == 0 && channel.used.get().older_than(idle);
             !idle && !channel.sender.is_closed()
         });
     }

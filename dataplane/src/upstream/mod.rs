@@ -27,12 +27,14 @@ use tokio::time::Instant;
 pub use budget::RetryBudget;
 pub use choose::Choice;
 pub use connect::{ConnectError, Connector};
+pub use h1::fuzzing;
 pub use h1::{Http1, SendError, Sent, Upgraded};
 pub use h2::Http2;
 pub use tls::ClientTls;
 
 use crate::balance::{Connecting, Endpoint};
 use crate::clock::Coarse;
+use crate::metrics::WorkerStats;
 use crate::reason::Reason;
 use crate::tick::Tick;
 use crate::transport::Transport;
@@ -43,12 +45,19 @@ const IDLE: Duration = Duration::from_secs(50);
 /// Idle HTTP/1.1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 128;
 
+/// Connections of HTTP/1.1 to an endpoint per worker, and of HTTP/2, each of up to 100 requests. Those that left HTTP do not count.
+const MAX_HTTP1: usize = 4096;
+const MAX_HTTP2: usize = 64;
+
+/// Requests per endpoint and worker that wait for a connection.
+const MAX_PENDING: usize = 1024;
+
 /// Frames of an answer that are read to keep its connection; a longer one costs more than a new connection.
 const DISCARDED: usize = 8;
 
 /// The connections of one worker.
-#[derive(Default)]
 pub struct Pool {
+    stats: Arc<WorkerStats>,
     /// By address of the endpoint's handle and of its connector; each entry keeps both alive, so neither can be reused.
     entries: RefCell<ByAddress<(usize, usize), Rc<Entry>>>,
 }
@@ -81,8 +90,18 @@ pub struct Entry {
     #[expect(clippy::vec_box, reason = "a connection moves between here and requests; only its pointer is copied")]
     idle: RefCell<Vec<Box<Http1>>>,
     shared: h2::Shared,
+    /// Connections of HTTP/1.1, idle ones too.
+    open: Cell<usize>,
+    /// Requests that wait for a connection.
+    pending: Cell<usize>,
     used: Cell<Coarse>,
 }
+
+/// Counts a connection of HTTP/1.1 at its endpoint.
+struct Home(Rc<Entry>);
+
+/// Counts a request that waits for a connection.
+struct Pending(Rc<Entry>);
 
 /// A connection on which a request may be sent.
 pub enum Connection {
@@ -121,22 +140,30 @@ pub enum BackendBody {
     /// The connection goes back to the pool when the body is complete.
     Http1(Box<Http1>),
     /// The request is still being sent; the connection is not used again.
-    Early(Rc<RefCell<Http1>>),
+    Early(Rc<RefCell<Http1>>, #[allow(dead_code, reason = "its end ends the upload")] oneshot::Sender<()>),
     /// The connection runs by itself; it counts a stream until this is dropped.
     Http2(Incoming, #[allow(dead_code, reason = "held until it is dropped")] Http2),
 }
 
 impl Pool {
+    /// A pool without connections, of the worker that counts here.
+    pub fn new(stats: Arc<WorkerStats>) -> Self {
+        Self { stats, entries: RefCell::default() }
+    }
+
     /// The connections to this endpoint.
     pub fn entry(&self, endpoint: &Arc<Endpoint>, connector: &Arc<Connector>) -> Rc<Entry> {
         let key = (Arc::as_ptr(endpoint).addr(), Arc::as_ptr(connector).addr());
         let mut entries = self.entries.borrow_mut();
         let entry = entries.entry(key).or_insert_with(|| {
+            endpoint.pooled();
             Rc::new(Entry {
                 endpoint: endpoint.clone(),
                 connector: connector.clone(),
                 idle: RefCell::default(),
                 shared: h2::Shared::default(),
+                open: Cell::new(0),
+                pending: Cell::new(0),
                 used: Cell::new(Coarse::now()),
             })
         });
@@ -144,16 +171,20 @@ impl Pool {
         entry.clone()
     }
 
-    /// Closes what is idle for too long and forgets endpoints that nobody uses. Called once per tick.
+    /// Closes what is idle for too long or leads to endpoints that were removed, takes memory from what rests, and forgets
+    /// endpoints that nobody uses. Called once per tick.
     pub fn sweep(&self) {
         self.entries.borrow_mut().retain(|_, entry| {
-            entry
-                .idle
-                .borrow_mut()
-                .retain_mut(|connection| connection.is_usable() && !connection.idle_longer_than(IDLE));
-            entry.shared.sweep();
+            let idle = if entry.endpoint.is_removed() { Duration::ZERO } else { IDLE };
+            entry.idle.borrow_mut().retain_mut(|connection| {
+                if connection.is_resting() {
+                    connection.shrink();
+                }
+                !connection.idle_longer_than(idle) && connection.is_usable()
+            });
+            entry.shared.sweep(idle);
             let empty = entry.idle.borrow().is_empty() && entry.shared.is_empty();
-            !(empty && Rc::strong_count(entry) == 1 && entry.used.get().older_than(IDLE))
+            !(empty && Rc::strong_count(entry) == 1 && entry.used.get().older_than(idle))
         });
     }
 }
@@ -182,12 +213,22 @@ impl Entry {
         }
         match self.pop_idle() {
             Some(connection) => Ok(Connection::Http1(connection)),
+            None if self.open.get() >= MAX_HTTP1 => Err(ConnectError::Full),
             None => {
                 let pooled = |home: Rc<Entry>, transport| home.clone().push_idle(Box::new(Http1::new(transport, home)));
                 let transport = self.connect(connect.map(|limit| Instant::now() + limit), pooled).await?;
                 Ok(Connection::Http1(Box::new(Http1::new(transport, self.clone()))))
             }
         }
+    }
+
+    /// A request begins to wait for a connection.
+    fn wait(self: &Rc<Self>) -> Result<Pending, ConnectError> {
+        if self.pending.get() >= MAX_PENDING {
+            return Err(ConnectError::Full);
+        }
+        self.pending.set(self.pending.get() + 1);
+        Ok(Pending(self.clone()))
     }
 
     /// A new connection by `deadline`, for whatever may be sent on it. It goes on when nobody waits for it any more, where
@@ -244,6 +285,31 @@ impl Entry {
     }
 }
 
+impl Home {
+    fn new(entry: Rc<Entry>) -> Self {
+        entry.open.set(entry.open.get() + 1);
+        Self(entry)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.pending.set(self.0.pending.get().saturating_sub(1));
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.endpoint.unpooled();
+    }
+}
+
 impl Connection {
     /// Whether the endpoint may have closed it while it was idle.
     pub fn is_reused(&self) -> bool {
@@ -293,7 +359,7 @@ impl BackendBody {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BackendError>>> {
         match self {
             BackendBody::Http1(connection) => connection.poll_frame(cx),
-            BackendBody::Early(connection) => connection.borrow_mut().poll_frame(cx),
+            BackendBody::Early(connection, _) => connection.borrow_mut().poll_frame(cx),
             BackendBody::Http2(incoming, _) => Pin::new(incoming).poll_frame(cx).map_err(BackendError::Http2),
         }
     }
@@ -302,7 +368,7 @@ impl BackendBody {
     pub fn is_end_stream(&self) -> bool {
         match self {
             BackendBody::Http1(connection) => connection.is_end_stream(),
-            BackendBody::Early(connection) => connection.borrow().is_end_stream(),
+            BackendBody::Early(connection, _) => connection.borrow().is_end_stream(),
             BackendBody::Http2(incoming, _) => incoming.is_end_stream(),
         }
     }
@@ -311,7 +377,7 @@ impl BackendBody {
     pub fn size_hint(&self) -> SizeHint {
         match self {
             BackendBody::Http1(connection) => connection.size_hint(),
-            BackendBody::Early(connection) => connection.borrow().size_hint(),
+            BackendBody::Early(connection, _) => connection.borrow().size_hint(),
             BackendBody::Http2(incoming, _) => incoming.size_hint(),
         }
     }

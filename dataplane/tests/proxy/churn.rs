@@ -109,3 +109,24 @@ async fn a_backend_that_restarts_between_requests_costs_none() {
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
+
+#[tokio::test]
+async fn idle_connections_to_an_endpoint_that_was_removed_are_closed_at_once() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let mut rig = Rig::plain(&[listener.local_addr().unwrap()]);
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        while stream.read(&mut request).await.unwrap() > 0 {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        }
+    });
+    assert_eq!(fetch(rig.address(), "/").await.body, "ok");
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert!(!serving.is_finished(), "it is closed although it may be used again");
+    let other = Backend::echo("other").await;
+    rig.set("app", Resource::Endpoints(addresses(&[other.address])));
+    // Far before the 50 s after which idle connections are closed.
+    tokio::time::timeout(Duration::from_secs(20), serving).await.expect("the connection stays open").unwrap();
+}

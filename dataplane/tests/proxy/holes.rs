@@ -97,3 +97,39 @@ async fn the_only_endpoint_is_waited_for() {
     let answer = fetch(rig.address(), "/").await;
     assert_eq!((answer.status.as_u16(), answer.header("x-sluice-reason")), (504, "connect_timeout"));
 }
+
+#[tokio::test]
+async fn requests_that_wait_for_connections_are_bounded_and_the_client_learns_it() {
+    let hole = Hole::new();
+    let options = dataplane::Options { workers: Some(1), ..options() };
+    let rig = Rig::with(options, &[hole.address], |snapshot| {
+        let timeouts = Timeouts { connect: Some(Duration::from_secs(300)), ..timeouts() };
+        let rule = snapshot::Rule { timeouts, ..rule("all", "/", "app") };
+        snapshot.insert("all", Resource::Route(route("web", vec![rule])));
+    });
+    let (refused, mut refusals) = tokio::sync::mpsc::unbounded_channel();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..9 {
+        let client = crate::client::http2(TcpStream::connect(rig.address()).await.unwrap()).await;
+        for _ in 0..120 {
+            let (mut client, refused) = (client.clone(), refused.clone());
+            clients.spawn(async move {
+                let request = http::Request::get("http://app.example/");
+                let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+                if let Ok(response) = client.send_request(request).await {
+                    let reason = response.headers().get("x-sluice-reason").cloned();
+                    let _ = refused.send((response.status().as_u16(), reason));
+                }
+            });
+        }
+    }
+    // 1,024 of 1,080 wait.
+    for _ in 0..56 {
+        let (status, reason) = timeout(SOON, refusals.recv()).await.expect("more wait than may").unwrap();
+        assert_eq!((status, reason.unwrap().to_str().unwrap()), (503, "upstream_overloaded"));
+    }
+    assert!(refusals.try_recv().is_err());
+    let page = fetch(rig.proxy.admin_address().unwrap(), "/metrics").await.body;
+    assert!(page.contains("\nsluice_upstream_full_total "), "{page}");
+    clients.abort_all();
+}

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 
 use super::super::BackendError;
+use super::progress;
 
 /// Longest line that begins a chunk, with its extensions.
 const MAX_CHUNK_LINE: usize = 4 * 1024;
@@ -34,8 +35,8 @@ pub enum Chunk {
     Data(u64),
     /// Before the end of the line that ends its data.
     End,
-    /// After the last chunk.
-    Trailers,
+    /// After the last chunk; so many bytes of the trailers were searched for their end.
+    Trailers(usize),
 }
 
 impl Framing {
@@ -59,7 +60,7 @@ impl Framing {
                 Framing::Chunked(chunk) => match chunk {
                     Chunk::Size => {
                         let Some(size) = chunk_size(input)? else { return Ok(None) };
-                        *chunk = if size == 0 { Chunk::Trailers } else { Chunk::Data(size) };
+                        *chunk = if size == 0 { Chunk::Trailers(0) } else { Chunk::Data(size) };
                     }
                     Chunk::Data(left) => {
                         let data = take(input, left);
@@ -78,7 +79,11 @@ impl Framing {
                         input.advance(2);
                         *chunk = Chunk::Size;
                     }
-                    Chunk::Trailers => {
+                    Chunk::Trailers(searched) => {
+                        if !is_complete(input, *searched) {
+                            *searched = input.len();
+                            return Ok(None);
+                        }
                         let Some(trailers) = trailers(input)? else { return Ok(None) };
                         *self = Framing::Done;
                         return Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers)));
@@ -111,6 +116,10 @@ fn chunk_size(input: &mut BytesMut) -> Result<Option<u64>, BackendError> {
     if !input.first().is_some_and(u8::is_ascii_hexdigit) {
         return Err(malformed);
     }
+    // A line that comes byte by byte is parsed when it is complete.
+    if !input.contains(&b'\n') && input.len() < MAX_CHUNK_LINE {
+        return Ok(None);
+    }
     match httparse::parse_chunk_size(input) {
         Ok(httparse::Status::Complete((length, size))) => {
             // It also takes whatever bytes for an extension. A line feed there is the end of the line to others.
@@ -121,6 +130,12 @@ fn chunk_size(input: &mut BytesMut) -> Result<Option<u64>, BackendError> {
         Ok(httparse::Status::Partial) if input.len() < MAX_CHUNK_LINE => Ok(None),
         _ => Err(malformed),
     }
+}
+
+/// Whether trailers are worth parsing: they have their end, or more than they may have.
+fn is_complete(input: &[u8], searched: usize) -> bool {
+    let none = input.starts_with(b"\r\n") || input.starts_with(b"\n");
+    none || input.len() >= MAX_TRAILER_BYTES || progress::end(input, searched).is_some()
 }
 
 fn is_control(byte: u8) -> bool {

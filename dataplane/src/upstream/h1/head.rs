@@ -10,11 +10,12 @@ use http_body::Body;
 
 use super::super::BackendError;
 use super::framing::{Chunk, Framing};
+use super::{invalid, progress};
 
 /// Largest head of a response.
 const MAX_HEAD: usize = 64 * 1024;
 /// Most header lines of a response.
-const MAX_HEADERS: usize = 200;
+const MAX_HEADERS: usize = 256;
 
 /// How the body of a request is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +87,50 @@ pub fn write_header(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
 /// # Errors
 /// [`BackendError::Malformed`]; so is a response whose end two readers could see in two places (RFC 9112, 6.3).
 pub fn parse(input: &mut BytesMut, method: &Method, spare: &mut HeaderMap) -> Result<Option<Head>, BackendError> {
+    let (length, head) = match read(input, method, spare) {
+        Ok(Some(read)) => read,
+        Ok(None) => return Ok(None),
+        Err(Unreadable::Malformed(error)) => return Err(error),
+        Err(Unreadable::HeaderName) => match progress::end(input, 0) {
+            Some(length) => {
+                let kept = invalid::without_invalid_lines(&input[..length])?;
+                let Ok(Some((_, head))) = read(&kept, method, spare) else {
+                    return Err(BackendError::Malformed("the head"));
+                };
+                (length, head)
+            }
+            None if input.len() < MAX_HEAD => return Ok(None),
+            None => return Err(BackendError::Malformed("the head is too large")),
+        },
+    };
+    input.advance(length);
+    Ok(Some(head))
+}
+
+/// Why a head cannot be read.
+enum Unreadable {
+    /// A line's name is invalid, or it has no colon.
+    HeaderName,
+    Malformed(BackendError),
+}
+
+impl From<BackendError> for Unreadable {
+    fn from(error: BackendError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+/// The head at the beginning of `input` and its length, or `None` when it is not complete.
+fn read(input: &[u8], method: &Method, spare: &mut HeaderMap) -> Result<Option<(usize, Head)>, Unreadable> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, input, &mut lines);
     let length = match status {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if input.len() < MAX_HEAD => return Ok(None),
-        Ok(httparse::Status::Partial) => return Err(BackendError::Malformed("the head is too large")),
-        Err(_) => return Err(BackendError::Malformed("the head")),
+        Ok(httparse::Status::Partial) => return Err(BackendError::Malformed("the head is too large").into()),
+        Err(httparse::Error::HeaderName) => return Err(Unreadable::HeaderName),
+        Err(_) => return Err(BackendError::Malformed("the head").into()),
     };
     let code = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = code.ok_or(BackendError::Malformed("the status"))?;
@@ -107,25 +144,25 @@ pub fn parse(input: &mut BytesMut, method: &Method, spare: &mut HeaderMap) -> Re
         let start = line.value.as_ptr().addr() - base;
         let value = HeaderValue::from_maybe_shared(bytes.slice(start..start + line.value.len()));
         let (Ok(name), Ok(value)) = (HeaderName::from_bytes(line.name.as_bytes()), value) else {
-            return Err(BackendError::Malformed("a header"));
+            return Err(BackendError::Malformed("a header").into());
         };
         // A length that is only repeated is not passed on, nor one of an answer that must not have any (RFC 9110, 8.6).
         if facts.note(&name, &value)? && !(status == StatusCode::NO_CONTENT && name == CONTENT_LENGTH) {
             headers.append(name, value);
         }
     }
-    input.advance(length);
     if facts.chunked && (!current || facts.length.is_some()) {
-        return Err(BackendError::Malformed("the length is ambiguous"));
+        return Err(BackendError::Malformed("the length is ambiguous").into());
     }
     let framing = facts.framing(method, status);
-    // What would follow all the same must not pass for the next answer (RFC 9112, 6.3: 204 has no body).
-    facts.closed |=
-        status == StatusCode::NO_CONTENT && (facts.chunked || facts.length.is_some_and(|length| length > 0));
+    // What would follow all the same must not pass for the next response (RFC 9112, 6.3), however late it comes.
+    let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    facts.closed |= bodiless && (facts.chunked || facts.length.is_some_and(|length| length > 0));
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    Ok(Some(Head { response, framing, keep_alive: facts.keep_alive() && framing != Framing::UntilClose }))
+    let keep_alive = facts.keep_alive() && framing != Framing::UntilClose;
+    Ok(Some((length, Head { response, framing, keep_alive })))
 }
 
 /// What headers say about the connection and the body.
@@ -217,9 +254,66 @@ mod tests {
     fn some_answers_have_no_body_whatever_their_head_says() {
         for (status, method) in [("204", Method::GET), ("304", Method::GET), ("200", Method::HEAD)] {
             let head = parsed(&format!("HTTP/1.1 {status} x\r\ncontent-length: 9\r\n\r\n"), method).unwrap().unwrap();
-            assert_eq!((head.framing, head.keep_alive), (Framing::Done, status != "204"));
+            // A body that comes all the same must not meet the next request.
+            assert_eq!((head.framing, head.keep_alive), (Framing::Done, false));
             assert_eq!(head.response.headers().contains_key(CONTENT_LENGTH), status != "204");
         }
+    }
+
+    #[test]
+    fn a_response_without_a_body_that_announces_none_keeps_its_connection() {
+        for (lines, method) in [("304 x\r\n", Method::GET), ("200 x\r\ncontent-length: 0\r\n", Method::HEAD)] {
+            let head = parsed(&format!("HTTP/1.1 {lines}\r\n"), method).unwrap().unwrap();
+            assert_eq!((head.framing, head.keep_alive), (Framing::Done, true));
+        }
+    }
+
+    #[test]
+    fn lines_with_invalid_names_are_dropped_and_the_others_hold() {
+        for line in ["x[a]: 1\r\n", "no colon\r\n", "x{}: content-length: 9\n", ": empty\r\n", "n\u{e9}: 1\r\n"] {
+            let head = format!("HTTP/1.1 200 OK\r\na: b\r\n{line}content-length: 3\r\nc: d\r\n\r\nabc");
+            for cut in [head.len(), 40] {
+                let mut input = BytesMut::from(&head.as_bytes()[..cut]);
+                let mut spare = HeaderMap::new();
+                if cut < head.len() {
+                    assert!(parse(&mut input, &Method::GET, &mut spare).unwrap().is_none(), "{line:?}");
+                    input.extend_from_slice(&head.as_bytes()[cut..]);
+                }
+                let read = parse(&mut input, &Method::GET, &mut spare).unwrap().unwrap();
+                assert_eq!((read.framing, read.keep_alive), (Framing::Length(3), true), "{line:?}");
+                assert_eq!(read.response.headers().len(), 3, "{line:?}");
+                assert_eq!(&input[..], b"abc", "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_that_others_could_read_differently_are_not_dropped() {
+        for line in [
+            "content-length : 3\r\n",
+            "x[a] : 1\r\n",
+            "x[a]\t: 1\r\n",
+            "x[a]: 1\r\n folded\r\n",
+            "(content-length): 3\r\n",
+            "Transfer-Encoding@: chunked\r\n",
+            "ho\u{e9}st: a\r\n",
+            "{connection}: close\r\n",
+            "content-length\r\n",
+            "x[a]: 1\rcontent-length: 3\r\n",
+            "x[a]: \0\r\n",
+            "x[\u{b}]: 1\r\n",
+        ] {
+            let head = format!("HTTP/1.1 200 OK\r\na: b\r\n{line}\r\n");
+            assert!(parsed(&head, Method::GET).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn many_lines_and_unknown_statuses_are_accepted() {
+        let lines: String = (0..256).map(|number| format!("x-{number}: 1\r\n")).collect();
+        let head = parsed(&format!("HTTP/1.1 600 <none>\r\n{lines}\r\n"), Method::GET).unwrap().unwrap();
+        assert_eq!((head.response.status().as_u16(), head.response.headers().len()), (600, 256));
+        assert!(parsed(&format!("HTTP/1.1 200 OK\r\n{lines}y: 1\r\n\r\n"), Method::GET).is_err());
     }
 
     #[test]

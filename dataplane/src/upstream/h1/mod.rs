@@ -5,7 +5,10 @@
 //! its own, because then both directions must be able to move without each other.
 
 mod framing;
+pub mod fuzzing;
 mod head;
+mod invalid;
+mod progress;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,20 +16,23 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Write as _};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use super::{BackendBody, BackendError, Entry};
+use super::{BackendBody, BackendError, Entry, Home};
 use crate::body::RequestBody;
-use crate::clock::Coarse;
+use crate::clock::{Alarm, Coarse};
 use crate::transport::Transport;
 use framing::Framing;
 use head::{Encoding, Head};
+use progress::Progress;
 
 /// Read at once: at first, and of a backend that fills it.
 const READ: usize = 8 * 1024;
@@ -35,9 +41,11 @@ const READ_MOST: usize = 64 * 1024;
 const WRITE: usize = 16 * 1024;
 /// A frame of a request's body as large as this is written from where it lies, smaller ones are gathered.
 const LARGE: usize = 8 * 1024;
-/// Memory that an idle connection may hold for each direction.
+/// Memory that a connection keeps for its next request, until a tick passes without one.
 const IDLE_BUFFER: usize = 16 * 1024;
 const IDLE_HEADERS: usize = 64;
+/// A backend that has responded and then takes nothing of the request for so long gets no more of it.
+const LATE_UPLOAD: Duration = Duration::from_secs(60);
 
 /// A connection, idle or carrying one request.
 pub struct Http1 {
@@ -45,9 +53,13 @@ pub struct Http1 {
     /// What arrived and was not taken yet.
     input: BytesMut,
     read: usize,
+    /// How far the head of a response has come.
+    progress: Progress,
     /// What is to be written, and how much of it was.
     output: Vec<u8>,
     written: usize,
+    /// Bytes of all requests that were written.
+    sent: u64,
     /// A large frame of the request's body, which follows `output`.
     large: Bytes,
     /// What is to come of the request's body.
@@ -58,7 +70,7 @@ pub struct Http1 {
     /// An empty map for the headers of the next answer: that of the request before, which has grown already.
     spare: HeaderMap,
     idle_since: Coarse,
-    home: Rc<Entry>,
+    home: Home,
     /// Whether anything came since the request began to leave.
     heard: bool,
     /// Whether it has carried a request before: then the endpoint may have closed it at this very moment.
@@ -99,8 +111,10 @@ impl Http1 {
             transport,
             input: BytesMut::new(),
             read: READ,
+            progress: Progress::default(),
             output: Vec::new(),
             written: 0,
+            sent: 0,
             large: Bytes::new(),
             encoding: Encoding::Done,
             framing: Framing::Done,
@@ -108,7 +122,7 @@ impl Http1 {
             spare: HeaderMap::new(),
             idle_since: Coarse::now(),
             heard: false,
-            home,
+            home: Home::new(home),
             reused: false,
         }
     }
@@ -174,12 +188,30 @@ impl Http1 {
         let shared = Rc::new(RefCell::new(*self));
         let uploading = shared.clone();
         let mut body = std::mem::take(request.body_mut());
-        tokio::task::spawn_local(poll_fn(move |cx| {
-            let uploaded = uploading.borrow_mut().poll_upload(&mut body, &mut true, cx);
-            // A backend that answers and takes no more must not hold the client's body for good.
-            if uploaded.is_ready() { Poll::Ready(()) } else { limit(cx).map(drop) }
-        }));
-        Ok(Ok(Sent::Answered(response, BackendBody::Early(shared))))
+        let (wanted, unwanted) = oneshot::channel();
+        let mut stalls = Alarm::default();
+        let mut waiting = None;
+        let upload = poll_fn(move |cx| {
+            let mut connection = uploading.borrow_mut();
+            let done = connection.poll_upload(&mut body, &mut true, cx);
+            // A backend that responds and takes no more must not hold the client's body for good.
+            if done.is_ready() || limit(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let stalled = connection.is_writing().then_some(connection.sent);
+            if std::mem::replace(&mut waiting, stalled) != stalled {
+                stalls.set(stalled.map(|_| Instant::now() + LATE_UPLOAD));
+            }
+            stalls.poll(cx)
+        });
+        tokio::task::spawn_local(async move {
+            tokio::select! {
+                () = upload => {}
+                // The response is complete, or nobody wants the rest of it.
+                _ = unwanted => {}
+            }
+        });
+        Ok(Ok(Sent::Answered(response, BackendBody::Early(shared, wanted))))
     }
 
     /// The next frame of the response's body.
@@ -213,7 +245,20 @@ impl Http1 {
     /// Whether a request may be sent: looks for the endpoint's goodbye first.
     pub(super) fn is_usable(&mut self) -> bool {
         // What an endpoint says without being asked would pass for the answer to the next request.
-        self.input.is_empty() && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+        self.input.is_empty() && self.transport.is_quiet()
+    }
+
+    /// Gives back the memory that only a request needs.
+    pub(super) fn shrink(&mut self) {
+        self.input = BytesMut::new();
+        self.read = READ;
+        self.output = Vec::new();
+        self.spare = HeaderMap::new();
+    }
+
+    /// Whether a tick has passed since the last request.
+    pub(super) fn is_resting(&self) -> bool {
+        self.idle_since != Coarse::now()
     }
 
     pub(super) fn idle_longer_than(&self, limit: Duration) -> bool {
@@ -236,26 +281,33 @@ impl Http1 {
             self.spare = HeaderMap::new();
         }
         self.idle_since = Coarse::now();
-        let home = self.home.clone();
+        let home = self.home.0.clone();
         home.push_idle(self);
     }
 
     /// Waits for the head of the final answer; interim ones (1xx) are for this hop.
     fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<Response<()>, BackendError>> {
         loop {
-            let head =
-                if self.input.is_empty() { None } else { head::parse(&mut self.input, method, &mut self.spare)? };
+            let parse = !self.input.is_empty() && self.progress.admits(&self.input);
+            let head = if parse { head::parse(&mut self.input, method, &mut self.spare)? } else { None };
             match head {
                 Some(Head { response, framing, keep_alive }) => {
                     let status = response.status();
+                    self.progress = Progress::default();
                     if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                         self.framing = framing;
                         self.keep_alive = keep_alive;
                         return Poll::Ready(Ok(response));
                     }
                 }
-                None if ready!(self.poll_read(cx))? == 0 => return Poll::Ready(Err(BackendError::Closed)),
-                None => {}
+                None => {
+                    if !self.input.is_empty() {
+                        self.progress.incomplete(&self.input);
+                    }
+                    if ready!(self.poll_read(cx))? == 0 {
+                        return Poll::Ready(Err(BackendError::Closed));
+                    }
+                }
             }
         }
     }
@@ -284,12 +336,13 @@ impl Http1 {
                 }
             }
             let within_chunk = self.encoding == Encoding::Chunked && !self.large.is_empty();
-            while self.written < self.output.len() || !self.large.is_empty() {
+            while self.is_writing() {
                 let written = ready!(self.poll_write(cx))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
                 }
                 *touched = true;
+                self.sent += written as u64;
                 let of_output = written.min(self.output.len() - self.written);
                 self.written += of_output;
                 self.large.advance(written - of_output);
@@ -304,6 +357,11 @@ impl Http1 {
                 return if awaits_client { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
         }
+    }
+
+    /// Whether there is something that the backend has not taken.
+    fn is_writing(&self) -> bool {
+        self.written < self.output.len() || !self.large.is_empty()
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
