@@ -41,6 +41,8 @@ pub struct Record {
     pub request_id: Option<HeaderValue>,
     /// The rule that answers.
     pub rule: Option<Arc<Rule>>,
+    /// The place of the backend that was chosen among those of the rule, where it has filters of its own.
+    pub backend: Option<usize>,
     /// The endpoint that was asked last.
     pub endpoint: Option<SocketAddr>,
     /// How long the endpoint took to the head of its answer.
@@ -76,6 +78,7 @@ impl Exchange {
             host: None,
             request_id: None,
             rule: None,
+            backend: None,
             endpoint: None,
             upstream_took: None,
             upload: None,

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::diagnostics;
+use crate::limit;
 use crate::metrics::{BUCKETS, Counter, L4Totals, RuleTotals, WorkerStats, l4_totals, rule_totals};
 use crate::reason::Reason;
 use crate::shared::{Shared, State};
@@ -54,6 +55,11 @@ impl Collector for Scrape {
             ("udp_datagrams_dropped", "Datagrams lost in either direction", sum(|stats| &stats.datagrams_dropped)),
             ("mirrors", "Copies of requests that were answered", sum(|stats| &stats.mirrors)),
             ("mirrors_dropped", "Copies of requests that got no answer", sum(|stats| &stats.mirrors_dropped)),
+            (
+                "limits_shared",
+                "Requests that limits counted together with those of other keys, for there were too many",
+                limit::overflowed(),
+            ),
             ("access_log_dropped", "Access log lines that nobody took in time", sum(|stats| &stats.log_dropped)),
             ("log_lines_dropped", "Lines of the process's log that nobody took in time", diagnostics::dropped()),
         ];

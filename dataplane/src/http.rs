@@ -140,6 +140,9 @@ async fn forward(
         (route::Action::Forward(backends), None) => backends.choose()?,
         (route::Action::Refuse(reason), _) => return Err((*reason).into()),
     };
+    if let (route::Action::Forward(backends), false) = (&rule.action, backend.filters.is_empty()) {
+        exchange.backend = backends.iter().position(|one| std::ptr::eq(one, backend));
+    }
     let cluster = match &backend.target {
         route::Target::Cluster(cluster) => cluster,
         route::Target::Refuse(reason) => return Err((*reason).into()),
@@ -228,7 +231,9 @@ fn deny(exchange: &mut Exchange, rule: &route::Rule, denied: Denied) -> Reply {
     let mut response = response_head(head.status, head.headers);
     let headers = response.headers_mut();
     hop_by_hop::strip(headers);
-    filter::on_answer(&rule.filters, exchange.client.is_tls(), &exchange.effects, headers);
+    for filters in rule.filters_of_responses(exchange.backend) {
+        filter::on_answer(filters, exchange.client.is_tls(), &exchange.effects, headers);
+    }
     headers.insert(REASON_HEADER, HeaderValue::from_static(Reason::AuthDenied.as_str()));
     match denied.body {
         DeniedBody::Streamed(body) => Reply::Stream(response, body),
@@ -321,8 +326,8 @@ fn refuse(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     };
     let (head, mut body) = response.into_parts();
     let mut response = response_head(head.status, head.headers);
-    if let Some(rule) = &exchange.rule {
-        filter::on_answer(&rule.filters, exchange.client.is_tls(), &exchange.effects, response.headers_mut());
+    for filters in exchange.rule.iter().flat_map(|rule| rule.filters_of_responses(exchange.backend)) {
+        filter::on_answer(filters, exchange.client.is_tls(), &exchange.effects, response.headers_mut());
     }
     if exchange.method == Method::HEAD {
         body.clear();

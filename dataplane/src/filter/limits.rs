@@ -62,7 +62,7 @@ impl RateLimit {
         }
         let key = match &self.header {
             None => context.forwarded.client_key,
-            Some(name) => Key::of_value(headers.get(name).map(|value| value.as_bytes())),
+            Some(name) => Key::of_values(headers.get_all(name).iter().map(|value| value.as_bytes())),
         };
         let taken = self.buckets.take(key, self.burst, context.now);
         taken.map_err(|wait| Answer {

@@ -128,7 +128,8 @@ pub fn on_request(
             Filter::ConnectionLimit(limit) => effects.guards.extend(limit.check(context)?),
             Filter::Mirror(mirror) => effects.duplicates.extend(mirror.copy(request)),
             Filter::Cors(cors) => {
-                effects.origin = request.headers.get(ORIGIN).cloned();
+                // A filter of the rule may have changed it since for the backend's.
+                effects.origin = effects.origin.take().or_else(|| request.headers.get(ORIGIN).cloned());
                 cors.preflight(context.method, &request.headers)?;
             }
             Filter::ResponseHeaders(_) | Filter::StrictTransportSecurity(_) | Filter::ExternalAuth(_) => {}
@@ -147,7 +148,16 @@ pub fn on_response(filters: &[Filter], https: bool, effects: &Effects, headers: 
                 headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
             }
             Filter::Cors(cors) => cors.dress(effects.origin.as_ref(), headers),
-            _ => {}
+            Filter::StrictTransportSecurity(_)
+            | Filter::RequestHeaders(_)
+            | Filter::Redirect(_)
+            | Filter::Rewrite(_)
+            | Filter::HttpsRedirect(_)
+            | Filter::TrailingSlashRedirect
+            | Filter::RateLimit(_)
+            | Filter::ConnectionLimit(_)
+            | Filter::Mirror(_)
+            | Filter::ExternalAuth(_) => {}
         }
     }
 }
@@ -160,7 +170,18 @@ pub fn on_answer(filters: &[Filter], https: bool, effects: &Effects, headers: &m
                 headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
             }
             Filter::Cors(cors) => cors.dress(effects.origin.as_ref(), headers),
-            _ => {}
+            Filter::StrictTransportSecurity(_)
+            | Filter::RequestHeaders(_)
+            | Filter::ResponseHeaders(_)
+            | Filter::Redirect(_)
+            | Filter::Rewrite(_)
+            | Filter::HttpsRedirect(_)
+            | Filter::TrailingSlashRedirect
+            | Filter::NginxHeaders
+            | Filter::RateLimit(_)
+            | Filter::ConnectionLimit(_)
+            | Filter::Mirror(_)
+            | Filter::ExternalAuth(_) => {}
         }
     }
 }
@@ -171,7 +192,17 @@ impl Filter {
         match self {
             Filter::Mirror(mirror) => Some(mirror.cluster()),
             Filter::ExternalAuth(auth) => Some(&auth.cluster),
-            _ => None,
+            Filter::RequestHeaders(_)
+            | Filter::ResponseHeaders(_)
+            | Filter::Redirect(_)
+            | Filter::Rewrite(_)
+            | Filter::HttpsRedirect(_)
+            | Filter::TrailingSlashRedirect
+            | Filter::NginxHeaders
+            | Filter::StrictTransportSecurity(_)
+            | Filter::RateLimit(_)
+            | Filter::ConnectionLimit(_)
+            | Filter::Cors(_) => None,
         }
     }
 
@@ -187,11 +218,12 @@ impl Filter {
         if sources.contains(&snapshot::Filter::Unknown) {
             return Ok(None);
         }
-        sources
-            .iter()
-            .filter_map(|source| Self::compile(source, clusters, limiters).transpose())
-            .collect::<Result<_, _>>()
-            .map(Some)
+        let filters = sources.iter().filter_map(|source| Self::compile(source, clusters, limiters).transpose());
+        let mut filters = filters.collect::<Result<Vec<_>, _>>()?;
+        // First wherever it stands: a preflight carries no credentials and has to pass limits and authorization, and whoever
+        // refuses the request after it is to say who may read why.
+        filters.sort_by_key(|filter| !matches!(filter, Filter::Cors(_)));
+        Ok(Some(filters.into()))
     }
 
     fn compile(

@@ -9,11 +9,11 @@ use super::table::Table;
 /// The low bits of a counter hold the count, the others a part of the key's hash.
 const COUNT: u64 = (1 << 20) - 1;
 
-/// The counters of one limiter: 4 KiB, and 64 KiB more once many clients have requests at the same time. Without locks; a
-/// counter belongs to a key only while it counts something.
+/// The counters of one limiter: 4 KiB, 64 KiB more once many clients have requests at the same time, and 512 KiB more for a crowd.
+/// Without locks; a counter belongs to a key only while it counts something.
 ///
-/// When even then all counters where a key may be are taken by other clients the request passes uncounted: memory is bounded, and
-/// what bounds a crowd that large is the data plane's own limit.
+/// When even then all counters where a key may be are taken by other clients, those that have none share some and are limited
+/// together: memory is bounded, and nobody passes uncounted.
 #[derive(Debug, Default)]
 pub struct ConnectionCounters {
     table: Table<AtomicU64>,
@@ -23,8 +23,8 @@ pub struct ConnectionCounters {
 #[derive(Debug)]
 pub struct ConnectionGuard {
     counters: Arc<ConnectionCounters>,
-    /// The counter; `None` when it was let through uncounted.
-    place: Option<usize>,
+    /// The counter.
+    place: usize,
 }
 
 impl ConnectionCounters {
@@ -49,22 +49,31 @@ impl ConnectionCounters {
                 if self.table.grow() {
                     continue;
                 }
-                return Some(ConnectionGuard { counters: self.clone(), place: None });
+                return self.share(key, limit);
             };
             if value & COUNT >= limit {
                 return None;
             }
             let next = tag | ((value & COUNT) + 1);
             if counter.compare_exchange(value, next, Relaxed, Relaxed).is_ok() {
-                return Some(ConnectionGuard { counters: self.clone(), place: Some(place) });
+                return Some(ConnectionGuard { counters: self.clone(), place });
             }
         }
     }
 }
 
+impl ConnectionCounters {
+    /// As [`Self::enter`], together with the other keys that have no counter of their own.
+    fn share(self: &Arc<Self>, key: Key, limit: u64) -> Option<ConnectionGuard> {
+        let (place, counter) = self.table.shared(key);
+        let entered = counter.try_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1));
+        entered.ok().map(|_| ConnectionGuard { counters: self.clone(), place })
+    }
+}
+
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        if let Some(counter) = self.place.and_then(|place| self.counters.table.slot(place)) {
+        if let Some(counter) = self.counters.table.slot(self.place) {
             counter.fetch_sub(1, Relaxed);
         }
     }
@@ -95,8 +104,7 @@ mod tests {
     fn counters_of_clients_that_left_are_used_again() {
         let counters = Arc::new(ConnectionCounters::default());
         for number in 0..100_000 {
-            let guard = counters.enter(client(number), 1).unwrap();
-            assert!(guard.place.is_some());
+            assert!(counters.enter(client(number), 1).is_some());
         }
         assert!(counters.table.is_small());
     }
@@ -107,10 +115,22 @@ mod tests {
         let crowd = || (1..=8192).map(|number| Key(number << COUNT.count_ones() | number));
         let enter = || crowd().filter_map(|key| counters.enter(key, 1)).collect::<Vec<_>>();
         let guards = enter();
-        assert!(guards.iter().all(|guard| guard.place.is_some()));
         assert_eq!((guards.len(), enter().len()), (8192, 0));
         drop(guards);
         assert_eq!(enter().len(), 8192);
+    }
+
+    #[test]
+    fn beyond_all_counters_clients_are_limited_together_and_those_that_have_one_alone() {
+        let counters = Arc::new(ConnectionCounters::default());
+        let crowd = 1..=200_000u64;
+        let guards: Vec<_> =
+            crowd.filter_map(|number| counters.enter(Key(number << COUNT.count_ones() | number), 2)).collect();
+        assert!((60_000..80_000).contains(&guards.len()), "{}", guards.len());
+        let first = Key(1 << COUNT.count_ones() | 1);
+        assert!(counters.enter(first, 2).is_some() && counters.enter(first, 1).is_none(), "it has its own");
+        drop(guards);
+        assert!(counters.enter(Key(300_000 << COUNT.count_ones()), 1).is_some());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 pub use connections::{ConnectionCounters, ConnectionGuard};
 pub use rate::RateBuckets;
 pub use registry::LimiterRegistry;
+pub use table::overflowed;
 
 /// What a limit counts by, as a hash under a key that no client knows: nobody can aim at another's bucket. Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +29,13 @@ impl Key {
         })
     }
 
-    /// The key of a header's value; `None` is the key of all requests without the header.
-    pub fn of_value(value: Option<&[u8]>) -> Self {
-        Self::of(&value)
+    /// The key of a header's value. All requests without the header have one key, and so have all that repeat it: of several values
+    /// a backend may take another than we do, and with the rest of them a client would choose its key.
+    pub fn of_values<'v>(mut values: impl Iterator<Item = &'v [u8]>) -> Self {
+        match (values.next(), values.next()) {
+            (value, None) => Self::of(&(1, value)),
+            _ => Self::of(&2),
+        }
     }
 
     fn of(value: &impl std::hash::Hash) -> Self {
@@ -41,6 +46,13 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repeated_header_is_another_key_than_its_first_value() {
+        let key = |values: &[&'static str]| Key::of_values(values.iter().map(|value| value.as_bytes()));
+        assert!(key(&["a", "b"]) != key(&["a"]) && key(&["a", "b"]) != key(&["b"]) && key(&[]) != key(&[""]));
+        assert_eq!(key(&["a", "b"]), key(&["c", "b"]), "no junk makes it a new one");
+    }
 
     #[test]
     fn an_ipv6_client_is_its_network_and_a_mapped_one_is_ipv4() {

@@ -10,12 +10,12 @@ use crate::tick::Tick;
 /// How often a key looks for a place.
 const ATTEMPTS: usize = 8;
 
-/// The buckets of one limiter: 8 KiB, and 128 KiB more once many clients press against it at the same time.
+/// The buckets of one limiter: 8 KiB, 128 KiB more once many clients press against it at the same time, and 1 MiB more for a crowd.
 ///
 /// A bucket is the key's hash and the theoretical arrival time (GCRA): the moment when the bucket is full again. A key
-/// takes the place of a bucket that is full, for that is as good as none. Where no bucket is full, memory grows, once; then
-/// the bucket that is full soonest gives way. Keys that came once are forgotten before keys that press against the
-/// limit, so a flood of keys frees nobody who is limited.
+/// takes the place of a bucket that is full, for that is as good as none; no other bucket ever gives way, so that a flood of
+/// keys frees nobody who is limited. Where no bucket is full, memory grows, twice; then keys that have no bucket yet share some,
+/// and are limited together.
 ///
 /// Without locks. Two threads that put a key in the same place at the same moment can lose one request of a count,
 /// never more.
@@ -46,7 +46,7 @@ impl RateBuckets {
     pub fn take(&self, key: Key, burst: u32, now: Tick) -> Result<(), Duration> {
         let now = now.nanos();
         let tolerance = self.interval.saturating_mul(u64::from(burst));
-        let Some(bucket) = self.bucket(key, now) else { return Ok(()) };
+        let bucket = self.bucket(key, now);
         let taken = bucket.full_at.try_update(Relaxed, Relaxed, |full_at| {
             let full_at = full_at.max(now);
             (full_at - now <= tolerance).then(|| full_at.saturating_add(self.interval))
@@ -54,26 +54,26 @@ impl RateBuckets {
         taken.map(drop).map_err(|full_at| Duration::from_nanos(full_at.saturating_sub(tolerance).saturating_sub(now)))
     }
 
-    fn bucket(&self, key: Key, now: u64) -> Option<&Bucket> {
-        let mut place = None;
-        // Whoever loses a race for a place looks again; after a few losses any place will do.
+    fn bucket(&self, key: Key, now: u64) -> &Bucket {
+        // Whoever loses a race for a place looks again; after a few losses a shared one will do.
         for _ in 0..ATTEMPTS {
             let slots = || self.table.slots(key).map(|(_, bucket)| bucket);
             if let Some(own) = slots().find(|bucket| bucket.key.load(Relaxed) == key.0) {
-                return Some(own);
+                return own;
             }
-            place = slots().min_by_key(|bucket| bucket.full_at.load(Relaxed));
-            let taken = place?;
-            if taken.full_at.load(Relaxed) > now && self.table.grow() {
-                continue;
-            }
-            let before = taken.key.load(Relaxed);
-            if taken.key.compare_exchange(before, key.0, Relaxed, Relaxed).is_ok() {
-                taken.full_at.store(0, Relaxed);
+            let Some(full) = slots().find(|bucket| bucket.full_at.load(Relaxed) <= now) else {
+                if self.table.grow() {
+                    continue;
+                }
                 break;
+            };
+            let before = full.key.load(Relaxed);
+            if full.key.compare_exchange(before, key.0, Relaxed, Relaxed).is_ok() {
+                full.full_at.store(0, Relaxed);
+                return full;
             }
         }
-        place
+        self.table.shared(key).1
     }
 }
 
@@ -81,6 +81,7 @@ impl RateBuckets {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
+    use super::super::table::overflowed;
     use super::*;
 
     fn client(number: u32) -> Key {
@@ -113,9 +114,24 @@ mod tests {
         let buckets = RateBuckets::new(1, Duration::from_secs(60));
         while buckets.take(client(0), 3, at(1000)).is_ok() {}
         for number in 1..200_000 {
-            assert!(buckets.take(client(number), 3, at(1001)).is_ok());
+            let _ = buckets.take(client(number), 3, at(1001));
         }
         assert!(buckets.take(client(0), 3, at(1002)).is_err());
+    }
+
+    #[test]
+    fn without_a_burst_a_flood_of_keys_frees_nobody_and_those_without_a_bucket_share_some() {
+        let buckets = RateBuckets::new(1, Duration::from_secs(60));
+        let before = overflowed();
+        let passed: Vec<_> = (0..300_000).filter(|number| buckets.take(client(*number), 0, at(1000)).is_ok()).collect();
+        assert!((60_000..80_000).contains(&passed.len()), "{}", passed.len());
+        assert!(
+            passed.iter().all(|number| buckets.take(client(*number), 0, at(1001)).is_err()),
+            "all are limited still"
+        );
+        assert!(overflowed() - before > 200_000);
+        // A bucket that is full again is free for others.
+        assert!(buckets.take(client(400_000), 0, at(61_001)).is_ok());
     }
 
     #[test]

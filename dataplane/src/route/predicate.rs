@@ -1,6 +1,6 @@
 //! What a match demands besides host and path.
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use regex::Regex;
 use snapshot::{Match, PathMatch, ValuePattern};
 
@@ -75,12 +75,18 @@ impl Value {
     }
 }
 
-/// Of a repeated header any value may match.
+/// Several lines of a header are one list (RFC 9110, 5.3): what is matched is what a backend reads that joins them.
 fn header_matches(headers: &HeaderMap, name: &HeaderName, value: &Value) -> bool {
-    headers.get_all(name).iter().any(|found| match value {
-        Value::Exact(expected) => found.as_bytes() == expected.as_bytes(),
-        Value::Regex(_) => std::str::from_utf8(found.as_bytes()).is_ok_and(|found| value.matches(found)),
-    })
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let Some(first) = lines.next() else { return false };
+    let matches = |found: &[u8]| match value {
+        Value::Exact(expected) => found == expected.as_bytes(),
+        Value::Regex(_) => std::str::from_utf8(found).is_ok_and(|found| value.matches(found)),
+    };
+    match lines.next() {
+        None => matches(first),
+        Some(second) => matches(&[first, second].into_iter().chain(lines).collect::<Vec<_>>().join(&b", "[..])),
+    }
 }
 
 /// Of a repeated parameter the first value counts (Gateway API).
@@ -115,6 +121,19 @@ mod tests {
         assert!(query_matches(Some("flag"), "flag", &exact("")));
         assert!(!query_matches(None, "", &exact("x")));
         assert!(query_matches(Some("a=50%"), "a", &exact("50%")));
+    }
+
+    #[test]
+    fn several_lines_of_a_header_are_one_list() {
+        let mut headers = HeaderMap::new();
+        for value in ["one", "two"] {
+            headers.append("version", HeaderValue::from_static(value));
+        }
+        let name = HeaderName::from_static("version");
+        let matches = |value: &str| header_matches(&headers, &name, &Value::Exact(value.into()));
+        assert_eq!(["one", "two", "one, two"].map(matches), [false, false, true]);
+        let expression = Value::compile(&ValuePattern::Regex("one, .*".into())).unwrap();
+        assert!(header_matches(&headers, &name, &expression));
     }
 
     #[test]

@@ -121,6 +121,16 @@ impl Rule {
         })
     }
 
+    /// The filters that a response of the data plane itself goes through: those of the rule and, once one was chosen, of its backend,
+    /// by its place.
+    pub fn filters_of_responses(&self, backend: Option<usize>) -> impl Iterator<Item = &[Filter]> {
+        let backend = match (&self.action, backend) {
+            (Action::Forward(backends), Some(place)) => backends.iter().nth(place).map(|backend| &*backend.filters),
+            _ => None,
+        };
+        backend.into_iter().chain([&*self.filters])
+    }
+
     /// The clusters to which the rule refers.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         let backends = match &self.action {

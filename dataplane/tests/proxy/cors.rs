@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use snapshot::{Action, AllowList, Cors, Filter, OriginPattern, Refusal, Resource};
+use snapshot::{Action, AllowList, Cors, Filter, LimitKey, OriginPattern, RateLimit, Refusal, Resource};
 
 use crate::backend::{Backend, full};
 use crate::client::{Answer, send};
@@ -189,4 +189,40 @@ async fn wildcards_with_credentials_never_become_a_star() {
     let answer = ask(&rig, Method::GET, "/", &[("origin", "https://other.foo.com")]).await;
     let exposed = answer.header("access-control-expose-headers");
     assert!(exposed.contains("x-of-backend") && !exposed.contains("set-cookie") && !exposed.contains('*'), "{exposed}");
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_rule_or_of_its_backend_says_who_may_read_it() {
+    let origin = "https://www.foo.com";
+    let limited = Filter::RateLimit(RateLimit {
+        id: "limit".into(),
+        key: LimitKey::ClientIp,
+        requests: 1,
+        per: std::time::Duration::from_secs(3600),
+        burst: 0,
+        exempt: Vec::new(),
+        status: 429,
+    });
+    let gone = crate::rig::free_port();
+    let rig = Rig::with(options(), &[std::net::SocketAddr::new(crate::rig::LOOPBACK, gone)], |snapshot| {
+        let mut of_rule = rule("cors", "/rule", "app");
+        // As the filters of a policy, the limit stands before the route's own.
+        of_rule.filters = vec![limited, Filter::Cors(listed())];
+        let mut of_backend = rule("backend", "/backend", "app");
+        let Action::Forward(backends) = &mut of_backend.action else { panic!("a rule with a backend") };
+        backends[0].filters = vec![Filter::Cors(listed())];
+        snapshot.insert("all", Resource::Route(route("web", vec![of_rule, of_backend])));
+    });
+    let readable = |answer: &Answer| answer.header("access-control-allow-origin") == origin;
+    let first = ask(&rig, Method::GET, "/rule", &[("origin", origin)]).await;
+    assert_eq!((first.status.as_u16(), readable(&first)), (502, true), "{first:?}");
+    let second = ask(&rig, Method::GET, "/rule", &[("origin", origin)]).await;
+    assert_eq!((second.status.as_u16(), readable(&second)), (429, true), "{second:?}");
+    // A preflight is no request of the page's: it takes nothing from its limit.
+    let asked = [("origin", origin), ("access-control-request-method", "GET")];
+    assert!(readable(&ask(&rig, Method::OPTIONS, "/rule", &asked).await));
+    let of_backend = ask(&rig, Method::GET, "/backend", &[("origin", origin)]).await;
+    assert_eq!((of_backend.status.as_u16(), readable(&of_backend)), (502, true), "{of_backend:?}");
+    let stranger = ask(&rig, Method::GET, "/backend", &[("origin", "https://evil.example")]).await;
+    assert_eq!(stranger.header("access-control-allow-origin"), "");
 }
