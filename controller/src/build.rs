@@ -21,7 +21,7 @@ use crate::last_good::Unrecorded;
 use crate::metrics::Metrics;
 use crate::provision;
 use crate::shutdown::Shutdown;
-use crate::status::{Gate, Refused, Unwritten, Wanted};
+use crate::status::{Gate, Refused, Unwritten, View, Wanted};
 use crate::store::{Change, Store};
 use crate::stream::{Acks, Publisher, ServiceAccount};
 
@@ -85,10 +85,45 @@ struct Built {
     /// The name of those that had a ready pod last.
     homes: BTreeMap<ObjectKey, ObjectKey>,
     reports: Vec<Report>,
+    /// Whether all that was translated is still to be told.
+    is_rebuilt: bool,
+    /// The last change of acknowledgements that was looked at.
+    heard: u64,
+    /// What each data plane rejects, where there is anything.
+    rejected: BTreeMap<DataPlane, BTreeMap<ResourceId, String>>,
+    /// The same, as statuses tell it.
+    refused: BTreeMap<DataPlane, Refused>,
     /// Those that are logged, sorted.
     told: Vec<Report>,
     /// What is logged of resources that data planes do not take and that come from no object.
     told_of_none: BTreeSet<String>,
+}
+
+impl Built {
+    /// Notes what these data planes reject. Returns whether that changed.
+    fn hear_rejected(&mut self, planes: &[DataPlane], acks: &Acks) -> bool {
+        let mut changed = false;
+        for plane in planes {
+            let Some(snapshot) = self.snapshots.get(plane) else { continue };
+            let rejected = acks.rejected(plane);
+            let refused = Refused::new(snapshot, &rejected);
+            let before = self.refused.remove(plane).unwrap_or_default();
+            if refused != before {
+                self.wanted.touch(before.routes().chain(refused.routes()));
+                self.wanted.touch_planes([plane]);
+            }
+            if refused != Refused::default() {
+                self.refused.insert(plane.clone(), refused);
+            }
+            let rejected: BTreeMap<_, _> = rejected.into_iter().map(|(id, why)| (id.clone(), why.to_owned())).collect();
+            let before = self.rejected.remove(plane).unwrap_or_default();
+            changed |= rejected != before;
+            if !rejected.is_empty() {
+                self.rejected.insert(plane.clone(), rejected);
+            }
+        }
+        changed
+    }
 }
 
 impl Builder {
@@ -96,9 +131,8 @@ impl Builder {
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut shutdown: Shutdown) -> Result<(), JoinError> {
         let mut built = Built::default();
         let mut acks = self.publisher.acks();
-        let mut wake: Option<Instant> = None;
         loop {
-            let again = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let again = built.gate.wake().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             let mut settings_changed = false;
             tokio::select! {
                 change = changes.recv() => match change {
@@ -117,8 +151,11 @@ impl Builder {
                 continue;
             }
             self.follow(&mut built, settings_changed).await?;
-            self.tell(&mut built, &acks.borrow_and_update().clone());
-            wake = built.gate.take_wake();
+            if built.gate.wake().is_some_and(|wake| wake <= Instant::now()) {
+                built.gate.take_wake();
+                built.wanted.touch_outstanding();
+            }
+            self.tell(&mut built, &acks.borrow_and_update());
         }
     }
 
@@ -134,6 +171,7 @@ impl Builder {
     /// Builds what changes since the last time ask for, or `all`.
     async fn follow(&mut self, built: &mut Built, all: bool) -> Result<(), JoinError> {
         let dirty = self.store.take_dirty();
+        built.wanted.touch(dirty.statuses);
         if all || dirty.structure {
             self.build(built).await?;
         } else if !dirty.endpoints.is_empty() {
@@ -203,7 +241,7 @@ impl Builder {
         send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
         built.gate.forget_except(&statuses);
         built.wanted.replace(statuses);
-        built.wanted.withdraws = self.withdraws();
+        built.wanted.withdraw(self.withdraws(), &self.store.observed);
         self.outputs.ready.send_replace(true);
 
         let unrecorded = self.record(&rejected);
@@ -215,7 +253,8 @@ impl Builder {
         });
         let mut lacking: BTreeMap<DataPlane, Vec<provision::Id>> = BTreeMap::new();
         missing.for_each(|(plane, id)| lacking.entry(plane.clone()).or_default().push(id));
-        built.gate.lack(lacking.iter().map(|(plane, ids)| (plane.clone(), self::lacking(ids))).collect());
+        let lack = built.gate.lack(lacking.iter().map(|(plane, ids)| (plane.clone(), self::lacking(ids))).collect());
+        built.wanted.touch_planes(&lack);
         let missing = lacking.into_values().flatten().collect();
         let wanted = infrastructure
             .into_iter()
@@ -233,9 +272,10 @@ impl Builder {
             .map(|problem| Report { uid: uid(problem.kind, &problem.object), problem })
             .collect();
         built.reports = reports;
+        built.is_rebuilt = true;
     }
 
-    /// The kinds where it is known which objects are ours, see [`Wanted::withdraws`].
+    /// The kinds where it is known which objects are ours, see [`Wanted::withdraw`].
     fn withdraws(&self) -> BTreeSet<Kind> {
         let gateways = self.store.knows(&[Kind::Gateway, Kind::GatewayClass]);
         let ingresses = self.store.knows(&[Kind::Ingress, Kind::IngressClass]);
@@ -368,7 +408,8 @@ impl Builder {
     fn expect(&self, built: &mut Built) {
         let pods = |(plane, service)| (plane, ready_pods(&self.store.resources, &service));
         let ready = self.services(built).map(pods).collect();
-        built.gate.expect(ready);
+        let changed = built.gate.expect(ready);
+        built.wanted.touch_planes(&changed);
     }
 
     /// The Services that lead to data planes. Those for Gateways have the name of the account.
@@ -381,23 +422,44 @@ impl Builder {
         })
     }
 
-    /// Tells the writers what differs from what the API server holds, as far as data planes acknowledged it.
+    /// Tells the writers what differs from what the API server holds, as far as data planes acknowledged it. Looks only at what
+    /// changed since the last time, or at what data planes were heard of.
     fn tell(&mut self, built: &mut Built, acks: &Acks) {
-        let planes = built.snapshots.keys();
-        self.metrics.sessions(planes.map(|plane| acks.connected(plane).count()).sum());
-        let refused = built.snapshots.iter().filter_map(|(plane, snapshot)| {
-            let refused = Refused::new(snapshot, &acks.rejected(plane));
-            (refused != Refused::default()).then(|| (plane.clone(), refused))
+        let heard: Vec<_> = acks.changed_since(built.heard).cloned().collect();
+        built.heard = acks.revision();
+        built.wanted.touch_planes(&heard);
+        let is_rebuilt = std::mem::take(&mut built.is_rebuilt);
+        let rejected_changed = match is_rebuilt {
+            true => {
+                built.rejected.retain(|plane, _| built.snapshots.contains_key(plane));
+                built.refused.retain(|plane, _| built.snapshots.contains_key(plane));
+                let planes: Vec<_> = built.snapshots.keys().cloned().collect();
+                built.hear_rejected(&planes, acks)
+            }
+            false => built.hear_rejected(&heard, acks),
+        };
+        if is_rebuilt || !heard.is_empty() {
+            let planes = built.snapshots.keys();
+            self.metrics.sessions(planes.map(|plane| acks.connected(plane).count()).sum());
+        }
+        let view = View { observed: &self.store.observed, acks, refused: &built.refused, now: Instant::now() };
+        built.wanted.settle(&mut built.gate, &view);
+        self.outputs.unwritten.send_if_modified(|unwritten| {
+            let changed = !Arc::ptr_eq(unwritten, built.wanted.unwritten());
+            unwritten.clone_from(built.wanted.unwritten());
+            changed
         });
-        let refused = refused.collect();
-        let before = self.outputs.unwritten.borrow().clone();
-        let (observed, now) = (&self.store.observed, Instant::now());
-        let unwritten = built.wanted.unwritten(&before, observed, &mut built.gate, acks, &refused, now);
-        send_if_new(&self.outputs.unwritten, unwritten);
+        if is_rebuilt || rejected_changed {
+            self.tell_reports(built);
+        }
+    }
+
+    /// Logs and hands on what is wrong.
+    fn tell_reports(&self, built: &mut Built) {
         let mut reports = built.reports.clone();
         let mut of_none = BTreeSet::new();
-        for plane in built.snapshots.keys() {
-            for (id, why) in acks.rejected(plane) {
+        for (plane, rejected) in &built.rejected {
+            for (id, why) in rejected {
                 match self.rejection(plane, id, why) {
                     Some(report) => reports.push(report),
                     None => _ = of_none.insert(format!("the data planes {plane} do not take {id}: {why}")),

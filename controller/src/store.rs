@@ -83,14 +83,14 @@ pub struct Dirty {
     pub structure: bool,
     /// Services of which nothing but the endpoints changed.
     pub endpoints: BTreeSet<ObjectKey>,
-    /// A status that the controller writes was changed by it or by somebody else.
-    pub statuses: bool,
+    /// Objects whose status the controller writes and that came or went, or whose status was changed by it or by somebody else.
+    pub statuses: BTreeSet<Target>,
 }
 
 impl Dirty {
     /// Whether there is anything to do.
     pub fn any(&self) -> bool {
-        self.structure || self.statuses || !self.endpoints.is_empty()
+        self.structure || !self.statuses.is_empty() || !self.endpoints.is_empty()
     }
 }
 
@@ -218,8 +218,10 @@ impl Store {
         if let Some(target) = Target::of(T::KIND, &key) {
             let written = object.meta_mut().managed_fields.take().unwrap_or_default();
             let observed = Observed::new(T::KIND, object.take_status(), &written, &self.controllers);
-            let before = self.observed.insert(target, observed.clone());
-            self.dirty.statuses |= before.as_ref() != Some(&observed);
+            if self.observed.get(&target) != Some(&observed) {
+                self.dirty.statuses.insert(target.clone());
+                self.observed.insert(target, observed);
+            }
         }
         let before = T::map(&self.resources).get(&key).map(|entry| entry.current.clone());
         if before.as_deref() == Some(&object) {
@@ -237,6 +239,7 @@ impl Store {
         let decoded = self.undecodable.remove(&(T::KIND, key.clone())).is_none();
         if let Some(target) = Target::of(T::KIND, key) {
             self.observed.remove(&target);
+            self.dirty.statuses.insert(target);
         }
         if T::ON_DEMAND {
             self.resources.unavailable.remove(&(T::KIND, key.clone()));

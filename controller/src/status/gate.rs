@@ -14,7 +14,7 @@ use crate::stream::{Acks, Wait};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Remembers which publication each status waits for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Gate {
     current: u64,
     /// The pods that get traffic, where that is known.
@@ -51,14 +51,20 @@ impl Gate {
         self.current = publication;
     }
 
-    /// Notes which pods of each group the cluster holds for ready. A controller that just started has heard of few.
-    pub fn expect(&mut self, ready: BTreeMap<DataPlane, BTreeSet<String>>) {
+    /// Notes which pods of each group the cluster holds for ready. A controller that just started has heard of few. Returns the groups
+    /// of which it held others.
+    pub fn expect(&mut self, ready: BTreeMap<DataPlane, BTreeSet<String>>) -> BTreeSet<DataPlane> {
+        let changed = differing(&self.ready, &ready);
         self.ready = ready;
+        changed
     }
 
-    /// Notes which data planes lack an object without which they serve nobody, and why.
-    pub fn lack(&mut self, lacking: BTreeMap<DataPlane, String>) {
+    /// Notes which data planes lack an object without which they serve nobody, and why. Returns those of which something else was
+    /// known.
+    pub fn lack(&mut self, lacking: BTreeMap<DataPlane, String>) -> BTreeSet<DataPlane> {
+        let changed = differing(&self.lacking, &lacking);
         self.lacking = lacking;
+        changed
     }
 
     /// What these data planes lack.
@@ -93,7 +99,12 @@ impl Gate {
         Err(wait)
     }
 
-    /// When the patience with some data plane ends; asking forgets it.
+    /// When the patience with some data plane ends.
+    pub fn wake(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// The same; asking forgets it, until those that wait are asked for again.
     pub fn take_wake(&mut self) -> Option<Instant> {
         self.wake.take()
     }
@@ -124,4 +135,9 @@ impl Gate {
             }
         }
     }
+}
+
+/// The keys whose values are not the same in both.
+fn differing<V: PartialEq>(one: &BTreeMap<DataPlane, V>, other: &BTreeMap<DataPlane, V>) -> BTreeSet<DataPlane> {
+    super::changes(one, other, PartialEq::eq).into_iter().map(|(plane, _)| plane.clone()).collect()
 }

@@ -11,6 +11,8 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crds::gateway::ParentReference;
+use crds::policy::PolicyAncestorStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
 use kube::ResourceExt;
 use kube::api::DynamicObject;
@@ -209,14 +211,31 @@ pub struct Write {
 /// Every status that the API server does not hold yet.
 pub type Unwritten = BTreeMap<Target, Arc<Write>>;
 
-/// Compares wanted statuses with observed ones. Statuses that did not change are not serialised again.
-#[derive(Debug, Default)]
+/// What decides, besides the statuses themselves, what is to be written.
+pub struct View<'a> {
+    /// What the API server last told of statuses.
+    pub observed: &'a BTreeMap<Target, Observed>,
+    /// What data planes acknowledged.
+    pub acks: &'a Acks,
+    /// What they refused.
+    pub refused: &'a BTreeMap<DataPlane, Refused>,
+    /// When this is asked.
+    pub now: Instant,
+}
+
+/// Compares wanted statuses with observed ones: only those that were touched, since it is asked after every event.
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// The kinds where what was written to objects that are not the controller's any more is taken away. Only who knows every Gateway,
-    /// or every Ingress, and every class can tell which these are.
-    pub withdraws: BTreeSet<Kind>,
     statuses: Statuses,
     fingerprints: BTreeMap<Target, Fingerprint>,
+    withdraws: BTreeSet<Kind>,
+    unwritten: Arc<Unwritten>,
+    /// What is to be compared again.
+    touched: BTreeSet<Target>,
+    /// Who depends on what these data planes acknowledge: Gateways, ListenerSets and what is not written yet.
+    dependents: BTreeMap<DataPlane, BTreeSet<Target>>,
+    /// The same by target.
+    depends: BTreeMap<Target, Vec<DataPlane>>,
 }
 
 impl Wanted {
@@ -226,6 +245,7 @@ impl Wanted {
         let now = &self.statuses;
         let mut note = |kind: Kind, object: &ObjectKey, status: Option<Value>| {
             let target = Target { kind, object: object.clone() };
+            self.touched.insert(target.clone());
             match status {
                 Some(status) => self.fingerprints.insert(target, Fingerprint::of(&status)),
                 None => self.fingerprints.remove(&target),
@@ -244,69 +264,150 @@ impl Wanted {
         for ((kind, object), ancestors) in changes(&before.policies, &now.policies, PartialEq::eq) {
             note(*kind, object, ancestors.map(|ancestors| json!({ "ancestors": ancestors })));
         }
+        let mut touch =
+            |kind: Kind, object: &ObjectKey| _ = self.touched.insert(Target { kind, object: object.clone() });
+        if before.data_planes != now.data_planes || before.listener_set_gateways != now.listener_set_gateways {
+            now.gateways.keys().for_each(|object| touch(Kind::Gateway, object));
+            now.listener_sets.keys().for_each(|object| touch(Kind::ListenerSet, object));
+        }
+        let gateways = changes(&before.gateways, &now.gateways, PartialEq::eq);
+        gateways.iter().for_each(|(object, _)| touch(Kind::Gateway, object));
+        let listener_sets = changes(&before.listener_sets, &now.listener_sets, PartialEq::eq);
+        listener_sets.iter().for_each(|(object, _)| touch(Kind::ListenerSet, object));
+        self.touch_outstanding();
     }
 
-    /// What differs from what the API server holds, as far as data planes have acknowledged it, and with what they `refused`.
-    /// Of what was unwritten `before`, only what changed is serialised again: this is asked after every event.
-    pub fn unwritten(
-        &self,
-        before: &Unwritten,
-        observed: &BTreeMap<Target, Observed>,
-        gate: &mut Gate,
-        acks: &Acks,
-        refused: &BTreeMap<DataPlane, Refused>,
-        now: Instant,
-    ) -> Unwritten {
-        let mut unwritten = Unwritten::new();
-        let mut world = World { statuses: &self.statuses, observed, gate, acks, refused, now };
-        for (object, status) in &self.statuses.gateways {
-            unwritten.extend(world.unwritten(Kind::Gateway, object, object, status));
+    /// Takes away, for these kinds, what was written to objects that are not the controller's any more. Only who knows every Gateway,
+    /// or every Ingress, and every class can tell which these are.
+    pub fn withdraw(&mut self, kinds: BTreeSet<Kind>, observed: &BTreeMap<Target, Observed>) {
+        if self.withdraws != kinds {
+            self.touch(observed.iter().filter(|(_, observed)| observed.is_ours).map(|(target, _)| target.clone()));
+            self.withdraws = kinds;
         }
-        for (object, status) in &self.statuses.listener_sets {
-            let gateway = self.statuses.listener_set_gateways.get(object);
-            unwritten.extend(gateway.and_then(|gateway| world.unwritten(Kind::ListenerSet, object, gateway, status)));
-        }
-        let all = observed;
-        // Both are in the same order.
-        let mut observed = observed.iter().peekable();
-        let others = self.fingerprints.iter().filter_map(|(target, fingerprint)| {
-            while observed.next_if(|(other, _)| *other < target).is_some() {}
-            let (_, observed) = observed.next_if(|(other, _)| *other == target)?;
-            let told = self.refused(target, refused);
-            let fingerprint = told.as_ref().map_or(*fingerprint, Fingerprint::of);
-            if observed.fingerprint == fingerprint || self.fills(target, told.as_ref(), observed) {
-                gate.settled(target);
-                return None;
-            }
-            if self.waits(&Claim { target, token: fingerprint, acks, now }, gate) {
-                return None;
-            }
-            let write = match before.get(target).filter(|write| write.fingerprint == fingerprint) {
-                Some(write) => write.clone(),
-                None => Arc::new(Write { status: told.or_else(|| self.status(target))?, fingerprint }),
+    }
+
+    /// Has these compared again.
+    pub fn touch(&mut self, targets: impl IntoIterator<Item = Target>) {
+        self.touched.extend(targets);
+    }
+
+    /// Has those compared again that depend on these data planes.
+    pub fn touch_planes<'p>(&mut self, planes: impl IntoIterator<Item = &'p DataPlane>) {
+        let dependents = planes.into_iter().filter_map(|plane| self.dependents.get(plane));
+        self.touched.extend(dependents.flatten().cloned());
+    }
+
+    /// Has those compared again that are not written, or wait.
+    pub fn touch_outstanding(&mut self) {
+        self.touched.extend(self.unwritten.keys().cloned());
+        let waiting = self.depends.keys().filter(|target| !matches!(target.kind, Kind::Gateway | Kind::ListenerSet));
+        self.touched.extend(waiting.cloned());
+    }
+
+    /// Every status that differs from what the API server holds, as far as data planes have acknowledged it.
+    pub fn unwritten(&self) -> &Arc<Unwritten> {
+        &self.unwritten
+    }
+
+    /// Compares what was touched.
+    pub fn settle(&mut self, gate: &mut Gate, view: &View) {
+        for target in std::mem::take(&mut self.touched) {
+            let write = self.compare(&target, gate, view);
+            let known = self.unwritten.get(&target);
+            let same = match (known, &write) {
+                (Some(known), Some(write)) => known.fingerprint == write.fingerprint,
+                (known, write) => known.is_none() && write.is_none(),
             };
-            Some((target.clone(), write))
-        });
-        unwritten.extend(others);
-        unwritten.extend(self.withdrawn(all));
-        unwritten
+            if same {
+                continue;
+            }
+            let unwritten = Arc::make_mut(&mut self.unwritten);
+            match write {
+                Some(write) => unwritten.insert(target, write),
+                None => unwritten.remove(&target),
+            };
+        }
     }
 
-    /// What was written to Gateways, ListenerSets and Ingresses that are somebody else's now, or nobody's: whoever starts now would
-    /// write nothing there.
-    fn withdrawn(&self, observed: &BTreeMap<Target, Observed>) -> impl Iterator<Item = (Target, Arc<Write>)> {
-        let is_wanted = |target: &Target| match target.kind {
-            Kind::Gateway => self.statuses.gateways.contains_key(&target.object),
-            Kind::ListenerSet => self.statuses.listener_sets.contains_key(&target.object),
-            _ => self.statuses.ingresses.contains_key(&target.object),
+    /// What to write to an object now. Notes on which data planes that depends.
+    fn compare(&mut self, target: &Target, gate: &mut Gate, view: &View) -> Option<Arc<Write>> {
+        let Some(observed) = view.observed.get(target) else {
+            self.depend(target, Vec::new());
+            return None;
         };
-        let ours =
-            observed.iter().filter(|(target, observed)| observed.is_ours && self.withdraws.contains(&target.kind));
-        let left = ours.map(|(target, _)| target).filter(move |target| !is_wanted(target));
-        left.map(|target| {
-            let write = Write { status: Value::Null, fingerprint: Fingerprint::of(&Value::Null) };
-            (target.clone(), Arc::new(write))
-        })
+        let statuses = &self.statuses;
+        let mut world = World { gate, acks: view.acks, refused: view.refused, now: view.now };
+        let listening = match target.kind {
+            Kind::Gateway => statuses.gateways.get(&target.object).map(|status| {
+                let plane = statuses.data_plane(&target.object);
+                (world.unwritten(target, observed, &plane, status), plane)
+            }),
+            Kind::ListenerSet => statuses.listener_sets.get(&target.object).and_then(|status| {
+                let plane = statuses.data_plane(statuses.listener_set_gateways.get(&target.object)?);
+                Some((world.unwritten(target, observed, &plane, status), plane))
+            }),
+            _ => None,
+        };
+        if let Some((write, plane)) = listening {
+            self.depend(target, vec![plane]);
+            return write;
+        }
+        let Some(fingerprint) = self.fingerprints.get(target) else {
+            self.depend(target, Vec::new());
+            return self.withdrawn(target, observed);
+        };
+        let told = self.refused(target, view.refused);
+        let fingerprint = told.as_ref().map_or(*fingerprint, Fingerprint::of);
+        if observed.fingerprint == fingerprint || self.fills(target, told.as_ref(), observed) {
+            gate.settled(target);
+            self.depend(target, Vec::new());
+            return None;
+        }
+        let planes = self.claimed(target);
+        let claim = Claim { target, token: fingerprint, acks: view.acks, now: view.now };
+        // Where there is nobody, waiting for somebody would say less than the status does. An Ingress has no address as long as
+        // nobody serves it.
+        let serves_nobody = |wait| wait == Wait::Nobody && target.kind != Kind::Ingress;
+        let waits =
+            planes.iter().any(|plane| gate.check_patiently(&claim, plane).is_err_and(|wait| !serves_nobody(wait)));
+        self.depend(target, planes);
+        if waits {
+            return None;
+        }
+        if let Some(known) = self.unwritten.get(target).filter(|write| write.fingerprint == fingerprint) {
+            return Some(known.clone());
+        }
+        Some(Arc::new(Write { status: told.or_else(|| self.status(target))?, fingerprint }))
+    }
+
+    /// Notes on which data planes it depends what is to be written to an object.
+    fn depend(&mut self, target: &Target, planes: Vec<DataPlane>) {
+        let before = match planes.is_empty() {
+            true => self.depends.remove(target),
+            false => self.depends.insert(target.clone(), planes.clone()),
+        };
+        if before.as_ref() == Some(&planes) {
+            return;
+        }
+        for plane in before.into_iter().flatten() {
+            if let Some(dependents) = self.dependents.get_mut(&plane) {
+                dependents.remove(target);
+                if dependents.is_empty() {
+                    self.dependents.remove(&plane);
+                }
+            }
+        }
+        for plane in planes {
+            self.dependents.entry(plane).or_default().insert(target.clone());
+        }
+    }
+
+    /// What was written to Gateways, ListenerSets and Ingresses that are somebody else's now, or nobody's, is taken away: whoever
+    /// starts now would write nothing there.
+    fn withdrawn(&self, target: &Target, observed: &Observed) -> Option<Arc<Write>> {
+        let status = Value::Null;
+        let is_left = observed.is_ours && self.withdraws.contains(&target.kind);
+        is_left.then(|| Arc::new(Write { fingerprint: Fingerprint::of(&status), status }))
     }
 
     /// Whether no entry is wrong that is stored of an object, and there is no room for those that are missing.
@@ -327,35 +428,35 @@ impl Wanted {
         Some(json!({ "parents": parents }))
     }
 
-    /// Whether a status has to wait for data planes: an Ingress has no address as long as nobody serves it, and a route or a policy
-    /// that is told to be accepted is in force from then on.
-    fn waits(&self, claim: &Claim, gate: &mut Gate) -> bool {
-        let target = claim.target;
-        let mut check = |plane: &DataPlane| gate.check_patiently(claim, plane);
-        // Where there is nobody, waiting for somebody would say less than the status does.
-        let mut served = |plane: &DataPlane| matches!(check(plane), Ok(()) | Err(Wait::Nobody));
+    /// The data planes whose acknowledgement a status waits for: a route or a policy that is told to be accepted is in force from then
+    /// on.
+    fn claimed(&self, target: &Target) -> Vec<DataPlane> {
         let key = (target.kind, target.object.clone());
-        let gateway_of = |parent| self.statuses.gateway_of(parent, &target.object.namespace);
-        match target.kind {
-            Kind::Ingress => check(&DataPlane::Shared).is_err(),
+        let gateway_of = |parent: &ParentReference| self.statuses.gateway_of(parent, &target.object.namespace);
+        let mut planes: Vec<_> = match target.kind {
+            Kind::Ingress => vec![DataPlane::Shared],
             kind if kind.is_route() => {
                 let parents = self.statuses.routes.get(&key).into_iter().flat_map(|parents| parents.iter());
                 let parents = parents.filter(|parent| accepted(&parent.conditions));
-                let mut gateways = parents.filter_map(|parent| gateway_of(&parent.parent_ref));
-                gateways.any(|gateway| !served(&self.statuses.data_plane(&gateway)))
+                let gateways = parents.filter_map(|parent| gateway_of(&parent.parent_ref));
+                gateways.map(|gateway| self.statuses.data_plane(&gateway)).collect()
             }
             kind if kind.is_policy() => {
                 let ancestors = self.statuses.policies.get(&key).into_iter().flatten();
-                let mut ancestors = ancestors.filter(|ancestor| accepted(&ancestor.conditions));
-                ancestors.any(|ancestor| match ancestor.ancestor_ref.kind.as_deref() {
-                    Some("Gateway") => gateway_of(&ancestor.ancestor_ref)
-                        .is_some_and(|gateway| !served(&self.statuses.data_plane(&gateway))),
-                    Some("Ingress") => !served(&DataPlane::Shared),
-                    _ => false, // a Service that nobody uses
-                })
+                let ancestors = ancestors.filter(|ancestor| accepted(&ancestor.conditions));
+                let plane = |ancestor: &PolicyAncestorStatus| match ancestor.ancestor_ref.kind.as_deref() {
+                    Some("Gateway") => {
+                        gateway_of(&ancestor.ancestor_ref).map(|gateway| self.statuses.data_plane(&gateway))
+                    }
+                    Some("Ingress") => Some(DataPlane::Shared),
+                    _ => None, // a Service that nobody uses
+                };
+                ancestors.filter_map(plane).collect()
             }
-            _ => false,
-        }
+            _ => Vec::new(),
+        };
+        planes.dedup();
+        planes
     }
 
     fn status(&self, target: &Target) -> Option<Value> {

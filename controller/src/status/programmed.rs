@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
-use translate::{DataPlane, Kind, ObjectKey, Statuses};
+use translate::DataPlane;
 
 use super::gate::Claim;
 use super::{Fingerprint, Gate, Observed, Refused, Target, Write, value};
@@ -44,10 +44,8 @@ macro_rules! listening {
 
 listening!(GatewayStatus ListenerSetStatus);
 
-/// What is known of data planes and of the statuses that the API server holds.
+/// What is known of the data planes that serve a status.
 pub(super) struct World<'a> {
-    pub statuses: &'a Statuses,
-    pub observed: &'a BTreeMap<Target, Observed>,
     pub gate: &'a mut Gate,
     pub acks: &'a Acks,
     pub refused: &'a BTreeMap<DataPlane, Refused>,
@@ -55,33 +53,30 @@ pub(super) struct World<'a> {
 }
 
 impl World<'_> {
-    /// What to write of an object whose listeners `gateway` serves: false with reason `Pending` until all its data planes are there and
+    /// What to write of an object whose listeners `plane` serves: false with reason `Pending` until all its data planes are there and
     /// run this generation with these listeners, and with `Invalid` where they do not take a listener.
     pub fn unwritten<T: Listening>(
         &mut self,
-        kind: Kind,
-        object: &ObjectKey,
-        gateway: &ObjectKey,
+        target: &Target,
+        observed: &Observed,
+        plane: &DataPlane,
         status: &T,
-    ) -> Option<(Target, Arc<Write>)> {
-        let target = Target { kind, object: object.clone() };
-        let observed = self.observed.get(&target)?;
+    ) -> Option<Arc<Write>> {
         let generation = status.conditions().iter().find_map(|condition| condition.observed_generation);
         // A Secret or a grant that comes makes a listener of the same generation.
         let served = status.listeners().iter().filter(|listener| is_programmed(&listener.conditions));
         let served: Vec<_> = served.map(|listener| listener.name.as_str()).collect();
         let token = Fingerprint::of(&json!([generation, served]));
-        let plane = self.statuses.data_plane(gateway);
-        let told = self.refused.get(&plane).map(|refused| refused.listeners(status, kind, object));
+        let told = self.refused.get(plane).map(|refused| refused.listeners(status, target.kind, &target.object));
         let status = told.as_ref().unwrap_or(status);
-        let wait = self.gate.check(&Claim { target: &target, token, acks: self.acks, now: self.now }, &plane);
-        let status = match (self.gate.lacking(&plane), wait) {
+        let wait = self.gate.check(&Claim { target, token, acks: self.acks, now: self.now }, plane);
+        let status = match (self.gate.lacking(plane), wait) {
             (Some(why), _) => value(pending(status, generation, None, why)),
             (None, Err(why)) => value(pending(status, generation, Some(observed), &why.to_string())),
             (None, Ok(())) => value(status),
         };
         let fingerprint = Fingerprint::of(&status);
-        (fingerprint != observed.fingerprint).then(|| (target, Arc::new(Write { status, fingerprint })))
+        (fingerprint != observed.fingerprint).then(|| Arc::new(Write { status, fingerprint }))
     }
 }
 

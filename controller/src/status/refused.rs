@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Protocol, Resource, ResourceId, Snapshot, Tls};
 use translate::{DataPlane, Kind, ObjectKey, Statuses};
 
+use super::Target;
 use super::programmed::{Listening, unset};
 
 /// What some data plane of a group does not take.
@@ -48,6 +49,11 @@ impl Refused {
         });
         refused.routes = routes.collect();
         refused
+    }
+
+    /// The routes that are not taken.
+    pub fn routes(&self) -> impl Iterator<Item = Target> {
+        self.routes.keys().map(|(kind, object, _)| Target { kind: *kind, object: object.clone() })
     }
 
     /// The status of a Gateway or a ListenerSet, `Programmed` false with reason `Invalid` where data planes do not take what

@@ -4,6 +4,7 @@ use std::time::Duration;
 use crds::gateway::{GatewayStatus, ListenerSetStatus, ListenerStatus, ParentReference, RouteParentStatus};
 use crds::policy::PolicyAncestorStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry, Time};
+use proptest::prelude::*;
 use snapshot::{Hash, HostPattern, Listener, Protocol, Resource, ResourceId, ServerCertificate, Snapshot, Tls};
 
 use super::*;
@@ -40,9 +41,25 @@ fn running(version: Hash) -> Connected {
     connected
 }
 
-/// What is to be written when data planes refuse nothing.
+/// What is to be written when all is compared.
+fn compare(
+    wanted: &Wanted,
+    observed: &BTreeMap<Target, Observed>,
+    gate: &mut Gate,
+    acks: &Acks,
+    refused: &BTreeMap<DataPlane, Refused>,
+    now: Instant,
+) -> Unwritten {
+    let mut all = Wanted { withdraws: wanted.withdraws.clone(), ..Wanted::default() };
+    all.replace(wanted.statuses.clone());
+    all.touch(observed.keys().cloned());
+    all.settle(gate, &View { observed, acks, refused, now });
+    Unwritten::clone(all.unwritten())
+}
+
+/// The same when data planes refuse nothing.
 fn unwritten(wanted: &Wanted, observed: &BTreeMap<Target, Observed>, gate: &mut Gate, acks: &Acks) -> Unwritten {
-    wanted.unwritten(&Unwritten::new(), observed, gate, acks, &BTreeMap::new(), Instant::now())
+    compare(wanted, observed, gate, acks, &BTreeMap::new(), Instant::now())
 }
 
 fn pods(plane: &DataPlane, names: &[&str]) -> BTreeMap<DataPlane, BTreeSet<String>> {
@@ -77,16 +94,83 @@ fn what_is_still_unwritten_is_not_serialised_again() {
         statuses.routes.insert((Kind::HTTPRoute, object.clone()), parents("a").into());
     }
     let mut wanted = Wanted::default();
-    let mut unwritten = |statuses: &Statuses, before: &Unwritten| {
+    let mut unwritten = |statuses: &Statuses| {
         wanted.replace(statuses.clone());
-        let (mut gate, now) = (Gate::default(), Instant::now());
-        wanted.unwritten(before, &observed, &mut gate, &Acks::default(), &BTreeMap::new(), now)
+        let (acks, refused, now) = (Acks::default(), BTreeMap::new(), Instant::now());
+        wanted.settle(&mut Gate::default(), &View { observed: &observed, acks: &acks, refused: &refused, now });
+        wanted.unwritten().clone()
     };
-    let before = unwritten(&statuses, &Unwritten::new());
+    let before = unwritten(&statuses);
     statuses.routes.insert((Kind::HTTPRoute, edited.clone()), parents("b").into());
-    let after = unwritten(&statuses, &before);
+    let after = unwritten(&statuses);
     assert!(Arc::ptr_eq(&before[&of(&same)], &after[&of(&same)]));
     assert_eq!(after[&of(&edited)].status["parents"][0]["parentRef"]["name"], "b");
+}
+
+#[test]
+fn an_event_or_an_acknowledgement_compares_what_it_touches() {
+    let gateway = |name: &str| ObjectKey::new("shop", name);
+    let [plane, other] = ["a", "b"].map(|name| DataPlane::Gateway(gateway(name)));
+    let mut statuses = Statuses::default();
+    for name in ["a", "b"] {
+        statuses.gateways.insert(gateway(name), programmed(1));
+        for number in 0..100 {
+            let route = ObjectKey::new("shop", format!("{name}-{number}"));
+            statuses.routes.insert((Kind::HTTPRoute, route), parents(name).into());
+        }
+    }
+    let mut observed: BTreeMap<_, _> = statuses
+        .routes
+        .keys()
+        .map(|(kind, object)| Target::of(*kind, object).unwrap())
+        .chain(statuses.gateways.keys().map(|object| Target::of(Kind::Gateway, object).unwrap()))
+        .flat_map(|target| observe(&target, None))
+        .collect();
+    let (mut wanted, mut gate, mut acks, refused) = Default::default();
+    let (wanted, gate, acks): (&mut Wanted, &mut Gate, &mut Acks) = (&mut wanted, &mut gate, &mut acks);
+    let settle = |wanted: &mut Wanted, gate: &mut Gate, acks: &Acks, observed: &BTreeMap<_, _>| {
+        let compared = wanted.touched.len();
+        wanted.settle(gate, &View { observed, acks, refused: &refused, now: Instant::now() });
+        compared
+    };
+    acks.published(1, [(&plane, Hash([1; 16])), (&other, Hash([2; 16]))].into_iter());
+    gate.published(1);
+    acks.heard(&plane, "pod", running(Hash([9; 16])));
+    acks.heard(&other, "pod", running(Hash([2; 16])));
+    wanted.replace(statuses.clone());
+    assert_eq!(settle(wanted, gate, acks, &observed), 202, "all are new");
+    let waiting =
+        |unwritten: &Unwritten| unwritten.keys().filter(|target| target.object.name.starts_with("a-")).count();
+    assert_eq!((wanted.unwritten().len(), waiting(wanted.unwritten())), (102, 0));
+    for (target, write) in &*wanted.unwritten().clone() {
+        observed.extend(observe(target, Some(write.status.clone())));
+        wanted.touch([target.clone()]);
+    }
+    assert_eq!(settle(wanted, gate, acks, &observed), 102);
+    assert!(wanted.unwritten().is_empty());
+
+    // Those that are settled are not compared, those that wait are.
+    let seen = acks.revision();
+    acks.heard(&other, "pod", Connected { ready: false, ..running(Hash([2; 16])) });
+    let heard: Vec<_> = acks.changed_since(seen).cloned().collect();
+    assert_eq!(heard, [other]);
+    wanted.touch_planes(&heard);
+    assert_eq!(settle(wanted, gate, acks, &observed), 1, "the Gateway");
+    let seen = acks.revision();
+    acks.heard(&plane, "pod", running(Hash([1; 16])));
+    wanted.touch_planes(acks.changed_since(seen));
+    assert_eq!(settle(wanted, gate, acks, &observed), 101);
+    assert_eq!(waiting(wanted.unwritten()), 100);
+
+    // One edit among all.
+    for (target, write) in &*wanted.unwritten().clone() {
+        observed.extend(observe(target, Some(write.status.clone())));
+        wanted.touch([target.clone()]);
+    }
+    settle(wanted, gate, acks, &observed);
+    statuses.routes.insert((Kind::HTTPRoute, gateway("a-7")), parents("b").into());
+    wanted.replace(statuses);
+    assert!(settle(wanted, gate, acks, &observed) <= 2, "and what is outstanding");
 }
 
 #[test]
@@ -385,7 +469,7 @@ fn a_listener_that_a_data_plane_rejects_is_not_programmed() {
     let mut write = |acks: &Acks, stored: Option<Value>| {
         let refused = [(plane.clone(), Refused::new(&snapshot, &acks.rejected(&plane)))].into();
         let now = Instant::now();
-        let unwritten = wanted.unwritten(&Unwritten::new(), &observe(&target, stored), &mut gate, acks, &refused, now);
+        let unwritten = compare(&wanted, &observe(&target, stored), &mut gate, acks, &refused, now);
         unwritten[&target].status.clone()
     };
     let of = |holder: &Value| holder["conditions"][0].clone();
@@ -436,8 +520,8 @@ fn a_listener_set_is_programmed_as_the_data_planes_of_its_gateway_tell() {
     snapshot.insert(name, Resource::Listener(Listener { port: 80, hostname, protocol: Protocol::Http }));
     let mut told = |acks: &Acks| {
         let refused = [(plane.clone(), Refused::new(&snapshot, &acks.rejected(&plane)))].into();
-        let (before, now) = (Unwritten::new(), Instant::now());
-        let unwritten = wanted.unwritten(&before, &observe(&target, None), &mut gate, acks, &refused, now);
+        let now = Instant::now();
+        let unwritten = compare(&wanted, &observe(&target, None), &mut gate, acks, &refused, now);
         let status = &unwritten[&target].status;
         [&status["conditions"], &status["listeners"][0]["conditions"]].map(|list| list[0]["reason"].clone())
     };
@@ -471,7 +555,7 @@ fn a_route_that_a_data_plane_does_not_take_says_so_under_that_gateway_alone() {
         let written = |refused: &BTreeMap<DataPlane, Refused>, stored: Option<Value>| {
             let (mut gate, acks, now) = (Gate::default(), Acks::default(), Instant::now());
             let observed = observe(&target, stored);
-            let unwritten = wanted.unwritten(&Unwritten::new(), &observed, &mut gate, &acks, refused, now);
+            let unwritten = compare(&wanted, &observed, &mut gate, &acks, refused, now);
             unwritten.get(&target).map(|write| write.status.clone())
         };
         let status = written(&refused, None).unwrap();
@@ -564,7 +648,7 @@ fn routes_and_policies_are_accepted_once_every_ready_data_plane_serves_them_or_p
     let begin = Instant::now();
     let waits = |gate: &mut Gate, acks: &Acks, after: u64| {
         let now = begin + Duration::from_secs(after);
-        let written = wanted.unwritten(&Unwritten::new(), &observed, gate, acks, &BTreeMap::new(), now).len();
+        let written = compare(&wanted, &observed, gate, acks, &BTreeMap::new(), now).len();
         assert!(written == 0 || written == targets.len(), "all or none: {written}");
         written == 0
     };
@@ -582,4 +666,108 @@ fn routes_and_policies_are_accepted_once_every_ready_data_plane_serves_them_or_p
     assert!(end > begin && !waits(&mut gate, &acks, (end - begin).as_secs() + 1), "not for ever");
     acks.heard(&plane, "other", running(Hash([1; 16])));
     assert!(!waits(&mut gate, &acks, 1));
+}
+
+/// Something that happens to what statuses depend on.
+#[derive(Clone, Debug)]
+enum Happening {
+    /// A data plane of a Gateway tells that it runs this version.
+    Heard(usize, usize, u8),
+    /// It is gone.
+    Ended(usize, usize),
+    /// So many of its pods are ready.
+    Ready(usize, usize),
+    /// It lacks a Service, or has it.
+    Lacks(usize, bool),
+    /// A route names this Gateway, and both are published.
+    Edited(usize, usize),
+    /// What is to be written is written.
+    Written,
+    /// The status of a route is lost.
+    Lost(usize),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => (0..2_usize, 0..2_usize, 0..8_u8).prop_map(|(plane, pod, version)| Happening::Heard(plane, pod, version)),
+        1 => (0..2_usize, 0..2_usize).prop_map(|(plane, pod)| Happening::Ended(plane, pod)),
+        2 => (0..2_usize, 0..3_usize).prop_map(|(plane, pods)| Happening::Ready(plane, pods)),
+        1 => (0..2_usize, any::<bool>()).prop_map(|(plane, lacks)| Happening::Lacks(plane, lacks)),
+        3 => (0..4_usize, 0..2_usize).prop_map(|(route, gateway)| Happening::Edited(route, gateway)),
+        3 => Just(Happening::Written),
+        1 => (0..4_usize).prop_map(Happening::Lost),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn comparing_what_is_touched_finds_what_comparing_all_finds(happenings in prop::collection::vec(happening(), 0..60)) {
+        let gateway = |number: usize| ObjectKey::new("shop", ["a", "b"][number]);
+        let plane = |number: usize| DataPlane::Gateway(gateway(number));
+        let route = |number: usize| ObjectKey::new("shop", format!("route-{number}"));
+        let target_of = |number: usize| Target::of(Kind::HTTPRoute, &route(number)).unwrap();
+        let mut statuses = Statuses::default();
+        let mut observed = BTreeMap::new();
+        for number in 0..2 {
+            statuses.gateways.insert(gateway(number), programmed(1));
+            observed.extend(observe(&Target::of(Kind::Gateway, &gateway(number)).unwrap(), None));
+        }
+        let (mut wanted, mut gate, mut acks, refused) =
+            (Wanted::default(), Gate::default(), Acks::default(), BTreeMap::new());
+        wanted.replace(statuses.clone());
+        let (mut ready, mut lacking) = (BTreeMap::new(), BTreeMap::new());
+        let (mut heard, mut publication, mut session, now) = (0, 0, 0, Instant::now());
+        for happening in happenings {
+            session += 1;
+            match happening {
+                Happening::Heard(number, pod, version) => {
+                    let connected = Connected { version: Some(Hash([version; 16])), ready: true, ..Connected::new(session) };
+                    acks.heard(&plane(number), ["x", "y"][pod], connected);
+                }
+                Happening::Ended(number, pod) => {
+                    let known = acks.connected(&plane(number)).find(|(name, _)| *name == ["x", "y"][pod]);
+                    if let Some(session) = known.map(|(_, known)| known.session) {
+                        acks.ended(&plane(number), ["x", "y"][pod], session);
+                    }
+                }
+                Happening::Ready(number, count) => {
+                    ready.extend(pods(&plane(number), &["x", "y"][..count]));
+                    wanted.touch_planes(&gate.expect(ready.clone()));
+                }
+                Happening::Lacks(number, lacks) => {
+                    if lacks { lacking.insert(plane(number), "no Service".to_owned()); } else { lacking.remove(&plane(number)); }
+                    wanted.touch_planes(&gate.lack(lacking.clone()));
+                }
+                Happening::Edited(number, to) => {
+                    statuses.routes.insert((Kind::HTTPRoute, route(number)), parents(["a", "b"][to]).into());
+                    if !observed.contains_key(&target_of(number)) {
+                        observed.extend(observe(&target_of(number), None));
+                        wanted.touch([target_of(number)]);
+                    }
+                    publication += 1;
+                    let version = Hash([(publication % 8) as u8; 16]);
+                    acks.published(publication, [(&plane(0), version), (&plane(1), version)].into_iter());
+                    gate.published(publication);
+                    wanted.replace(statuses.clone());
+                }
+                Happening::Written => {
+                    for (target, write) in &*wanted.unwritten().clone() {
+                        observed.extend(observe(target, Some(write.status.clone())));
+                        wanted.touch([target.clone()]);
+                    }
+                }
+                Happening::Lost(number) => {
+                    if observed.contains_key(&target_of(number)) {
+                        observed.extend(observe(&target_of(number), None));
+                        wanted.touch([target_of(number)]);
+                    }
+                }
+            }
+            wanted.touch_planes(acks.changed_since(heard));
+            heard = acks.revision();
+            wanted.settle(&mut gate, &View { observed: &observed, acks: &acks, refused: &refused, now });
+            let all = compare(&wanted, &observed, &mut gate.clone(), &acks, &refused, now);
+            prop_assert_eq!(&**wanted.unwritten(), &all);
+        }
+    }
 }

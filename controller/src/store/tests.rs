@@ -156,8 +156,8 @@ fn a_status_of_ours_is_observed_but_changes_nothing_that_is_built() {
     let programmed = json!({"conditions": [{"type": "Programmed", "status": "True", "reason": "Programmed", "message": "",
         "observedGeneration": 7, "lastTransitionTime": "2024-01-01T00:00:00Z"}]});
     store.change(Change::apply(gateway(programmed)));
-    assert_eq!(store.take_dirty(), Dirty { statuses: true, ..Dirty::default() });
     let target = Target::of(Kind::Gateway, &ObjectKey::new("a", "g")).unwrap();
+    assert_eq!(store.take_dirty(), Dirty { statuses: [target.clone()].into(), ..Dirty::default() });
     assert_eq!(store.observed[&target].programmed, Some(7));
 }
 

@@ -14,6 +14,8 @@ const REMEMBERED_VERSIONS: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct Acks {
     groups: BTreeMap<DataPlane, Group>,
+    /// Counts changes of what is known of data planes.
+    revision: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -22,6 +24,8 @@ struct Group {
     versions: VecDeque<(Hash, u64)>,
     /// By instance.
     connected: BTreeMap<String, Connected>,
+    /// The number of the last change.
+    revision: u64,
 }
 
 /// One data plane with a session here.
@@ -78,6 +82,16 @@ impl Acks {
         }
     }
 
+    /// The number of the last change of what is known of data planes.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The groups of which something else is known since the change with this number.
+    pub fn changed_since(&self, revision: u64) -> impl Iterator<Item = &DataPlane> {
+        self.groups.iter().filter(move |(_, group)| group.revision > revision).map(|(plane, _)| plane)
+    }
+
     /// Everything that some data plane of the group rejects.
     pub fn rejected(&self, data_plane: &DataPlane) -> BTreeMap<&ResourceId, &str> {
         self.connected(data_plane)
@@ -88,7 +102,14 @@ impl Acks {
     /// Notes what is current, and forgets groups that are not published any more and have nobody connected.
     pub(crate) fn published<'a>(&mut self, publication: u64, current: impl Iterator<Item = (&'a DataPlane, Hash)>) {
         for (data_plane, version) in current {
-            let versions = &mut self.groups.entry(data_plane.clone()).or_default().versions;
+            let group = self.groups.entry(data_plane.clone()).or_default();
+            let versions = &mut group.versions;
+            if let Some((_, last)) = versions.back_mut().filter(|(newest, _)| *newest == version) {
+                *last = publication;
+                continue;
+            }
+            self.revision += 1;
+            group.revision = self.revision;
             // A version may return after others: it then counts for the newest publication.
             versions.retain(|(known, _)| *known != version);
             versions.push_back((version, publication));
@@ -103,9 +124,11 @@ impl Acks {
 
     /// Notes what an instance runs. Its newest session counts: an older one may be a connection whose end was not noticed yet.
     pub(crate) fn heard(&mut self, data_plane: &DataPlane, instance: &str, state: Connected) {
-        let connected = &mut self.groups.entry(data_plane.clone()).or_default().connected;
-        if connected.get(instance).is_none_or(|known| known.session <= state.session) {
-            connected.insert(instance.to_owned(), state);
+        let group = self.groups.entry(data_plane.clone()).or_default();
+        if group.connected.get(instance).is_none_or(|known| known.session <= state.session) {
+            group.connected.insert(instance.to_owned(), state);
+            self.revision += 1;
+            group.revision = self.revision;
         }
     }
 
@@ -115,6 +138,8 @@ impl Acks {
             && group.connected.get(instance).is_some_and(|known| known.session == session)
         {
             group.connected.remove(instance);
+            self.revision += 1;
+            group.revision = self.revision;
         }
     }
 }
