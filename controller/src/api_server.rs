@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::client;
+use crate::metrics::Metrics;
+
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,6 +25,8 @@ pub struct Requests(mpsc::UnboundedReceiver<Asked>);
 pub struct Asked {
     /// Its method and path.
     pub what: String,
+    /// Its query.
+    pub query: String,
     /// Its body; null without one.
     pub body: Value,
     answer: oneshot::Sender<(u16, String)>,
@@ -31,6 +36,11 @@ impl Requests {
     /// The next one.
     pub async fn next(&mut self) -> Asked {
         tokio::time::timeout(PATIENCE, self.0.recv()).await.expect("a request comes").expect("the server runs")
+    }
+
+    /// Whether nothing was asked so far.
+    pub fn none_yet(&mut self) -> bool {
+        self.0.try_recv().is_err()
     }
 }
 
@@ -51,6 +61,12 @@ impl Asked {
 
 /// Starts one on loopback. Returns its client, and what is asked of it.
 pub async fn start() -> (Client, Requests) {
+    let (url, requests) = serve().await;
+    (client::build(kube::Config::new(url), &Metrics::default()).unwrap(), requests)
+}
+
+/// Starts one on loopback. Returns its address, and what is asked of it.
+pub async fn serve() -> (http::Uri, Requests) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (sender, requests) = mpsc::unbounded_channel();
@@ -61,10 +77,11 @@ pub async fn start() -> (Client, Requests) {
                 let sender = sender.clone();
                 async move {
                     let what = format!("{} {}", request.method(), request.uri().path());
+                    let query = request.uri().query().unwrap_or_default().to_owned();
                     let body = request.into_body().collect().await?.to_bytes();
                     let body = serde_json::from_slice(&body).unwrap_or_default();
                     let (answer, answered) = oneshot::channel();
-                    let _ = sender.send(Asked { what, body, answer });
+                    let _ = sender.send(Asked { what, query, body, answer });
                     let (status, body) = answered.await.unwrap_or((500, String::new()));
                     let response = Response::builder().status(status).body(Full::new(Bytes::from(body)));
                     Ok::<_, hyper::Error>(response.unwrap())
@@ -73,5 +90,5 @@ pub async fn start() -> (Client, Requests) {
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });
-    (Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap(), Requests(requests))
+    (url.parse().unwrap(), Requests(requests))
 }

@@ -11,25 +11,15 @@ use serde_json::json;
 
 use crate::ca::{CaError, InstallationSecret};
 use crate::status::MANAGER;
+use crate::watch::Pause;
 use crate::write::reason_of_client;
 
 /// Why an installation cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
     /// The API server says no, or nothing.
-    #[error("cannot {what} {object}: {error}")]
-    Api {
-        /// What was tried.
-        what: &'static str,
-        /// Kind, namespace and name.
-        object: String,
-        /// The API server's answer.
-        #[source]
-        error: Box<kube::Error>,
-    },
-    /// The API server says no, or nothing, about the Secret with the keys.
     #[error("cannot {what} {object}: {reason}")]
-    Secret {
+    Api {
         /// What was tried.
         what: &'static str,
         /// Kind, namespace and name.
@@ -42,6 +32,21 @@ pub enum BootstrapError {
     Keys(#[from] CaError),
 }
 
+/// Tries until the API server lets it, and logs why it does not. Keys that cannot be read stay so: that is an error.
+pub async fn patiently<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, BootstrapError>
+where
+    F: Future<Output = Result<T, BootstrapError>>,
+{
+    let mut pause = Pause::default();
+    loop {
+        match attempt().await {
+            Err(error @ BootstrapError::Api { .. }) => tracing::warn!("not started yet: {error}"),
+            ended => return ended,
+        }
+        pause.wait().await;
+    }
+}
+
 /// The installation's keys: those in the Secret, or new ones that are put there. When several replicas start at once, the
 /// first one's keys win.
 pub async fn keys(client: &Client, namespace: &str, name: &str) -> Result<InstallationSecret, BootstrapError> {
@@ -49,7 +54,7 @@ pub async fn keys(client: &Client, namespace: &str, name: &str) -> Result<Instal
     let failed = |what| {
         move |error| {
             let (object, reason) = (format!("Secret {namespace}/{name}"), reason_of_client(&error));
-            BootstrapError::Secret { what, object, reason }
+            BootstrapError::Api { what, object, reason }
         }
     };
     let secret = match api.get_opt(name).await.map_err(failed("read"))? {
@@ -95,6 +100,6 @@ pub async fn publish_ca(client: &Client, namespace: &str, name: &str, trusted: &
     applied.map(drop).map_err(|error| BootstrapError::Api {
         what: "apply",
         object: format!("ConfigMap {namespace}/{name}"),
-        error: Box::new(error),
+        reason: reason_of_client(&error),
     })
 }

@@ -74,10 +74,25 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Makes or reads the installation's keys, listens, and starts every task.
-    pub async fn start(options: Options, client: Client, shutdown: Shutdown) -> Result<Self, Error> {
-        let keys = bootstrap::keys(&client, &options.namespace, &options.installation_secret).await?;
-        bootstrap::publish_ca(&client, &options.namespace, &options.ca_config_map, &keys.trusted()).await?;
+    /// Serves health, makes or reads the installation's keys as soon as the API server lets it, listens, and starts every task.
+    pub async fn start(options: Options, client: Client, metrics: Metrics, shutdown: Shutdown) -> Result<Self, Error> {
+        let mut tasks = JoinSet::new();
+        let (ready, ready_receiver) = watch::channel(false);
+        let admin_listener = listen(options.admin_address).await?;
+        let local =
+            |listener: &TcpListener, address| listener.local_addr().map_err(|error| Error::Listen { address, error });
+        let admin_address = local(&admin_listener, options.admin_address)?;
+        let admin = admin::serve(admin_listener, ready_receiver.clone(), metrics.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            admin.await;
+            Ok(())
+        });
+
+        let keys = || bootstrap::keys(&client, &options.namespace, &options.installation_secret);
+        let keys = bootstrap::patiently(keys).await?;
+        let trusted = keys.trusted();
+        let authority = || bootstrap::publish_ca(&client, &options.namespace, &options.ca_config_map, &trusted);
+        bootstrap::patiently(authority).await?;
         let (server, server_receiver) = watch::channel(keys.issue_server()?);
         let (trusted, trusted_receiver) = watch::channel(keys.trusted());
         let mut settings = options.settings();
@@ -85,28 +100,27 @@ impl Controller {
         let (settings, settings_receiver) = watch::channel(Arc::new(settings));
 
         let stream_listener = listen(options.stream_address).await?;
-        let admin_listener = listen(options.admin_address).await?;
-        let local =
-            |listener: &TcpListener, address| listener.local_addr().map_err(|error| Error::Listen { address, error });
         let stream_address = local(&stream_listener, options.stream_address)?;
-        let admin_address = local(&admin_listener, options.admin_address)?;
 
-        let metrics = Metrics::default();
         let publisher = Publisher::new(metrics.refused_sessions());
         let (unwritten, unwritten_receiver) = watch::channel(Arc::default());
         let (reports, reports_receiver) = watch::channel(Arc::default());
         let (infrastructure, infrastructure_receiver) = watch::channel(Arc::default());
         let (classes, classes_receiver) = watch::channel(Arc::default());
         let (unrecorded, unrecorded_receiver) = watch::channel(Arc::default());
-        let (ready, ready_receiver) = watch::channel(false);
         let (leads_sender, leads) = watch::channel(false);
         let controllers = status::controllers(&options.settings());
 
-        let mut tasks = JoinSet::new();
         let mut kinds = Vec::new();
         let (sender, changes) = mpsc::channel(CHANGES);
         {
-            let mut watches = Watches { client: &client, sender: sender.clone(), tasks: &mut tasks, kinds: &mut kinds };
+            let mut watches = Watches {
+                client: &client,
+                sender: sender.clone(),
+                metrics: &metrics,
+                tasks: &mut tasks,
+                kinds: &mut kinds,
+            };
             macro_rules! watch {
                 ($($kind:ident)*) => { $(watches.add::<translate::objects::$kind>();)* };
             }
@@ -139,11 +153,6 @@ impl Controller {
         let authenticator = Authenticator::TokenReview(client.clone());
         tasks.spawn(async move {
             match stream::serve(stream_listener, server_receiver, authenticator, publisher).await? {}
-        });
-        let (stop, admin_metrics) = (shutdown.clone(), metrics.clone());
-        tasks.spawn(async move {
-            admin::serve(admin_listener, ready_receiver, admin_metrics, stop).await;
-            Ok(())
         });
 
         let (stop_writers, stopping) = shutdown::channel();
@@ -206,6 +215,7 @@ impl Controller {
             namespace: options.namespace,
             name: options.election_id,
             identity: options.pod_name,
+            ready: ready_receiver,
             metrics,
         };
         writers.spawn(election.clone().run(leads_sender, stopping));
@@ -245,6 +255,7 @@ impl Controller {
 struct Watches<'a> {
     client: &'a Client,
     sender: mpsc::Sender<Change>,
+    metrics: &'a Metrics,
     tasks: &'a mut JoinSet<Result<(), Error>>,
     kinds: &'a mut Vec<Kind>,
 }
@@ -252,7 +263,7 @@ struct Watches<'a> {
 impl Watches<'_> {
     fn add<T: Watched>(&mut self) {
         self.kinds.push(<T as Stored>::KIND);
-        let watch = watches::run::<T>(self.client.clone(), self.sender.clone());
+        let watch = watches::run::<T>(self.client.clone(), self.sender.clone(), self.metrics.clone());
         self.tasks.spawn(async move {
             watch.await;
             Ok(())

@@ -237,7 +237,7 @@ mod tests {
     async fn an_event_that_was_refused_is_tried_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+        let client = crate::client::build(kube::Config::new(url.parse().unwrap()), &Metrics::default()).unwrap();
         let (sender, mut answers) = mpsc::unbounded_channel();
         tokio::spawn(refuse_once(listener, sender));
         let (_reports, reports) = watch::channel(Arc::new(vec![report("no Service", "1")]));

@@ -26,6 +26,10 @@ pub trait Watched:
     /// Whether only those objects are kept that some object of ours refers to.
     const ON_DEMAND: bool = false;
 
+    /// Whether nothing is served before the objects of this kind are known: without them traffic would go to nowhere, or would pass
+    /// without what protects it. Any other kind that the controller may not list counts as empty.
+    const ESSENTIAL: bool = false;
+
     /// Takes out the status that the controller itself writes, so that its own writes change nothing that is stored.
     fn take_status(&mut self) -> Option<Value> {
         None
@@ -36,8 +40,10 @@ pub trait Watched:
 }
 
 macro_rules! status_is_ours {
-    ($($kind:ident)*) => {
+    ($($kind:ident: $essential:literal)*) => {
         $(impl Watched for $kind {
+            const ESSENTIAL: bool = $essential;
+
             fn take_status(&mut self) -> Option<Value> {
                 self.status.take().and_then(|status| serde_json::to_value(status).ok())
             }
@@ -46,8 +52,18 @@ macro_rules! status_is_ours {
 }
 
 status_is_ours! {
-    Ingress GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute BackendTLSPolicy TrafficPolicy
-    BackendPolicy
+    Ingress: false
+    GatewayClass: false
+    Gateway: false
+    ListenerSet: false
+    HTTPRoute: false
+    GRPCRoute: false
+    TLSRoute: false
+    TCPRoute: false
+    UDPRoute: false
+    BackendTLSPolicy: true
+    TrafficPolicy: true
+    BackendPolicy: true
 }
 
 impl Watched for IngressClass {}
@@ -59,6 +75,8 @@ impl Watched for GatewayConfig {}
 impl Watched for CustomResourceDefinition {}
 
 impl Watched for Service {
+    const ESSENTIAL: bool = true;
+
     fn strip(&mut self) {
         if let Some(spec) = &mut self.spec {
             spec.selector = None;
@@ -70,6 +88,8 @@ impl Watched for Service {
 }
 
 impl Watched for EndpointSlice {
+    const ESSENTIAL: bool = true;
+
     fn strip(&mut self) {
         for endpoint in &mut self.endpoints {
             // The names of pods tell which data planes get traffic.

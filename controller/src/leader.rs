@@ -1,24 +1,32 @@
 //! Which replica writes: the holder of a Lease.
+//!
+//! The rules are client-go's. Another's Lease has ended when it did not change for its duration on the own monotonic clock,
+//! so that clocks of nodes need not agree. Every write names the version that was read: of two replicas that try at once, one
+//! is refused. Whoever leads ceases to before others may begin, whatever its requests do.
 
-use std::pin::pin;
 use std::time::Duration;
 
-use futures::StreamExt;
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::runtime::watcher::watch_object;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::write::reason_of_client;
 
-/// How long a Lease is valid after its last renewal, in seconds: what a crashed leader costs.
-const DURATION: u64 = 15;
-/// How long before its end the Lease is renewed, in seconds.
-const GRACE: u64 = 8;
-/// Between attempts while the API server cannot be reached.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long the Lease is valid after its last renewal, in seconds: what a crashed leader costs.
+const DURATION: i32 = 15;
+/// How long this replica leads after the beginning of its last renewal that succeeded. Less than the Lease's duration: writes
+/// in flight end meanwhile.
+const LEADS: Duration = Duration::from_secs(10);
+/// Between attempts to take the Lease or to renew it.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long releasing the Lease may hold up the end of the process.
 const RELEASE: Duration = Duration::from_secs(3);
 
@@ -33,8 +41,39 @@ pub struct Election {
     pub name: String,
     /// The name of this replica.
     pub identity: String,
+    /// Whether this replica knows enough to write. Only then it competes.
+    pub ready: watch::Receiver<bool>,
     /// Tells who leads.
     pub metrics: Metrics,
+}
+
+/// Why the Lease is neither taken nor renewed.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error("{}", reason_of_client(.0))]
+    Api(#[from] kube::Error),
+    #[error("the API server did not answer within {} s", ATTEMPT.as_secs())]
+    Late,
+}
+
+/// What another replica's Lease said when it was last seen to change.
+#[derive(Default)]
+struct Seen(Option<(LeaseSpec, Instant)>);
+
+impl Seen {
+    /// Whether the Lease has not changed for as long as it says that it is valid.
+    fn ended(&mut self, spec: &LeaseSpec, now: Instant) -> bool {
+        match &self.0 {
+            Some((seen, since)) if seen == spec => {
+                let duration = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+                now.duration_since(*since) >= Duration::from_secs(duration.unwrap_or_default())
+            }
+            _ => {
+                self.0 = Some((spec.clone(), now));
+                false
+            }
+        }
+    }
 }
 
 impl Election {
@@ -47,82 +86,160 @@ impl Election {
     }
 
     async fn compete(&self, leads: &watch::Sender<bool>) {
+        let mut ready = self.ready.clone();
         loop {
-            let ended = match self.manager().await {
-                Ok(manager) => self.follow(&manager, leads).await,
-                Err(error) => Err(error),
+            if ready.wait_for(|ready| *ready).await.is_err() {
+                return; // nobody builds any more
+            }
+            let until = tokio::select! {
+                until = self.take() => until,
+                _ = ready.wait_for(|ready| !*ready) => continue,
             };
-            let Err(error) = ended else { continue };
-            // Whoever cannot reach the Lease does not know whether it still leads. A new manager finds out.
-            self.metrics.leader(false);
-            leads.send_replace(false);
-            tracing::warn!(%error, "the Lease cannot be read or renewed; not leading meanwhile");
+            self.tell(leads, true);
+            let unready = tokio::select! {
+                () = self.keep(until) => false,
+                _ = ready.wait_for(|ready| !*ready) => true,
+            };
+            self.tell(leads, false);
+            if unready {
+                tracing::warn!("not ready any more: another replica may lead");
+                self.release().await;
+            }
+        }
+    }
+
+    fn tell(&self, leads: &watch::Sender<bool>, leading: bool) {
+        tracing::info!(leader = leading, identity = self.identity, "leadership changed");
+        self.metrics.leader(leading);
+        leads.send_replace(leading);
+    }
+
+    /// Returns once this replica holds the Lease, and until when it leads unless it renews it.
+    async fn take(&self) -> Instant {
+        let mut seen = Seen::default();
+        let mut failure = String::new();
+        loop {
+            let start = Instant::now();
+            match within(ATTEMPT, self.attempt(&mut seen)).await {
+                Ok(true) => return start + LEADS,
+                Ok(false) => failure.clear(),
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != failure {
+                        tracing::warn!(error, lease = self.name, "the Lease cannot be read or taken");
+                    }
+                    failure = error;
+                }
+            }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Tells each change. Ends without an error when the holder has freed the Lease: the manager sleeps until the Lease that it
-    /// read would end, so that a new one takes over sooner.
-    async fn follow(&self, manager: &LeaseManager, leads: &watch::Sender<bool>) -> Result<(), LeaseManagerError> {
-        let mut leading = false;
+    /// Renews the Lease. Returns when this replica does not lead any more: another has the Lease, or it could not be renewed
+    /// in time.
+    async fn keep(&self, mut until: Instant) {
+        let mut ticks = interval(RETRY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        let mut seen = Seen::default();
         loop {
-            let changed = tokio::select! {
-                changed = manager.changed() => changed?,
-                () = self.freed(), if !leading => return Ok(()),
+            let start = Instant::now();
+            let attempt = async {
+                ticks.tick().await;
+                let start = Instant::now();
+                (start, within(ATTEMPT, self.attempt(&mut seen)).await)
             };
-            leading = changed;
-            tracing::info!(leader = leading, identity = self.identity, "leadership changed");
-            self.metrics.leader(leading);
-            leads.send_replace(leading);
-        }
-    }
-
-    /// Returns once the Lease was held and is free now.
-    async fn freed(&self) {
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
-        let mut events = pin!(watch_object(api, &self.name));
-        let mut held = false;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(lease) => {
-                    let holder = lease.and_then(|lease| lease.spec?.holder_identity);
-                    if holder.is_none() {
-                        if !held {
-                            // The manager has seen that too and is about to take it, unless it was freed this very moment.
-                            tokio::time::sleep(RETRY).await;
-                        }
-                        return;
-                    }
-                    held = true;
-                }
-                // Without the watch the Lease's end counts.
-                Err(error) => {
-                    tracing::debug!(%error, "the Lease cannot be watched");
-                    tokio::time::sleep(RETRY).await;
+            match timeout_at(until, attempt).await {
+                Ok((start, Ok(true))) => until = start + LEADS,
+                Ok((_, Ok(false))) => return,
+                Ok((_, Err(error))) => tracing::warn!(%error, lease = self.name, "the Lease is not renewed yet"),
+                Err(_) => {
+                    let waited = start.elapsed().as_secs();
+                    tracing::warn!(
+                        lease = self.name,
+                        waited,
+                        "the Lease could not be renewed in time; not leading meanwhile"
+                    );
+                    return;
                 }
             }
         }
-        std::future::pending().await
     }
 
-    async fn manager(&self) -> kube_lease_manager::Result<LeaseManager> {
-        LeaseManagerBuilder::new(self.client.clone(), self.name.clone())
-            .with_namespace(self.namespace.clone())
-            .with_identity(self.identity.clone())
-            .with_field_manager(format!("sluice-{}", self.identity))
-            .with_duration(DURATION)
-            .with_grace(GRACE)
-            .build()
-            .await
+    /// Takes the Lease where it is free, ended or ours. Returns whether this replica holds it now.
+    async fn attempt(&self, seen: &mut Seen) -> Result<bool, AttemptError> {
+        let api = self.api();
+        let Some(lease) = api.get_opt(&self.name).await? else {
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.held(&LeaseSpec::default())) };
+            return won(api.create(&PostParams::default(), &lease).await);
+        };
+        let spec = lease.spec.clone().unwrap_or_default();
+        if let Some(holder) = holder(&spec)
+            && *holder != self.identity
+            && !seen.ended(&spec, Instant::now())
+        {
+            return Ok(false);
+        }
+        let lease = Lease { spec: Some(self.held(&spec)), ..lease };
+        won(api.replace(&self.name, &PostParams::default(), &lease).await)
+    }
+
+    /// The Lease when this replica takes or renews it.
+    fn held(&self, before: &LeaseSpec) -> LeaseSpec {
+        let now = Some(MicroTime(Timestamp::now()));
+        let renewed = LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(DURATION),
+            renew_time: now.clone(),
+            ..before.clone()
+        };
+        if holder(before) == Some(&self.identity) {
+            return renewed;
+        }
+        let transitions = before.lease_transitions.unwrap_or_default().saturating_add(1);
+        LeaseSpec { acquire_time: now, lease_transitions: Some(transitions), ..renewed }
     }
 
     /// Frees the Lease if this replica holds it, so that another takes over at once.
     pub async fn release(&self) {
-        let release = async { self.manager().await?.release().await };
-        match tokio::time::timeout(RELEASE, release).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the Lease is not released; it ends by itself"),
-            Err(_) => tracing::warn!("the API server does not answer; the Lease ends by itself"),
+        let release = async {
+            let api = self.api();
+            let Some(lease) = api.get_opt(&self.name).await? else { return Ok(()) };
+            let spec = lease.spec.clone().unwrap_or_default();
+            if holder(&spec) != Some(&self.identity) {
+                return Ok(());
+            }
+            let spec = LeaseSpec { lease_transitions: spec.lease_transitions, ..LeaseSpec::default() };
+            won(api.replace(&self.name, &PostParams::default(), &Lease { spec: Some(spec), ..lease }).await).map(drop)
+        };
+        if let Err(error) = within(RELEASE, release).await {
+            tracing::warn!(%error, "the Lease is not released; it ends by itself");
         }
     }
+
+    fn api(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
 }
+
+/// The replica that holds the Lease.
+fn holder(spec: &LeaseSpec) -> Option<&String> {
+    spec.holder_identity.as_ref().filter(|holder| !holder.is_empty())
+}
+
+/// Whether a write came through. A conflict means that somebody else's came first.
+fn won(written: kube::Result<Lease>) -> Result<bool, AttemptError> {
+    match written {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, AttemptError>>) -> Result<T, AttemptError> {
+    timeout(limit, work).await.unwrap_or(Err(AttemptError::Late))
+}
+
+#[cfg(test)]
+mod tests;

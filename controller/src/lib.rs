@@ -8,6 +8,7 @@ pub mod build;
 pub mod ca;
 pub mod check;
 pub mod class_guard;
+pub mod client;
 pub mod cluster;
 pub mod echo;
 pub mod events;

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use controller::cluster::Controller;
 use controller::log::{self, Format};
+use controller::metrics::Metrics;
 use controller::options::Options;
-use controller::{check, explain, run, shutdown, uninstall};
+use controller::{check, client, explain, run, shutdown, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -70,7 +71,8 @@ fn main() -> ExitCode {
 async fn controller(options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let client = kube::Client::try_default().await?;
+    let metrics = Metrics::default();
+    let client = client::infer(&metrics).await?;
     let (trigger, mut shutdown) = shutdown::channel();
     tokio::spawn(async move {
         tokio::select! {
@@ -81,7 +83,7 @@ async fn controller(options: Options) -> anyhow::Result<()> {
         trigger.stop();
     });
     let controller = tokio::select! {
-        started = Controller::start(options, client, shutdown.clone()) => started?,
+        started = Controller::start(options, client, metrics, shutdown.clone()) => started?,
         // Without an API server the start takes long.
         () = shutdown.requested() => return Ok(()),
     };

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dataplane::diagnostics;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -27,6 +28,10 @@ pub struct Metrics {
     sessions: Gauge,
     refused_sessions: Counter,
     leader: Gauge,
+    leader_changes: Counter,
+    watches: Family<OfResource, Gauge<f64, AtomicU64>>,
+    relists: Family<OfKind, Counter>,
+    forbidden: Family<OfKind, Gauge>,
     status_writes: Family<Written, Counter>,
     statuses_failing: Gauge,
     events_left_out: Gauge,
@@ -41,6 +46,22 @@ struct Path {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfKind {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResource {
+    resource: String,
+}
+
+/// Notes that a watch was heard of.
+pub struct Heard(Gauge<f64, AtomicU64>);
+
+impl Heard {
+    /// The API server has just sent something: an event, or that there is none.
+    pub fn now(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.0.set(now.as_secs_f64());
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +90,16 @@ impl Default for Metrics {
         let refused_sessions = Counter::default();
         registry.register("sessions_refused", "Sessions refused because there were too many", refused_sessions.clone());
         registry.register("leader", "1 while this replica writes statuses", leader.clone());
+        let leader_changes = Counter::default();
+        registry.register("leader_changes", "Times that this replica began or ceased to lead", leader_changes.clone());
+        let watches = Family::default();
+        let help = "When the API server last sent anything on the watch, as Unix time; it does every minute or so";
+        registry.register("watch_heard_timestamp_seconds", help, watches.clone());
+        let relists = Family::default();
+        registry.register("relists", "Complete lists of a kind", relists.clone());
+        let forbidden = Family::default();
+        let help = "1 while the controller may not list the kind, which counts as empty";
+        registry.register("kind_forbidden", help, forbidden.clone());
         registry.register("status_writes", "Attempts to write a status", status_writes.clone());
         registry.register(
             "statuses_failing",
@@ -90,6 +121,10 @@ impl Default for Metrics {
             sessions,
             refused_sessions,
             leader,
+            leader_changes,
+            watches,
+            relists,
+            forbidden,
             status_writes,
             statuses_failing,
             events_left_out,
@@ -140,7 +175,24 @@ impl Metrics {
 
     /// Whether this replica leads.
     pub fn leader(&self, leads: bool) {
-        self.leader.set(leads.into());
+        if self.leader.set(leads.into()) != i64::from(leads) {
+            self.leader_changes.inc();
+        }
+    }
+
+    /// Of the watch of this resource.
+    pub fn watch(&self, resource: &str) -> Heard {
+        Heard(self.watches.get_or_create(&OfResource { resource: resource.to_owned() }).clone())
+    }
+
+    /// A kind was listed.
+    pub fn listed(&self, kind: Kind) {
+        self.relists.get_or_create(&OfKind { kind: kind.name() }).inc();
+    }
+
+    /// Whether a kind counts as empty because the controller may not list it.
+    pub fn forbidden(&self, kind: Kind, forbidden: bool) {
+        self.forbidden.get_or_create(&OfKind { kind: kind.name() }).set(forbidden.into());
     }
 
     /// A status was written, or not.

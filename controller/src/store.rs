@@ -141,6 +141,12 @@ impl Store {
         self.awaited.is_empty() && self.record.is_some()
     }
 
+    /// Whether every watch had its first full list.
+    #[cfg(test)]
+    pub fn listed_all(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
     /// Brings last good versions in line with the record; see [`Record::adopt`].
     pub fn adopt(&mut self, leads: bool) {
         if let Some(record) = &self.record {

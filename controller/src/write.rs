@@ -49,13 +49,42 @@ pub fn reason_of_watch(error: &watcher::Error) -> String {
 pub fn reason_of_client(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.reason.clone(),
-        _ => "the API server cannot be reached, or its answer not be read".into(),
+        // Of the connection: these texts tell of names, addresses and certificates, and quote no body.
+        kube::Error::Service(error) => causes(&**error),
+        kube::Error::HyperError(error) => causes(error),
+        kube::Error::Auth(_) => "the credentials for the API server cannot be read or renewed".into(),
+        _ => "the response of the API server cannot be read".into(),
     }
+}
+
+/// An error with all that caused it: "cannot connect" alone tells neither of names nor of certificates.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut texts = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if texts.last().is_none_or(|last: &String| !last.ends_with(&text)) {
+            texts.push(text);
+        }
+        next = error.source();
+    }
+    texts.join(": ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_reason_tells_why_there_is_no_connection() {
+        let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for (url, cause) in [(format!("http://{away}"), "refused"), ("http://nowhere.invalid".to_owned(), "lookup")] {
+            let config = kube::Config::new(url.parse().unwrap());
+            let client = crate::client::build(config, &crate::metrics::Metrics::default()).unwrap();
+            let reason = reason_of_client(&client.apiserver_version().await.unwrap_err());
+            assert!(reason.contains(cause), "{reason}");
+        }
+    }
 
     #[test]
     fn what_an_answer_quotes_is_no_reason() {

@@ -70,7 +70,8 @@ impl Cluster {
         Client::try_from(self.config()).unwrap()
     }
 
-    fn config(&self) -> Config {
+    /// Access with all rights.
+    pub fn config(&self) -> Config {
         let mut config = Config::new(self.url.parse().unwrap());
         config.accept_invalid_certs = true; // the server's certificate is self-signed
         config.auth_info = AuthInfo { token: Some(TOKEN.to_owned().into()), ..AuthInfo::default() };
@@ -267,6 +268,20 @@ fn required(variable: &str) -> String {
              the Gateway API, v1.6)."
         )
     })
+}
+
+#[allow(dead_code)] // for the benchmark
+/// A ClusterRole of this name with these rules, and its binding to a user of the same name.
+pub fn grant(name: &str, rules: &Value) -> (Value, Value) {
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules,
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}],
+    });
+    (role, binding)
 }
 
 pub fn documents(manifest: &str) -> Vec<Value> {

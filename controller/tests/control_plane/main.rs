@@ -4,6 +4,7 @@
 mod class;
 mod cluster;
 mod dataplane;
+mod faults;
 mod kinds;
 mod second_writer;
 mod withdrawn;
@@ -15,7 +16,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 use controller::ca::InstallationSecret;
+use controller::client;
 use controller::cluster::{Controller, Error};
+use controller::metrics::Metrics;
 use controller::options::Options;
 use controller::provision::{Plan, Provisioner, Template, Wanted};
 use controller::shutdown::{self, Trigger};
@@ -54,6 +57,16 @@ struct Replica {
 impl Replica {
     /// Starts one whose classes are named after the namespace, so that tests do not meddle with each other.
     async fn start(cluster: &Cluster, namespace: &str, name: &str) -> Self {
+        Self::start_with(cluster.config(), namespace, name).await
+    }
+
+    /// The same with access of another kind to the API server.
+    async fn start_with(config: kube::Config, namespace: &str, name: &str) -> Self {
+        Self::start_at(config, namespace, name, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    /// The same with health and metrics at this address.
+    async fn start_at(config: kube::Config, namespace: &str, name: &str, admin: SocketAddr) -> Self {
         let arguments = [
             "sluice".to_owned(),
             format!("--namespace={namespace}"),
@@ -64,11 +77,13 @@ impl Replica {
             format!("--gateway-controller-name=test/{namespace}-gateway"),
             format!("--publish-service={namespace}/published"),
             "--stream-address=127.0.0.1:0".into(),
-            "--admin-address=127.0.0.1:0".into(),
+            format!("--admin-address={admin}"),
         ];
         let (trigger, shutdown) = shutdown::channel();
         let options = Cli::try_parse_from(arguments).unwrap().options;
-        let controller = Controller::start(options, cluster.client(), shutdown.clone()).await.unwrap();
+        let metrics = Metrics::default();
+        let client = client::build(config, &metrics).unwrap();
+        let controller = Controller::start(options, client, metrics, shutdown.clone()).await.unwrap();
         let (stream, admin, leads) = (controller.stream_address, controller.admin_address, controller.leads());
         Self { stream, admin, leads, trigger, task: tokio::spawn(controller.run(shutdown)) }
     }
@@ -79,14 +94,7 @@ impl Replica {
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
-        let stream = TcpStream::connect(self.admin).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let request = http::Request::get(path).header("host", "test").body(Empty::<Bytes>::new()).unwrap();
-        let response = sender.send_request(request).await.unwrap();
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, String::from_utf8_lossy(&body).into_owned())
+        get(self.admin, path).await.unwrap()
     }
 
     /// The sum of the metrics that begin like this.
@@ -104,6 +112,18 @@ impl Replica {
         })
         .await
     }
+}
+
+/// Status and body of a response, if there is one.
+async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let stream = TcpStream::connect(address).await.ok()?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    tokio::spawn(connection);
+    let request = http::Request::get(path).header("host", "test").body(Empty::<Bytes>::new()).unwrap();
+    let response = sender.send_request(request).await.ok()?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// A namespace, classes of its own, a Service `echo` with one endpoint.
@@ -714,16 +734,7 @@ async fn a_gateway_is_told_when_the_controller_lacks_rights() {
     let namespace = "denied";
     let cluster = prepare(namespace).await;
     let grant = async |rules: &Value| {
-        let role = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": {"name": namespace}, "rules": rules,
-        });
-        let binding = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": namespace},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": namespace},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": namespace}],
-        });
+        let (role, binding) = cluster::grant(namespace, rules);
         cluster.apply(&format!("{role}\n---\n{binding}")).await;
     };
     grant(&json!([{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}])).await;
