@@ -642,8 +642,13 @@ async fn last_good_versions_outlive_the_controllers() {
         json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata, "stringData": data})
             .to_string()
     };
+    // A limit that is not there yet would close the Ingress rather than leave an earlier version open.
     let good = ingress(namespace, "web", "web.example")
-        .replace("spec:", "spec:\n  tls: [{hosts: [web.example], secretName: pair}]");
+        .replace("spec:", "spec:\n  tls: [{hosts: [web.example], secretName: pair}]")
+        .replace(
+            "metadata: {name: web,",
+            "metadata: {annotations: {nginx.ingress.kubernetes.io/limit-rps: '5'}, name: web,",
+        );
     let apply = async |ingress: &str, route: &str, secret: &str| {
         for manifest in [ingress, route, secret] {
             cluster.apply(manifest).await;
@@ -671,10 +676,7 @@ async fn last_good_versions_outlive_the_controllers() {
 
     let replica = Replica::start(&cluster, namespace, "one").await;
     let before = versions(&replica).await;
-    let bad = good.replace("web.example", "other.example").replace(
-        "metadata: {name: web,",
-        "metadata: {annotations: {nginx.ingress.kubernetes.io/limit-rps: five}, name: web,",
-    );
+    let bad = good.replace("web.example", "other.example").replace("limit-rps: '5'", "limit-rps: five");
     let unclosed = "rules: [{matches: [{path: {type: RegularExpression, value: '/(unclosed'}}], ";
     let bad_route = route(namespace).replace("rules: [{", unclosed);
     apply(&bad, &bad_route, &secret(&two.signing_key)).await;
