@@ -64,6 +64,8 @@ pub struct Builder {
     pub outputs: Outputs,
     /// Whether this replica decides which versions were good last.
     pub leads: watch::Receiver<bool>,
+    /// Data planes whose names are somebody else's.
+    pub taken: watch::Receiver<Arc<provision::Taken>>,
     /// Counts builds.
     pub metrics: Metrics,
     /// Of the last translation.
@@ -84,6 +86,8 @@ struct Built {
     places: BTreeMap<ObjectKey, (DataPlane, ObjectKey)>,
     /// The name of those that had a ready pod last.
     homes: BTreeMap<ObjectKey, ObjectKey>,
+    /// What data planes lack, in words.
+    lacking: BTreeMap<DataPlane, String>,
     reports: Vec<Report>,
     /// Whether all that was translated is still to be told.
     is_rebuilt: bool,
@@ -141,6 +145,7 @@ impl Builder {
                 },
                 (object, change) = self.fetcher.next() => self.store.fetched(&object, change),
                 Ok(()) = acks.changed() => {}
+                Ok(()) = self.taken.changed() => self.lack(&mut built),
                 Ok(()) = self.settings.changed() => settings_changed = true,
                 // Who no longer decides yields at once.
                 Ok(()) = self.leads.changed() => self.store.invalidate(),
@@ -240,6 +245,10 @@ impl Builder {
         built.moves = self.moves(built, &infrastructure);
         send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
         built.gate.forget_except(&statuses);
+        let gateways = statuses.gateways.keys().map(|key| (Kind::Gateway, key));
+        let classes = statuses.gateway_classes.keys().map(|key| (Kind::GatewayClass, key));
+        let owners = gateways.chain(classes);
+        let owners = owners.filter_map(|(kind, key)| kinds::uid(&self.store.resources, kind, key)).collect();
         built.wanted.replace(statuses);
         built.wanted.withdraw(self.withdraws(), &self.store.observed);
         self.outputs.ready.send_replace(true);
@@ -253,8 +262,7 @@ impl Builder {
         });
         let mut lacking: BTreeMap<DataPlane, Vec<provision::Id>> = BTreeMap::new();
         missing.for_each(|(plane, id)| lacking.entry(plane.clone()).or_default().push(id));
-        let lack = built.gate.lack(lacking.iter().map(|(plane, ids)| (plane.clone(), self::lacking(ids))).collect());
-        built.wanted.touch_planes(&lack);
+        built.lacking = lacking.iter().map(|(plane, ids)| (plane.clone(), self::lacking(ids))).collect();
         let missing = lacking.into_values().flatten().collect();
         let wanted = infrastructure
             .into_iter()
@@ -263,7 +271,7 @@ impl Builder {
                 Some((plane, provision::Wanted { uid: uid(kind, &owner)?, infrastructure }))
             })
             .collect();
-        built.plan = provision::Plan { wanted, spared, left: BTreeSet::new(), missing };
+        built.plan = provision::Plan { wanted, spared, left: BTreeSet::new(), missing, owners };
         self.tell_plan(built);
         let reports = problems
             .into_iter()
@@ -273,6 +281,7 @@ impl Builder {
             .collect();
         built.reports = reports;
         built.is_rebuilt = true;
+        self.lack(built);
     }
 
     /// The kinds where it is known which objects are ours, see [`Wanted::withdraw`].
@@ -288,6 +297,14 @@ impl Builder {
         let deployment = self.store.deployments.as_ref().is_none_or(|deployments| deployments.contains(key));
         let service = self.store.resources.services.contains_key(key);
         [("Deployment", deployment), ("Service", service)].into_iter().filter(|(_, there)| !there).map(|(kind, _)| kind)
+    }
+
+    /// Tells the gate what data planes lack, and first of all whose names are somebody else's.
+    fn lack(&mut self, built: &mut Built) {
+        let mut lacking = built.lacking.clone();
+        lacking.extend(self.taken.borrow_and_update().iter().map(|(plane, why)| (plane.clone(), why.clone())));
+        let changed = built.gate.lack(lacking);
+        built.wanted.touch_planes(&changed);
     }
 
     /// Has the last good versions of these objects recorded. Returns those for which there is no room, as problems.

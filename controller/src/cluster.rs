@@ -106,6 +106,7 @@ impl Controller {
         let (unwritten, unwritten_receiver) = watch::channel(Arc::default());
         let (reports, reports_receiver) = watch::channel(Arc::default());
         let (infrastructure, infrastructure_receiver) = watch::channel(Arc::default());
+        let (taken, taken_receiver) = watch::channel(Arc::default());
         let (classes, classes_receiver) = watch::channel(Arc::default());
         let (unrecorded, unrecorded_receiver) = watch::channel(Arc::default());
         let (leads_sender, leads) = watch::channel(false);
@@ -128,7 +129,8 @@ impl Controller {
         }
         let record = ObjectKey::new(options.namespace.as_str(), options.last_good_secret.as_str());
         let records = last_good::follow(client.clone(), record.clone(), sender.clone());
-        let deployments = provision::follow(client.clone(), options.namespace.clone(), sender);
+        let installation = options.installation();
+        let deployments = provision::follow(client.clone(), installation.clone(), sender);
         tasks.spawn(async move {
             tokio::join!(records, deployments);
             Ok(())
@@ -145,6 +147,7 @@ impl Controller {
             publisher: publisher.clone(),
             outputs: Outputs { unwritten, reports, infrastructure, classes, unrecorded, ready },
             leads: leads.clone(),
+            taken: taken_receiver,
             metrics: metrics.clone(),
             memo: Memo::default(),
         };
@@ -185,12 +188,13 @@ impl Controller {
                 replicas: options.gateway_replicas,
                 controllers: format!("{}:{}", options.stream_host(), options.stream_address.port()),
                 ca: keys.trusted(),
-                installation: options.namespace.clone(),
+                installation,
                 network_policies: options.gateway_network_policies,
                 metrics_annotations: options.gateway_metrics_annotations,
             },
             instance: options.pod_name.clone(),
             plan: infrastructure_receiver,
+            taken,
             trusted: trusted_receiver,
             leader: leads.clone(),
         };

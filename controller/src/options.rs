@@ -7,6 +7,8 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use translate::{ExternalNames, ObjectKey, Settings};
 
+use crate::provision::Installation;
+
 /// Watches a cluster and feeds its data planes.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "Example:
@@ -17,6 +19,11 @@ pub struct Options {
     /// The namespace of this installation: of its Lease, its Secret of keys and its CA's ConfigMap
     #[arg(long, env = "POD_NAMESPACE", default_value = "sluice")]
     pub namespace: String,
+
+    /// The name of this release: with the namespace and the controller name it tells the objects that this installation makes for
+    /// Gateways from those of another one
+    #[arg(long, default_value = "sluice")]
+    pub release: String,
 
     /// The name of this replica in the Lease and in Events; default: the host's name
     #[arg(long, env = "POD_NAME", default_value_t = host_name())]
@@ -184,6 +191,11 @@ impl Options {
     /// The name that data planes dial and that the server's certificate is for.
     pub fn stream_host(&self) -> String {
         self.stream_host.clone().unwrap_or_else(|| format!("sluice-controller.{}.svc", self.namespace))
+    }
+
+    /// What tells the objects of this installation from those of another one.
+    pub fn installation(&self) -> Installation {
+        Installation::new(&self.namespace, &self.release, &self.gateway_controller_name)
     }
 
     /// What translation needs of the flags; keys come from the installation's Secret.

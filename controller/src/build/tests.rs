@@ -214,6 +214,7 @@ impl Rig {
                     ready: watch::Sender::default(),
                 },
                 leads: watch::channel(true).1,
+                taken: watch::channel(Arc::default()).1,
                 metrics: Metrics::default(),
                 memo: Memo::default(),
             },

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 use translate::ObjectKey;
 
-use super::objects;
+use super::Installation;
 use crate::store::Change;
 use crate::watch::Pause;
 
@@ -27,8 +27,8 @@ fn denial(error: &watcher::Error) -> Option<&str> {
 
 /// Tells the store the names of the Deployments that `installation` made, for as long as someone takes the changes. Without the right
 /// to watch them nothing is told.
-pub async fn follow(client: Client, installation: String, changes: mpsc::Sender<Change>) {
-    let config = Config::default().labels(&objects::made_by(&installation));
+pub async fn follow(client: Client, installation: Installation, changes: mpsc::Sender<Change>) {
+    let config = Config::default().labels(&installation.selector());
     let mut events = watcher(Api::<PartialObjectMeta<Deployment>>::all(client), config).boxed();
     let mut pause = Pause::default();
     let mut known = BTreeSet::new();
@@ -93,7 +93,7 @@ mod tests {
     async fn who_may_list_but_not_watch_knows_nothing() {
         let (client, mut asked) = api_server::start().await;
         let (sender, mut changes) = mpsc::channel(8);
-        let following = tokio::spawn(follow(client, "sluice".into(), sender));
+        let following = tokio::spawn(follow(client, Installation::new("sluice", "sluice", "c"), sender));
         let mut store = Store::new(Vec::new(), Vec::new());
 
         let listed = asked.next().await;

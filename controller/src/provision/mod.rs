@@ -4,17 +4,20 @@
 mod apply;
 mod deployments;
 mod objects;
+mod owner;
+mod roll;
+mod schedule;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::gateway::{Gateway, GatewayClass};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, DynamicObject, ListParams};
-use kube::{Api, Client, Resource, ResourceExt};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use kube::Client;
 use serde_json::Value;
-use snapshot::Hash;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use translate::{DataPlane, Infrastructure, ObjectKey, Problem, Severity};
@@ -24,6 +27,8 @@ use crate::shutdown::Shutdown;
 use crate::write::{WriteError, within};
 pub use deployments::follow;
 pub use objects::Template;
+pub use owner::Installation;
+use schedule::{Job, Outcome, Schedule};
 
 /// When everything is applied again, to mend what somebody else changed or deleted.
 const AGAIN: Duration = Duration::from_secs(5 * 60);
@@ -50,7 +55,12 @@ pub struct Plan {
     pub left: BTreeSet<ObjectKey>,
     /// The Services and Deployments of wanted data planes that are not there.
     pub missing: BTreeSet<Id>,
+    /// The `uid` of each Gateway and GatewayClass of ours.
+    pub owners: BTreeSet<String>,
 }
+
+/// Data planes whose names are somebody else's, each with a sentence.
+pub type Taken = BTreeMap<DataPlane, String>;
 
 /// Keeps the data planes of Gateways as they should be.
 pub struct Provisioner {
@@ -60,6 +70,8 @@ pub struct Provisioner {
     pub template: Template,
     /// The latest counts; `None` until the Gateways are known, and nothing is touched before.
     pub plan: watch::Receiver<Arc<Option<Plan>>>,
+    /// Where it is told which names are somebody else's.
+    pub taken: watch::Sender<Arc<Taken>>,
     /// The certificates that data planes trust, when they change.
     pub trusted: watch::Receiver<String>,
     /// Whether this replica writes.
@@ -71,186 +83,164 @@ pub struct Provisioner {
 /// An object's kind, namespace and name.
 pub type Id = (String, ObjectKey);
 
+/// What ended.
+enum Done {
+    /// Work on some data planes, which were being renewed or not.
+    Applied { plane: DataPlane, outcome: Outcome, was_rolling: bool },
+    /// The wait for pods that are renewed.
+    Rolled(DataPlane),
+    /// Looking for what nobody wants.
+    Swept(Result<(), WriteError>),
+}
+
+/// What a leader has in hand. Whoever no longer leads drops it: who leads now may have made what would be deleted here.
+struct Work {
+    schedule: Schedule,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    sweep: Sweep,
+    plan: Arc<Option<Plan>>,
+}
+
+/// When to look for what nobody wants.
+struct Sweep {
+    due: Instant,
+    retry: Duration,
+    busy: bool,
+}
+
+impl Work {
+    fn new(now: Instant) -> Self {
+        let sweep = Sweep { due: now, retry: RETRY, busy: false };
+        Self { schedule: Schedule::default(), running: FuturesUnordered::new(), sweep, plan: Arc::default() }
+    }
+
+    /// Takes the latest plan.
+    fn update(&mut self, plan: &Arc<Option<Plan>>, now: Instant) {
+        let Some(next) = plan.as_ref() else { return };
+        let keys = |plan: &Plan| -> BTreeSet<ObjectKey> {
+            plan.wanted.values().map(|wanted| wanted.infrastructure.key.clone()).collect()
+        };
+        if let Some(before) = self.plan.as_ref() {
+            let unwanted = keys(before).difference(&keys(next)).next().is_some();
+            if unwanted || (&before.spared, &before.left) != (&next.spared, &next.left) {
+                self.sweep.due = now;
+                self.sweep.retry = RETRY;
+            }
+        }
+        self.schedule.update(next, now);
+        self.plan = plan.clone();
+    }
+}
+
 impl Provisioner {
     /// Applies what differs, as leader, until `shutdown`.
     pub async fn run(mut self, mut shutdown: Shutdown) {
-        let mut applied: BTreeMap<Id, Hash> = BTreeMap::new();
-        let mut all_again = Instant::now();
-        let (none, mut before) = (Plan::default(), Arc::<Option<Plan>>::default());
-        let mut retry = RETRY;
+        let mut template = Arc::new(self.template.clone());
+        let mut work = Work::new(Instant::now());
         loop {
+            let now = Instant::now();
             let leads = *self.leader.borrow_and_update();
             let plan = self.plan.borrow_and_update().clone();
-            let now = Instant::now();
-            let [then, asked] = [&before, &plan].map(|plan| plan.as_ref().as_ref().unwrap_or(&none));
-            // What was made for a Gateway that is no longer spared, or has moved, is known to the cluster alone.
-            if !leads || all_again <= now || (&asked.spared, &asked.left) != (&then.spared, &then.left) {
-                applied.clear();
-                all_again = now + AGAIN;
-            }
-            // Somebody deleted it, and perhaps the rest of that name.
-            let gone: BTreeSet<_> = asked.missing.difference(&then.missing).map(|(_, key)| key).collect();
-            applied.retain(|(_, key), _| !gone.contains(key));
-            before = plan.clone();
-            let mut wake = all_again;
-            if let (true, Some(plan)) = (leads, plan.as_ref()) {
-                let mut leader = self.leader.clone();
-                tokio::select! {
-                    biased;
-                    () = shutdown.requested() => return,
-                    // Who leads now may have made what would be deleted here.
-                    Ok(()) = leader.changed() => {
-                        all_again = now;
-                        continue;
-                    }
-                    complete = self.reconcile(plan, &mut applied) => {
-                        let now = Instant::now();
-                        if complete {
-                            retry = RETRY;
-                        } else {
-                            wake = wake.min(now + retry);
-                            retry = (retry * 2).min(AGAIN);
-                        }
-                        // What is made will be seen soon, unless somebody deletes it again before.
-                        if plan.missing.iter().any(|id| applied.contains_key(id)) {
-                            wake = wake.min(now + RETRY);
-                        }
-                    }
+            let mut wake = now + AGAIN;
+            if leads && plan.is_some() {
+                if !Arc::ptr_eq(&work.plan, &plan) {
+                    work.update(&plan, now);
                 }
+                self.begin(&mut work, &template, now);
+                if !work.sweep.busy {
+                    wake = wake.min(work.sweep.due);
+                }
+                wake = work.schedule.wake(now).map_or(wake, |due| wake.min(due));
             }
+            let taken = work.schedule.taken();
+            self.taken.send_if_modified(|told| {
+                let new = **told != taken;
+                if new {
+                    *told = Arc::new(taken);
+                }
+                new
+            });
             tokio::select! {
-                Ok(()) = self.plan.changed() => retry = RETRY,
-                Ok(()) = self.trusted.changed() => self.template.ca = self.trusted.borrow().clone(),
-                Ok(()) = self.leader.changed() => {}
-                () = tokio::time::sleep_until(wake) => {
-                    // It is still not seen.
-                    let missing = before.as_ref().as_ref().unwrap_or(&none).missing.iter();
-                    missing.for_each(|id| _ = applied.remove(id));
-                }
+                biased;
                 () = shutdown.requested() => return,
+                Ok(()) = self.leader.changed() => work = Work::new(now),
+                Some(done) = work.running.next(), if !work.running.is_empty() => self.note(&mut work, done),
+                Ok(()) = self.plan.changed() => {}
+                Ok(()) = self.trusted.changed() => {
+                    Arc::make_mut(&mut template).ca = self.trusted.borrow().clone();
+                    work.schedule.hurry(now);
+                }
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
     }
 
-    /// Applies what `applied` does not hold yet and deletes what is not wanted. Returns whether everything went well.
-    async fn reconcile(&self, plan: &Plan, applied: &mut BTreeMap<Id, Hash>) -> bool {
-        let mut complete = true;
-        let mut keep = BTreeSet::new();
-        let first = applied.is_empty();
-        for (plane, wanted) in &plan.wanted {
-            let mut denied = false;
-            for object in self.template.objects(plane, wanted) {
-                let id = id(&object);
-                let hash = Hash::of(object.to_string().as_bytes());
-                keep.insert(id.clone());
-                if applied.get(&id) == Some(&hash) {
-                    continue;
+    /// Begins what is due, as far as there is room.
+    fn begin(&self, work: &mut Work, template: &Arc<Template>, now: Instant) {
+        while let Some(job) = work.schedule.next(now) {
+            let (client, template, instance) = (self.client.clone(), template.clone(), self.instance.clone());
+            work.running.push(Box::pin(async move {
+                let outcome = apply::apply(&client, &template, &job).await;
+                if let Some(message) = outcome.failure.as_ref().filter(|message| job.told.as_ref() != Some(message)) {
+                    tell(&client, &instance, &job, outcome.taken, message).await;
                 }
-                match within(apply::apply(&self.client, &object, &id)).await {
-                    Ok(()) => {
-                        applied.insert(id, hash);
+                Done::Applied { plane: job.plane, outcome, was_rolling: job.was_rolling }
+            }));
+        }
+        if !work.sweep.busy && work.sweep.due <= now {
+            work.sweep.busy = true;
+            work.sweep.due = now + AGAIN;
+            let sweep = sweep::sweep(self.client.clone(), template.clone(), self.plan.clone());
+            work.running.push(Box::pin(async move { Done::Swept(sweep.await) }));
+        }
+    }
+
+    fn note(&self, work: &mut Work, done: Done) {
+        let now = Instant::now();
+        match done {
+            Done::Applied { plane, outcome, was_rolling } => {
+                let key = work.plan.as_ref().as_ref().and_then(|plan| plan.wanted.get(&plane));
+                let key = key.map(|wanted| wanted.infrastructure.key.clone());
+                if let (true, Some(key)) = (work.schedule.finished(&plane, outcome, was_rolling, now), key) {
+                    let ended = roll::ended(self.client.clone(), key);
+                    work.running.push(Box::pin(async move {
+                        ended.await;
+                        Done::Rolled(plane)
+                    }));
+                }
+            }
+            Done::Rolled(plane) => work.schedule.rolled(&plane),
+            Done::Swept(result) => {
+                work.sweep.busy = false;
+                match result {
+                    Ok(()) => work.sweep.retry = RETRY,
+                    // An installation that provisions nothing has no such right, and needs none.
+                    Err(error) if apply::refusal(&error).is_some() => {
+                        let reason = apply::refusal(&error).unwrap_or_default();
+                        tracing::info!(reason, "objects of former Gateways, if there are any, are not deleted");
                     }
                     Err(error) => {
-                        complete = false;
-                        // Without rights every object fails alike: the first one says it all.
-                        if refusal(&error).is_none() || !std::mem::replace(&mut denied, true) {
-                            self.tell(plane, wanted, &id.0, &error).await;
-                        }
+                        work.sweep.due = work.sweep.due.min(now + work.sweep.retry);
+                        work.sweep.retry = (work.sweep.retry * 2).min(AGAIN);
+                        tracing::warn!(%error, "objects of former Gateways are not deleted; trying again");
                     }
                 }
             }
         }
-        if first || applied.keys().any(|id| !keep.contains(id)) {
-            match self.sweep(&keep, plan).await {
-                Ok(()) => applied.retain(|id, _| keep.contains(id)),
-                // An installation that provisions nothing has no such right, and needs none.
-                Err(error) if refusal(&error).is_some() => {
-                    let reason = refusal(&error).unwrap_or_default();
-                    tracing::info!(reason, "objects of former Gateways, if there are any, are not deleted");
-                }
-                Err(error) => {
-                    complete = false;
-                    tracing::warn!(%error, "objects of former Gateways are not deleted; trying again");
-                }
-            }
-        }
-        complete
-    }
-
-    /// Says why data planes lack an object: in the log, and in an Event of the Gateway or the class.
-    async fn tell(&self, plane: &DataPlane, wanted: &Wanted, kind: &str, error: &WriteError) {
-        let message = match refusal(error) {
-            Some(refusal) => format!(
-                "The API server denies the {kind} of the data planes of {plane}: {refusal}. If Sluice lacks the right, let \
-                 the chart grant it (controller.gatewayClassResource.enabled). Until then there are no data planes, \
-                 or they stay as they are."
-            ),
-            None => {
-                format!("The {kind} of the data planes of {plane} is not applied and will be tried again: {error}.")
-            }
-        };
-        tracing::warn!(%plane, "{message}");
-        let Some((kind, object)) = plane.owner() else { return };
-        let problem = Problem {
-            kind,
-            object,
-            field: String::new(),
-            reason: "ProvisioningFailed",
-            message,
-            severity: Severity::Warning,
-        };
-        let report = Report { problem, uid: Some(wanted.uid.clone()) };
-        if let Err(error) = within(events::tell(&self.client, &self.instance, &report, false)).await {
-            tracing::warn!(%plane, %error, "the Event is not written");
-        }
-    }
-
-    /// Deletes what this installation once made and nobody wants now.
-    async fn sweep(&self, keep: &BTreeSet<Id>, plan: &Plan) -> Result<(), WriteError> {
-        let ours = ListParams::default().labels(&objects::made_by(&self.template.installation));
-        for resource in objects::kinds() {
-            let listed = within(async {
-                Ok(Api::<DynamicObject>::all_with(self.client.clone(), &resource).list_metadata(&ours).await?)
-            });
-            for object in listed.await? {
-                let namespace = object.namespace().unwrap_or_default();
-                let name = object.name_any();
-                let key = ObjectKey::new(&namespace, &name);
-                // Labels could be shortened names.
-                let mut planes = object.owner_references().iter().filter_map(|owner| made_for(owner, &namespace));
-                let is_spared = plan.left.contains(&key) || planes.any(|plane| plan.spared.contains(&plane));
-                if is_spared || keep.contains(&(resource.kind.clone(), key)) {
-                    continue;
-                }
-                tracing::info!(kind = resource.kind, namespace, name, "deleting an object of a former Gateway");
-                let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &resource);
-                within(async {
-                    match api.delete(&name, &DeleteParams::background()).await {
-                        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                        other => Ok(other.map(drop)?),
-                    }
-                })
-                .await?;
-            }
-        }
-        Ok(())
     }
 }
 
-/// The data planes that an object in this namespace is for.
-fn made_for(owner: &OwnerReference, namespace: &str) -> Option<DataPlane> {
-    match owner.kind.as_str() {
-        kind if kind == Gateway::kind(&()) => Some(DataPlane::Gateway(ObjectKey::new(namespace, &owner.name))),
-        kind if kind == GatewayClass::kind(&()) => Some(DataPlane::Class(owner.name.clone())),
-        _ => None,
-    }
-}
-
-/// What the API server says when it denies a write: for want of rights, or by a quota or an admission policy.
-fn refusal(error: &WriteError) -> Option<&str> {
-    match error {
-        WriteError::Api(kube::Error::Api(status)) if status.code == 403 => Some(status.message.trim_end_matches('.')),
-        _ => None,
+/// Says why data planes lack an object: in the log, and in an Event of the Gateway or the class.
+async fn tell(client: &Client, instance: &str, job: &Job, taken: bool, message: &str) {
+    let plane = &job.plane;
+    tracing::warn!(%plane, "{message}");
+    let Some((kind, object)) = plane.owner() else { return };
+    let reason = if taken { "NameTaken" } else { "ProvisioningFailed" };
+    let (field, message) = (String::new(), message.to_owned());
+    let problem = Problem { kind, object, field, reason, message, severity: Severity::Warning };
+    let report = Report { problem, uid: Some(job.wanted.uid.clone()) };
+    if let Err(error) = within(events::tell(client, instance, &report, false)).await {
+        tracing::warn!(%plane, %error, "the Event is not written");
     }
 }
 

@@ -7,13 +7,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Resource;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
 use translate::{CLASS_NAME, DataPlane, GATEWAY_NAME, ServiceType, Transport, label_value};
 
 use super::Wanted;
-
-const INSTALLATION: &str = "sluice.dev/installation";
+use super::owner::{INSTALLATION, Installation};
 
 /// How long a data plane may finish its connections, in seconds; the pod lives a little longer.
 const DRAIN: u32 = 295;
@@ -41,8 +41,8 @@ pub struct Template {
     pub controllers: String,
     /// The certificates of the internal CA, in PEM.
     pub ca: String,
-    /// The namespace of this installation, which tells its objects from those of another one.
-    pub installation: String,
+    /// This installation, which tells its objects from those of another one.
+    pub installation: Installation,
     /// Whether a NetworkPolicy guards them, as the chart's guards the shared ones.
     pub network_policies: bool,
     /// Whether pods have the annotations by which Prometheus finds their metrics, as the chart's pods do.
@@ -61,12 +61,12 @@ pub fn kinds() -> [ApiResource; 6] {
     ]
 }
 
-/// Selects what an installation made.
-pub(super) fn made_by(installation: &str) -> String {
-    format!("{INSTALLATION}={installation}")
-}
-
 impl Template {
+    /// Whether data planes have an object of this kind.
+    pub(super) fn makes(&self, kind: &str) -> bool {
+        self.network_policies || kind != NetworkPolicy::kind(&())
+    }
+
     /// Everything that data planes consist of, in the order in which it is applied.
     pub fn objects(&self, plane: &DataPlane, wanted: &Wanted) -> Vec<Value> {
         let infrastructure = &wanted.infrastructure;
@@ -87,7 +87,7 @@ impl Template {
         labels.extend([
             (CLASS_NAME.to_owned(), label(&infrastructure.class)),
             ("app.kubernetes.io/managed-by".to_owned(), "sluice".to_owned()),
-            (INSTALLATION.to_owned(), self.installation.clone()),
+            (INSTALLATION.to_owned(), self.installation.label().to_owned()),
         ]);
         let object = |api_version: &str, kind: &str, mut body: Value| {
             body["apiVersion"] = api_version.into();
@@ -248,8 +248,7 @@ impl Template {
 }
 
 #[cfg(test)]
-mod tests {
-
+pub(super) mod tests {
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
     use translate::{Infrastructure, ObjectKey, Parameters};
 
@@ -266,7 +265,7 @@ mod tests {
             replicas: 2,
             controllers: "sluice-controller.sluice.svc:15010".into(),
             ca: "PEM".into(),
-            installation: "sluice".into(),
+            installation: Installation::new("sluice", "sluice", "sluice.dev/gateway-controller"),
             network_policies: true,
             metrics_annotations: true,
         }
@@ -276,7 +275,8 @@ mod tests {
         DataPlane::Gateway(ObjectKey::new("shop", "web"))
     }
 
-    fn infrastructure() -> Infrastructure {
+    /// What a Gateway `shop/web` of class `sluice` needs.
+    pub(in crate::provision) fn infrastructure() -> Infrastructure {
         Infrastructure {
             key: ObjectKey::new("shop", "web-sluice"),
             class: "sluice".into(),

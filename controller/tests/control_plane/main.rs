@@ -6,6 +6,7 @@ mod cluster;
 mod dataplane;
 mod faults;
 mod kinds;
+mod provisioning;
 mod second_writer;
 mod withdrawn;
 
@@ -20,7 +21,7 @@ use controller::client;
 use controller::cluster::{Controller, Error};
 use controller::metrics::Metrics;
 use controller::options::Options;
-use controller::provision::{Plan, Provisioner, Template, Wanted};
+use controller::provision::{Installation, Plan, Provisioner, Template, Wanted};
 use controller::shutdown::{self, Trigger};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -767,6 +768,7 @@ async fn a_gateway_is_told_when_the_controller_lacks_rights() {
         client: cluster.client_as(namespace),
         template: template(namespace),
         plan: plan_receiver,
+        taken: watch::Sender::default(),
         trusted,
         leader,
         instance: "test".into(),
@@ -780,7 +782,7 @@ async fn a_gateway_is_told_when_the_controller_lacks_rights() {
     .await;
     assert_eq!((&event["regarding"]["kind"], &event["regarding"]["name"]), (&json!("Gateway"), &json!("web")));
     let note = event["note"].as_str().unwrap();
-    assert!(note.contains("cannot patch resource") && note.contains("gatewayClassResource"), "{note}");
+    assert!(note.contains("cannot get resource") && note.contains("gatewayClassResource"), "{note}");
 
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/sluice.yaml");
     let chart = cluster::documents(&std::fs::read_to_string(chart).unwrap());
@@ -817,7 +819,7 @@ fn template(installation: &str) -> Template {
         replicas: 1,
         controllers: "controllers:1".into(),
         ca: String::new(),
-        installation: installation.into(),
+        installation: Installation::new(installation, "sluice", "test/controller"),
         network_policies: true,
         metrics_annotations: true,
     }
@@ -840,7 +842,7 @@ metadata:
   name: {name}
   namespace: {namespace}
   labels: {{{labels}}}
-  ownerReferences: [{{apiVersion: {GATEWAY_API}, kind: Gateway, name: {name}, uid: '1'}}]
+  ownerReferences: [{{apiVersion: {GATEWAY_API}, kind: Gateway, name: {name}, uid: '1', controller: true}}]
 "
             ))
             .await;
@@ -853,6 +855,7 @@ metadata:
         client: cluster.client(),
         template: template(namespace),
         plan: plan_receiver,
+        taken: watch::Sender::default(),
         trusted,
         leader,
         instance: "test".into(),
@@ -860,6 +863,7 @@ metadata:
     let mut run = Box::pin(provisioner.run(shutdown));
     assert!(futures::poll!(&mut run).is_pending(), "it has seen that it leads, and no plan");
     plan.send_replace(Arc::new(Some(Plan {
+        owners: ["1".to_owned()].into(),
         spared: [translate::DataPlane::Gateway(ObjectKey::new(namespace, "known"))].into(),
         ..Plan::default()
     })));

@@ -15,6 +15,54 @@
 {{- define "sluice.controller" -}}{{ include "sluice.fullname" . }}-controller{{- end -}}
 {{- define "sluice.dataplane" -}}{{ include "sluice.fullname" . }}-dataplane{{- end -}}
 
+{{/*
+The election ID: of this release alone, so that two releases in a namespace lead apart.
+*/}}
+{{- define "sluice.electionID" -}}
+{{- .Values.controller.electionID | default (printf "%s-leader" (include "sluice.fullname" .)) -}}
+{{- end -}}
+
+{{/*
+Whether another release of the cluster has the class "sluice", or had it when this one was installed: then classes and controller
+names are made from the name of this release. Needs a cluster to ask: with `helm template` set the values.
+*/}}
+{{- define "sluice.second" -}}
+{{- $full := include "sluice.fullname" . -}}
+{{- $state := dict "second" false -}}
+{{- range list (list "networking.k8s.io/v1" "IngressClass") (list "gateway.networking.k8s.io/v1" "GatewayClass") -}}
+{{- with lookup (index . 0) (index . 1) "" "sluice" -}}
+{{- $annotations := .metadata.annotations | default dict -}}
+{{- $name := index $annotations "meta.helm.sh/release-name" | default "" -}}
+{{- $namespace := index $annotations "meta.helm.sh/release-namespace" | default "" -}}
+{{- if and $name (or (ne $name $.Release.Name) (ne $namespace $.Release.Namespace)) -}}{{- $_ := set $state "second" true -}}{{- end -}}
+{{- end -}}
+{{- if ne $full "sluice" -}}
+{{- with lookup (index . 0) (index . 1) "" $full -}}
+{{- $annotations := .metadata.annotations | default dict -}}
+{{- if eq (index $annotations "meta.helm.sh/release-name" | default "") $.Release.Name -}}{{- $_ := set $state "second" true -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $state.second -}}true{{- end -}}
+{{- end -}}
+
+{{/* The names of the classes and controllers: as the values say, else those of a single installation, else of this release. */}}
+{{- define "sluice.ingressClass" -}}
+{{- .Values.controller.ingressClassResource.name | default (ternary (include "sluice.fullname" .) "sluice" (eq (include "sluice.second" .) "true")) -}}
+{{- end -}}
+{{- define "sluice.gatewayClass" -}}
+{{- .Values.controller.gatewayClassResource.name | default (ternary (include "sluice.fullname" .) "sluice" (eq (include "sluice.second" .) "true")) -}}
+{{- end -}}
+{{- define "sluice.ingressController" -}}
+{{- .Values.controller.ingressClassResource.controllerValue | default (printf "sluice.dev/ingress-controller%s" (include "sluice.suffix" .)) -}}
+{{- end -}}
+{{- define "sluice.gatewayController" -}}
+{{- .Values.controller.gatewayControllerName | default (printf "sluice.dev/gateway-controller%s" (include "sluice.suffix" .)) -}}
+{{- end -}}
+{{- define "sluice.suffix" -}}
+{{- if include "sluice.second" . -}}-{{ include "sluice.fullname" . }}{{- end -}}
+{{- end -}}
+
 {{/* Whether the chart makes the GatewayClass, without which no Gateway is served. */}}
 {{- define "sluice.gateways" -}}
 {{- if and .Values.controller.gatewayClassResource.enabled (.Capabilities.APIVersions.Has "gateway.networking.k8s.io/v1/GatewayClass") -}}
