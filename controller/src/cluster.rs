@@ -186,6 +186,7 @@ impl Controller {
                 tunnel_idle_seconds: options.dataplane_tunnel_idle_seconds,
                 udp_idle_seconds: options.dataplane_udp_idle_seconds,
                 replicas: options.gateway_replicas,
+                user: (options.gateway_pod_user != 0).then_some(options.gateway_pod_user),
                 controllers: format!("{}:{}", options.stream_host(), options.stream_address.port()),
                 ca: keys.trusted(),
                 installation,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use translate::{ExternalNames, ObjectKey, Settings};
+use translate::{ExternalNames, ObjectKey, Parameters, Settings};
 
 use crate::provision::Installation;
 
@@ -111,6 +111,18 @@ pub struct Options {
     #[arg(long, default_value_t = 2)]
     pub gateway_replicas: u32,
 
+    /// The most pods that a Gateway's own GatewayConfig may ask for
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub gateway_max_replicas: u32,
+
+    /// How the data planes of Gateways look where no GatewayConfig says otherwise: the spec of one, as JSON
+    #[arg(long, value_parser = parameters, default_value = "{}")]
+    pub gateway_defaults: Parameters,
+
+    /// The user that runs the data planes of Gateways; 0 where the platform chooses one, as OpenShift does
+    #[arg(long, default_value_t = 65532)]
+    pub gateway_pod_user: u32,
+
     /// Give the data planes of Gateways a NetworkPolicy that lets traffic in to their listeners and metrics only
     #[arg(long)]
     pub gateway_network_policies: bool,
@@ -207,6 +219,8 @@ impl Options {
             ingress_class: self.ingress_class.clone(),
             watch_ingress_without_class: self.watch_ingress_without_class,
             gateway_controller: self.gateway_controller_name.clone(),
+            gateway_defaults: self.gateway_defaults.clone(),
+            gateway_max_replicas: self.gateway_max_replicas,
             default_certificate: key(&self.default_ssl_certificate),
             publish_service: key(&self.publish_service),
             default_backend: key(&self.default_backend_service),
@@ -220,6 +234,11 @@ impl Options {
             ..Settings::default()
         }
     }
+}
+
+fn parameters(text: &str) -> Result<Parameters, String> {
+    let spec = serde_json::from_str(text).map_err(|error| format!("not the spec of a GatewayConfig: {error}"))?;
+    Parameters::of(&spec)
 }
 
 fn host_name() -> String {

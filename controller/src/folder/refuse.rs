@@ -180,6 +180,13 @@ impl Refusals {
         let type_ = spec.service.as_ref().and_then(|service| service.type_.as_deref());
         self.one_of("spec.dataPlanes", spec.data_planes.as_deref(), &["PerGateway", "PerClass"]);
         self.one_of("spec.service.type", type_, &["LoadBalancer", "NodePort", "ClusterIP"]);
+        let policy = spec.service.as_ref().and_then(|service| service.external_traffic_policy.as_deref());
+        self.one_of("spec.service.externalTrafficPolicy", policy, &["Cluster", "Local"]);
+        if let Some(seconds) = spec.termination_grace_period_seconds.filter(|seconds| !(10..=86_400).contains(seconds))
+        {
+            let message = format!("{seconds} is not possible; write a number from 10 to 86400");
+            self.add("spec.terminationGracePeriodSeconds", message);
+        }
         if let Some(replicas) = spec.replicas.filter(|replicas| !(1..=1000).contains(replicas)) {
             self.add("spec.replicas", format!("{replicas} is not possible; write a number from 1 to 1000"));
         }

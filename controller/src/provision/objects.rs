@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crds::policy::ComputeResources;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -10,15 +9,15 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
-use translate::{CLASS_NAME, DataPlane, GATEWAY_NAME, ServiceType, Transport, label_value};
+use translate::{CLASS_NAME, DataPlane, GATEWAY_NAME, Parameters, ServiceType, Transport, label_value};
 
 use super::Wanted;
 use super::owner::{INSTALLATION, Installation};
 
-/// How long a data plane may finish its connections, in seconds; the pod lives a little longer.
-const DRAIN: u32 = 295;
-/// The user that runs data planes; any but 0 would do.
-const USER: u32 = 65532;
+/// How long a pod lives after it is asked to stop, in seconds, unless parameters say otherwise.
+const GRACE: u32 = 300;
+/// How much earlier its data plane has to finish its connections.
+const EARLIER: u32 = 5;
 
 /// What the data planes of all Gateways have in common.
 #[derive(Clone, Debug)]
@@ -37,6 +36,8 @@ pub struct Template {
     pub udp_idle_seconds: u64,
     /// How many pods each Gateway, or class, gets.
     pub replicas: u32,
+    /// The user that runs them; `None` for one that the platform chooses.
+    pub user: Option<u32>,
     /// Where the controllers listen: a headless Service's name with the port.
     pub controllers: String,
     /// The certificates of the internal CA, in PEM.
@@ -126,6 +127,7 @@ impl Template {
             objects.push(object("networking.k8s.io/v1", "NetworkPolicy", json!({ "spec": spec })));
         }
         let mut pod_labels = labels.clone();
+        pod_labels.extend(parameters.pod_labels.clone().into_iter().filter(|(name, _)| !labels.contains_key(name)));
         pod_labels.insert("sluice.dev/stream-client".into(), "true".into()); // what network policies let in
         let mut pod_annotations = BTreeMap::new();
         if self.metrics_annotations {
@@ -141,7 +143,7 @@ impl Template {
                 "selector": { "matchLabels": selector },
                 "template": {
                     "metadata": { "labels": pod_labels, "annotations": pod_annotations },
-                    "spec": self.pod(name, &selector, parameters.resources.as_ref()),
+                    "spec": self.pod(name, &selector, &parameters),
                 },
             }
         });
@@ -158,6 +160,15 @@ impl Template {
         if let (ServiceType::LoadBalancer, Some(address)) = (parameters.service_type, infrastructure.address) {
             spec["loadBalancerIP"] = address.to_string().into();
         }
+        for (name, value) in &parameters.service_fields {
+            let fits = match *name {
+                "externalTrafficPolicy" => parameters.service_type != ServiceType::ClusterIP,
+                _ => parameters.service_type == ServiceType::LoadBalancer,
+            };
+            if fits {
+                spec[*name] = value.clone();
+            }
+        }
         let mut service = object("v1", "Service", json!({ "spec": spec }));
         for (name, value) in parameters.service_annotations {
             service["metadata"]["annotations"][name] = value.into();
@@ -169,8 +180,10 @@ impl Template {
     }
 
     /// The pod: within Pod Security "restricted", with no token but the one that the stream asks for.
-    fn pod(&self, name: &str, selector: &BTreeMap<String, String>, resources: Option<&ComputeResources>) -> Value {
-        let resources = match resources {
+    fn pod(&self, name: &str, selector: &BTreeMap<String, String>, parameters: &Parameters) -> Value {
+        let grace = parameters.grace_seconds.unwrap_or(GRACE);
+        let drain = grace.saturating_sub(EARLIER);
+        let resources = match &parameters.resources {
             Some(resources) => json!(resources),
             None => json!({ "requests": { "cpu": "100m", "memory": "32Mi" } }),
         };
@@ -183,20 +196,27 @@ impl Template {
                 "labelSelector": { "matchLabels": selector },
             })
         };
-        json!({
+        let mut security = json!({
+            "runAsNonRoot": true,
+            "seccompProfile": { "type": "RuntimeDefault" },
+            "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
+        });
+        if let Some(user) = self.user {
+            for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+                security[field] = user.into();
+            }
+        }
+        let environment = match &parameters.log_level {
+            Some(level) => json!([{ "name": "RUST_LOG", "value": level }]),
+            None => json!([]),
+        };
+        let mut pod = json!({
             "serviceAccountName": name,
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
             "imagePullSecrets": pull_secrets,
-            "terminationGracePeriodSeconds": DRAIN + 5,
-            "securityContext": {
-                "runAsNonRoot": true,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "seccompProfile": { "type": "RuntimeDefault" },
-                "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
-            },
+            "terminationGracePeriodSeconds": grace,
+            "securityContext": security,
             "topologySpreadConstraints": [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")],
             "containers": [{
                 "name": "dataplane",
@@ -208,10 +228,11 @@ impl Template {
                     "--ca=/var/run/sluice/ca/ca.crt",
                     "--token=/var/run/sluice/token/token",
                     "--state-dir=/var/run/sluice/state",
-                    format!("--drain-seconds={DRAIN}"),
+                    format!("--drain-seconds={drain}"),
                     format!("--tunnel-idle-seconds={}", self.tunnel_idle_seconds),
                     format!("--udp-idle-seconds={}", self.udp_idle_seconds),
                 ],
+                "env": environment,
                 "ports": [{ "name": "metrics", "containerPort": 10254 }],
                 "readinessProbe": {
                     "httpGet": { "path": "/readyz", "port": "metrics" },
@@ -243,14 +264,24 @@ impl Template {
                 // The last good snapshot holds private keys: it stays in memory.
                 { "name": "state", "emptyDir": { "medium": "Memory", "sizeLimit": self.state_size_limit } },
             ],
-        })
+        });
+        for (field, value) in &parameters.pod_fields {
+            pod[*field] = value.clone();
+        }
+        for constraint in pod["topologySpreadConstraints"].as_array_mut().into_iter().flatten() {
+            if constraint.get("labelSelector").is_none() {
+                constraint["labelSelector"] = json!({ "matchLabels": selector });
+            }
+        }
+        pod
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use crds::policy::ComputeResources;
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-    use translate::{Infrastructure, ObjectKey, Parameters};
+    use translate::{Infrastructure, ObjectKey};
 
     use super::*;
 
@@ -263,6 +294,7 @@ pub(super) mod tests {
             tunnel_idle_seconds: 3600,
             udp_idle_seconds: 60,
             replicas: 2,
+            user: Some(65532),
             controllers: "sluice-controller.sluice.svc:15010".into(),
             ca: "PEM".into(),
             installation: Installation::new("sluice", "sluice", "sluice.dev/gateway-controller"),
@@ -421,5 +453,59 @@ pub(super) mod tests {
         let bare = pod(Template { pull_secrets: Vec::new(), metrics_annotations: false, ..template() });
         assert_eq!(bare["spec"]["imagePullSecrets"], json!([]));
         assert_eq!(bare["metadata"]["annotations"], json!({ "prometheus.io/scrape": "false" }));
+    }
+
+    #[test]
+    fn scheduling_logs_grace_period_and_the_services_fields_reach_the_objects() {
+        let spec = json!({
+            "nodeSelector": {"pool": "edge"}, "priorityClassName": "high", "logLevel": "warn", "podLabels": {"team": "net"},
+            "tolerations": [{"key": "edge", "operator": "Exists"}], "terminationGracePeriodSeconds": 60,
+            "affinity": {"nodeAffinity": {}},
+            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
+            "service": {
+                "externalTrafficPolicy": "Local", "loadBalancerClass": "metallb", "loadBalancerSourceRanges": ["192.0.2.0/24"],
+                "allocateLoadBalancerNodePorts": false,
+            },
+        });
+        let parameters = Parameters::of(&serde_json::from_value(spec.clone()).unwrap()).unwrap();
+        let of = |parameters: &Parameters, template: &Template, kind: &str| {
+            let infrastructure = Infrastructure { parameters: Some(parameters.clone()), ..infrastructure() };
+            let objects = template.objects(&web(), &Wanted { uid: "1".into(), infrastructure });
+            objects.into_iter().find(|object| object["kind"] == kind).unwrap()
+        };
+        let pods = of(&parameters, &template(), "Deployment")["spec"]["template"].clone();
+        let pod = &pods["spec"];
+        for field in ["nodeSelector", "priorityClassName", "tolerations", "affinity", "terminationGracePeriodSeconds"] {
+            assert_eq!(pod[field], spec[field], "{field}");
+        }
+        assert_eq!(pods["metadata"]["labels"]["team"], "net");
+        assert_eq!(pod["containers"][0]["env"], json!([{"name": "RUST_LOG", "value": "warn"}]));
+        assert!(pod["containers"][0]["args"].as_array().unwrap().contains(&json!("--drain-seconds=55")));
+        let spread = &pod["topologySpreadConstraints"][0];
+        assert_eq!(
+            (&spread["topologyKey"], &spread["labelSelector"]["matchLabels"][GATEWAY_NAME]),
+            (&json!("rack"), &json!("web"))
+        );
+        let service = of(&parameters, &template(), "Service")["spec"].clone();
+        for (field, value) in spec["service"].as_object().unwrap() {
+            assert_eq!(service[field], *value, "{field}");
+        }
+        let inside = Parameters { service_type: ServiceType::ClusterIP, ..parameters };
+        let service = of(&inside, &template(), "Service")["spec"].clone();
+        assert!(spec["service"].as_object().unwrap().keys().all(|field| service.get(field).is_none()), "{service}");
+    }
+
+    #[test]
+    fn a_platform_that_chooses_the_user_is_left_to_it() {
+        let of = |user| {
+            let wanted = Wanted { uid: "1".into(), infrastructure: infrastructure() };
+            let objects = Template { user, ..template() }.objects(&web(), &wanted);
+            let deployment = objects.into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+            deployment["spec"]["template"]["spec"]["securityContext"].clone()
+        };
+        assert_eq!(of(Some(65532))["runAsUser"], 65532);
+        let chosen = of(None);
+        assert!(["runAsUser", "runAsGroup", "fsGroup"].iter().all(|field| chosen.get(field).is_none()), "{chosen}");
+        assert_eq!(chosen["runAsNonRoot"], true);
     }
 }

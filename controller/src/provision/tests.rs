@@ -31,6 +31,7 @@ impl Running {
             tunnel_idle_seconds: 3600,
             udp_idle_seconds: 60,
             replicas: 1,
+            user: Some(65532),
             controllers: "controllers:1".into(),
             ca: String::new(),
             installation: installation(),

@@ -817,6 +817,7 @@ fn template(installation: &str) -> Template {
         tunnel_idle_seconds: 3600,
         udp_idle_seconds: 60,
         replicas: 1,
+        user: Some(65532),
         controllers: "controllers:1".into(),
         ca: String::new(),
         installation: Installation::new(installation, "sluice", "test/controller"),

@@ -2,7 +2,7 @@
 
 use snapshot::Secret;
 
-use crate::{ExternalNames, ObjectKey};
+use crate::{ExternalNames, ObjectKey, Parameters};
 
 /// What translation needs to know besides the resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct Settings {
     pub watch_ingress_without_class: bool,
     /// `spec.controllerName` of our GatewayClasses. Default `sluice.dev/gateway-controller`.
     pub gateway_controller: String,
+    /// How the data planes of Gateways look where no GatewayConfig says otherwise.
+    pub gateway_defaults: Parameters,
+    /// The most pods that a Gateway's own GatewayConfig may ask for. Default 20.
+    pub gateway_max_replicas: u32,
     /// Where ports 80 and 443 are bound.
     pub ports: PortMap,
     /// Whether loopback and link-local addresses in EndpointSlices are used (`sluice run`). Default no.
@@ -49,6 +53,8 @@ impl Default for Settings {
             ingress_class: "sluice".into(),
             watch_ingress_without_class: false,
             gateway_controller: "sluice.dev/gateway-controller".into(),
+            gateway_defaults: Parameters::default(),
+            gateway_max_replicas: 20,
             ports: PortMap::default(),
             allow_loopback_endpoints: false,
             external_names: ExternalNames::default(),

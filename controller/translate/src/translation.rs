@@ -90,6 +90,16 @@ pub struct Parameters {
     pub service_type: ServiceType,
     /// Annotations of the Service alone.
     pub service_annotations: BTreeMap<String, String>,
+    /// Further fields of the Service's spec, those for load balancers only where its type is that.
+    pub service_fields: BTreeMap<&'static str, serde_json::Value>,
+    /// Further fields of the pods' spec, for scheduling.
+    pub pod_fields: BTreeMap<&'static str, serde_json::Value>,
+    /// Further labels of the pods.
+    pub pod_labels: BTreeMap<String, String>,
+    /// What the pods log.
+    pub log_level: Option<String>,
+    /// How many seconds pods have to finish connections.
+    pub grace_seconds: Option<u32>,
 }
 
 /// The type of the Service in front of data planes.

@@ -91,11 +91,32 @@ app.kubernetes.io/name: {{ include "sluice.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* The user of all pods; empty where the platform chooses one, as OpenShift's security context constraints do. */}}
+{{- define "sluice.user" -}}
+{{- if not (.Capabilities.APIVersions.Has "security.openshift.io/v1") -}}65532{{- end -}}
+{{- end -}}
+
+{{/* How the data planes of Gateways look where no GatewayConfig says otherwise: as the shared ones. */}}
+{{- define "sluice.gatewayDefaults" -}}
+{{- $spec := dict "service" .Values.controller.gatewayService "terminationGracePeriodSeconds" (max 10 (int .Values.dataplane.terminationGracePeriodSeconds)) -}}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "logLevel" "resources" "podLabels" -}}
+{{- with index $.Values.dataplane $field -}}{{- $_ := set $spec $field . -}}{{- end -}}
+{{- end -}}
+{{- with .Values.dataplane.topologySpreadConstraints -}}
+{{- $constraints := list -}}
+{{- range . -}}{{- $constraints = append $constraints (omit . "labelSelector") -}}{{- end -}}
+{{- $_ := set $spec "topologySpreadConstraints" $constraints -}}
+{{- end -}}
+{{- toJson $spec -}}
+{{- end -}}
+
 {{- define "sluice.podSecurityContext" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+{{- with include "sluice.user" . }}
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}

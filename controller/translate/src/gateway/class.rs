@@ -96,8 +96,8 @@ pub(super) fn translate(context: &mut Context) -> BTreeMap<String, Class> {
             parameters::find(context.resources, &reference)
         });
         let (data_planes, parameters) = match config {
-            None => (Ok(DataPlanes::PerGateway), Ok(Parameters::default())),
-            Some(Ok(config)) => (config.data_planes(), config.over(Parameters::default())),
+            None => (Ok(DataPlanes::PerGateway), Ok(context.settings.gateway_defaults.clone())),
+            Some(Ok(config)) => (config.data_planes(), config.over(context.settings.gateway_defaults.clone())),
             Some(Err(message)) => (Err(message.clone()), Err(message)),
         };
         let parameters = data_planes.clone().and(parameters);

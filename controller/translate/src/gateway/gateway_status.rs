@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use snapshot::{Listener as Served, Resource};
 
 use super::listeners::{Listener, Owner};
-use super::{View, condition, frontend, listener_set, listener_status, names, pods};
+use super::{View, budget, condition, frontend, listener_set, listener_status, names, pods};
 use crate::context::Context;
 use crate::{DataPlane, Infrastructure, Kind};
 
@@ -16,13 +16,10 @@ use crate::{DataPlane, Infrastructure, Kind};
 /// into their snapshot.
 pub(super) fn serve(context: &mut Context, plane: &DataPlane, views: &[View]) {
     let Some(first) = views.first().filter(|view| view.plane.is_some()) else { return };
-    // A listener that is broken today keeps its port at the load balancer.
-    let port = |listener: &Listener| {
-        let number = u16::try_from(listener.spec.port).ok().filter(|port| *port > 0)?;
-        Some((number, listener.protocol?.transport()))
-    };
     let listeners = || views.iter().flat_map(|view| &view.listeners);
-    let ports: BTreeSet<_> = listeners().filter_map(port).collect();
+    // One of the Gateway's own that is broken today keeps its port at the load balancer. Others get ports for what they serve.
+    let needs_port = |listener: &&Listener| matches!(listener.owner, Owner::Gateway(_)) || listener.is_served();
+    let ports: BTreeSet<_> = listeners().filter(needs_port).filter_map(budget::place).collect();
     let class = &first.object.spec.gateway_class_name;
     let Some(key) = names::infrastructure_key(plane, class, context.settings).filter(|_| !ports.is_empty()) else {
         return;

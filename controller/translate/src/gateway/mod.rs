@@ -7,6 +7,7 @@
 mod allowed;
 mod attachment;
 mod backends;
+mod budget;
 mod class;
 mod conditions;
 mod conflicts;
@@ -46,7 +47,7 @@ use crds::gateway::Gateway;
 
 use crate::context::Context;
 use crate::resources::created;
-use crate::{DataPlane, Entry, Kind, ObjectKey, Parameters, Resources};
+use crate::{DataPlane, Entry, Kind, ObjectKey, Parameters};
 use backends::Backends;
 use class::Class;
 use expressions::Expressions;
@@ -149,7 +150,7 @@ fn view<'a>(
     sets: Vec<Set<'a>>,
 ) -> View<'a> {
     let object = &entry.current;
-    let parameters = parameters(context.resources, key, object, class);
+    let parameters = parameters(context, key, object, class);
     let refusal = parameters.as_ref().err().cloned().or_else(|| unsupported_address(object));
     if let Some(Refusal { field, reason, message }) = &refusal {
         context.reject(Kind::Gateway, key);
@@ -169,10 +170,11 @@ fn view<'a>(
     let admitted = sets.iter().filter(|set| set.allowed);
     let added = admitted.map(|set| (Owner::ListenerSet(set.key.clone()), &set.object.spec.listeners));
     let ports = context.settings.ports;
-    let listeners = std::iter::once(own)
+    let mut listeners: Vec<_> = std::iter::once(own)
         .chain(added)
         .flat_map(|(owner, listeners)| listeners.iter().map(move |spec| listeners::judge(key, &owner, spec, ports)))
         .collect();
+    budget::refuse(&mut listeners);
     View {
         key: key.clone(),
         object,
@@ -239,7 +241,7 @@ fn ineffective(context: &mut Context, key: &ObjectKey, gateway: &Gateway) {
 }
 
 /// What the class and the Gateway say of the looks of data planes.
-fn parameters(resources: &Resources, key: &ObjectKey, gateway: &Gateway, class: &Class) -> Result<Parameters, Refusal> {
+fn parameters(context: &Context, key: &ObjectKey, gateway: &Gateway, class: &Class) -> Result<Parameters, Refusal> {
     let Some(class) = &class.parameters else {
         let message = format!("GatewayClass {} is not accepted: see its status.", gateway.spec.gateway_class_name);
         return Err(Refusal { field: "spec.gatewayClassName", reason: "Invalid", message });
@@ -257,8 +259,8 @@ fn parameters(resources: &Resources, key: &ObjectKey, gateway: &Gateway, class: 
         name: &reference.name,
     };
     let refusal = |message| Refusal { field, reason: "InvalidParameters", message };
-    let config = parameters::find(resources, &reference);
-    config.and_then(|config| config.of_gateway(class.clone())).map_err(refusal)
+    let config = parameters::find(context.resources, &reference);
+    config.and_then(|config| config.of_gateway(class.clone(), context.settings.gateway_max_replicas)).map_err(refusal)
 }
 
 fn unsupported_address(gateway: &Gateway) -> Option<Refusal> {
