@@ -48,13 +48,6 @@ pub struct Client {
     pub watch: Arc<Watch>,
 }
 
-impl Client {
-    /// Whether it came over TLS.
-    pub fn is_tls(&self) -> bool {
-        self.server_name.is_some()
-    }
-}
-
 /// Serves a connection until it ends.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: Arc<Port>) {
     let number = port.number;

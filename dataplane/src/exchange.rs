@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use snapshot::Scheme;
 use tokio::time::Instant;
 
 use crate::balance::Picked;
@@ -27,6 +28,8 @@ pub struct Record {
     pub client: Rc<Client>,
     /// The client's address, as far as it is believed.
     pub address: IpAddr,
+    /// Whether the client used HTTPS, as far as that is believed.
+    pub https: bool,
     /// When the request's head was complete.
     pub start: Instant,
     /// The request's method.
@@ -70,6 +73,7 @@ impl Exchange {
         client.worker.stats.request_begins();
         Self(Box::new(Record {
             address: client.origin.peer(),
+            https: client.origin.scheme() == Scheme::Https,
             client,
             start: Instant::now(),
             method: request.method.clone(),

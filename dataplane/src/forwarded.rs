@@ -1,8 +1,9 @@
 //! Who the client is and what it asked for, as the backend is told: `X-Forwarded-*`, `X-Real-IP`, `X-Request-ID`.
 //! `Forwarded` (RFC 7239), which says the same, is never written; it passes from those who are believed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use bytes::Bytes;
 use http::header::{Entry, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -24,6 +25,9 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const MAX_REQUEST_ID: usize = 128;
 /// How many addresses of `X-Forwarded-For` are looked at, from the right.
 const MAX_HOPS: usize = 32;
+/// Stands for a client whose address a trusted proxy does not tell. It is on no list of internal networks, and all such clients
+/// are limited together.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A connection's peer, with the header values that all of its requests share. Made once per connection.
 #[derive(Clone, Debug)]
@@ -128,18 +132,17 @@ impl Forwarded {
     }
 
     fn believing(mut self, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
-        let hops: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-        if !hops.is_empty() {
-            let hops = hops.join(", ");
-            self.client = client_of(&hops, self.client, trusted);
+        let lines = || headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        if let Some(client) = client_of(lines(), trusted) {
+            self.client = client;
             self.client_key = Key::of_address(self.client);
             self.client_value = address_value(self.client);
-            let chain = format!("{hops}, {}", self.chain.to_str().unwrap_or_default());
-            self.chain = HeaderValue::from_str(&chain).unwrap_or(self.chain);
+            self.chain = chain(lines(), &self.chain);
         }
         if let Some(proto) = headers.get(X_FORWARDED_PROTO) {
             self.proto = proto.clone();
-            self.scheme = if proto.as_bytes().eq_ignore_ascii_case(b"https") { Scheme::Https } else { Scheme::Http };
+            let first = proto.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
+            self.scheme = if first.eq_ignore_ascii_case(b"https") { Scheme::Https } else { Scheme::Http };
         }
         let port = headers.get(X_FORWARDED_PORT).and_then(|value| value.to_str().ok()?.parse().ok());
         let well_known = match self.scheme {
@@ -180,18 +183,42 @@ fn is_sane(id: &HeaderValue) -> bool {
     !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 
-/// The rightmost address that is not a trusted proxy's, else the leftmost that is an address at all. What is right of
-/// nonsense is still true, what is left of it is not.
-fn client_of(hops: &str, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let mut client = peer;
-    for hop in hops.rsplit(',').take(MAX_HOPS) {
-        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
-        client = address.to_canonical();
-        if !contains(trusted, client) {
+/// The client's address by the lines of `X-Forwarded-For` that a trusted proxy sent; `None` when they have no entry.
+///
+/// That is the rightmost address that is not a trusted proxy's, else the leftmost one. An entry that is no address was written by a
+/// trusted proxy in place of the client's: what is left of it is anybody's claim, and what is right of it is not the client, so that the
+/// address is unspecified then (`0.0.0.0`).
+pub fn client_of<'a>(lines: impl DoubleEndedIterator<Item = &'a [u8]>, trusted: &[IpNet]) -> Option<IpAddr> {
+    let entries = lines.rev().flat_map(|line| line.rsplit(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let mut client = None;
+    for entry in entries.filter(|entry| !entry.is_empty()).take(MAX_HOPS) {
+        let address = address(entry).unwrap_or(UNKNOWN);
+        client = Some(address);
+        if address == UNKNOWN || !contains(trusted, address) {
             break;
         }
     }
     client
+}
+
+/// An address, in brackets or not, with a port or without.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?;
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().or_else(|_| text.parse().map(|address: SocketAddr| address.ip()));
+    address.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+/// `X-Forwarded-For` as it is passed on: all lines as they came, in one, and the peer behind them.
+fn chain<'a>(lines: impl Iterator<Item = &'a [u8]>, peer: &HeaderValue) -> HeaderValue {
+    let mut chain = Vec::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        chain.extend_from_slice(line);
+        chain.extend_from_slice(b", ");
+    }
+    chain.extend_from_slice(peer.as_bytes());
+    // Values of headers, joined, are one.
+    HeaderValue::from_maybe_shared(Bytes::from(chain)).unwrap_or_else(|_| peer.clone())
 }
 
 /// Whether one of the networks holds this address.
@@ -268,12 +295,57 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_in_the_chain_ends_the_search() {
+    fn the_client_is_the_rightmost_stranger_in_whatever_bytes() {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let client = |lines: &[&[u8]]| client_of(lines.iter().copied(), &trusted).map(|client| client.to_string());
+        for (lines, expected) in [
+            (&[&b"1.1.1.1, 203.0.113.7"[..]][..], Some("203.0.113.7")),
+            (&[b"\xff, 203.0.113.7"], Some("203.0.113.7")),
+            (&[b"\xff", b"203.0.113.7, 10.0.0.7"], Some("203.0.113.7")),
+            (&[b"203.0.113.7", b"10.0.0.7\t,\t10.0.0.8"], Some("203.0.113.7")),
+            (&[b"10.0.0.1, 10.0.0.2"], Some("10.0.0.1")),
+            (&[b"203.0.113.10:50123, 10.0.0.7:1"], Some("203.0.113.10")),
+            (&[b"x, [2001:db8::7]:443,[fd00::1]"], Some("2001:db8::7")),
+            (&[b"2001:db8::7, ::ffff:10.0.0.7"], Some("2001:db8::7")),
+            (&[b"203.0.113.7,, ,", b""], Some("203.0.113.7")),
+            (&[b"", b" , "], None),
+            (&[], None),
+        ] {
+            assert_eq!(client(lines).as_deref(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_a_proxy_hides_is_no_proxy() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        let peer = "10.0.0.9".parse().unwrap();
-        assert_eq!(client_of("1.1.1.1, x, 10.0.0.7", peer, &trusted).to_string(), "10.0.0.7");
-        assert_eq!(client_of("x", peer, &trusted), peer);
-        assert_eq!(client_of("10.0.0.1, 10.0.0.2", peer, &trusted).to_string(), "10.0.0.1");
+        for line in [
+            "unknown",
+            "1.1.1.1, _hidden, 10.0.0.7",
+            "1.1.1.1, 10.0.0.7:x",
+            "1.1.1.1:99999",
+            "0.0.0.0",
+            "1.1.1.1, \u{e9}",
+        ] {
+            assert_eq!(client_of([line.as_bytes()].into_iter(), &trusted), Some(UNKNOWN), "{line}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(b"1.1.1.1, \xff").unwrap());
+        headers.append(X_FORWARDED_FOR, HeaderValue::from_static("10.0.0.8"));
+        let mut forwarded = Forwarded::of(&origin(), &headers, None, &trusted);
+        forwarded.write(&mut headers);
+        assert_eq!(headers["x-real-ip"], "0.0.0.0");
+        assert_eq!(headers["x-forwarded-for"].as_bytes(), b"1.1.1.1, \xff, 10.0.0.8, 10.0.0.9");
+    }
+
+    #[test]
+    fn the_scheme_is_that_of_the_first_proxy() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        for (proto, scheme) in
+            [("https", Scheme::Https), ("HTTPS , http", Scheme::Https), ("http, https", Scheme::Http)]
+        {
+            let headers = headers(&[("x-forwarded-proto", proto)]);
+            assert_eq!(Forwarded::of(&origin(), &headers, None, &trusted).scheme, scheme, "{proto}");
+        }
     }
 
     #[test]

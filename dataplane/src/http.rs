@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use snapshot::Scheme;
 
 use crate::arriving::Arriving;
 use crate::attempt;
@@ -88,6 +89,7 @@ async fn forward(
     let origin = &client.origin;
     let mut forwarded = Forwarded::of(origin, &parts.headers, target.authority(), &state.trusted_proxies);
     exchange.address = forwarded.client;
+    exchange.https = forwarded.scheme == Scheme::Https;
     if state.table.misdirected(origin.port(), client.server_name.as_deref(), target.host()) {
         return Err(Reason::Misdirected.into());
     }
@@ -161,7 +163,7 @@ async fn forward(
     let request = request(std::mem::take(&mut parts.method), outgoing, protocol, body);
     let answered = attempt::send(exchange, cluster, rule, session.as_ref(), request, now).await?;
 
-    let https = client.is_tls();
+    let https = exchange.https;
     let matched = matched_path(&target, found.path);
     let kept = match &session {
         Some(session) => session.answered(cluster, &answered.picked, &state.session_key, matched, https),
@@ -232,7 +234,7 @@ fn deny(exchange: &mut Exchange, rule: &route::Rule, denied: Denied) -> Reply {
     let headers = response.headers_mut();
     hop_by_hop::strip(headers);
     for filters in rule.filters_of_responses(exchange.backend) {
-        filter::on_answer(filters, exchange.client.is_tls(), &exchange.effects, headers);
+        filter::on_answer(filters, exchange.https, &exchange.effects, headers);
     }
     headers.insert(REASON_HEADER, HeaderValue::from_static(Reason::AuthDenied.as_str()));
     match denied.body {
@@ -327,7 +329,7 @@ fn refuse(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     let (head, mut body) = response.into_parts();
     let mut response = response_head(head.status, head.headers);
     for filters in exchange.rule.iter().flat_map(|rule| rule.filters_of_responses(exchange.backend)) {
-        filter::on_answer(filters, exchange.client.is_tls(), &exchange.effects, response.headers_mut());
+        filter::on_answer(filters, exchange.https, &exchange.effects, response.headers_mut());
     }
     if exchange.method == Method::HEAD {
         body.clear();

@@ -259,14 +259,20 @@ impl Fields<'_> {
     }
 }
 
-/// Whatever a client sends becomes one JSON string: control characters escaped, bytes that are not UTF-8 replaced.
+/// Whatever a client sends becomes one JSON string: control characters escaped, those of C1 too, which terminals obey; bytes that
+/// are not UTF-8 replaced.
 fn escape(out: &mut Vec<u8>, value: &[u8]) {
-    for chunk in value.utf8_chunks() {
-        for byte in chunk.valid().bytes() {
-            match byte {
-                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-                0..0x20 | 0x7f => _ = write!(out, "\\u{byte:04x}"),
-                _ => out.push(byte),
+    // Most values are plain from end to end.
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    let (plain, rest) = value.split_at(value.iter().position(|byte| !is_plain(byte)).unwrap_or(value.len()));
+    out.extend_from_slice(plain);
+    for chunk in rest.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
+                ' '..='~' => out.push(character as u8),
+                _ if character.is_control() => _ = write!(out, "\\u{:04x}", u32::from(character)),
+                _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
         if !chunk.invalid().is_empty() {
@@ -282,10 +288,12 @@ mod tests {
     #[test]
     fn whatever_a_client_sends_is_one_json_string() {
         let mut out = b"{\"x\":\"".to_vec();
-        escape(&mut out, b"a\"b\\c\n\x1b\xff\xc3\xa9");
+        escape(&mut out, "a\"b\\c\n\u{1b}\u{7f}\u{9b}".as_bytes());
+        escape(&mut out, b"\xff\xc3\xa9");
         out.extend_from_slice(b"\"}");
+        assert!(!String::from_utf8(out.clone()).unwrap().contains(char::is_control));
         let parsed: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(parsed["x"], "a\"b\\c\n\u{1b}\u{fffd}é");
+        assert_eq!(parsed["x"], "a\"b\\c\n\u{1b}\u{7f}\u{9b}\u{fffd}é");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod cors;
 mod drain;
 mod external_auth;
 mod external_auth_grpc;
+mod forwarded;
 mod grpc;
 mod holes;
 mod hostile_backend;
