@@ -1,7 +1,7 @@
 //! One client connection, from accept to its end.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -159,7 +159,10 @@ async fn serve_http(worker: Rc<Worker>, opened: Opened, peer: SocketAddr, port: 
             &mut connection,
             |connection| connection.as_mut().graceful_shutdown(),
             |connection, cx| {
-                connection.as_mut().poll(cx).map(|ended| ended.map_err(|error| count_refusal(&worker, &error)))
+                connection
+                    .as_mut()
+                    .poll(cx)
+                    .map(|ended| ended.map_err(|error| count_refusal(&worker, peer.ip(), &error)))
             },
         )
         .await;
@@ -201,8 +204,8 @@ async fn drive<C>(
     .await;
 }
 
-/// hyper answers what it cannot parse by itself; here it is counted.
-fn count_refusal(worker: &Worker, error: &hyper::Error) {
+/// hyper responds to what it cannot parse by itself, without a body; here it is counted and logged.
+fn count_refusal(worker: &Worker, client: IpAddr, error: &hyper::Error) {
     let reason = if error.is_parse_too_large() {
         Reason::HeadersTooLarge
     } else if error.is_parse() {
@@ -211,7 +214,7 @@ fn count_refusal(worker: &Worker, error: &hyper::Error) {
         tracing::debug!(%error, "connection ended");
         return;
     };
-    worker.stats.unrouted.count(reason.status(), Some(reason), Duration::ZERO, 0, 0);
+    worker.parser_refused(client.to_canonical(), reason);
 }
 
 struct Opened {

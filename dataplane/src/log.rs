@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -95,6 +96,16 @@ impl AccessLog {
     /// Adds the line of a request.
     pub fn line(&self, record: &Record, took: Duration, stats: &WorkerStats) {
         self.add(stats, |fields| write_request(fields, record, took));
+    }
+
+    /// Adds the line of a request that the parser refused.
+    pub fn parser_refused(&self, client: IpAddr, reason: Reason, stats: &WorkerStats) {
+        self.add(stats, |fields| {
+            fields.display("client", client);
+            fields.text("protocol", protocol(Version::HTTP_11));
+            fields.number("status", reason.status().as_u16().into());
+            fields.text("reason", reason.as_str().as_bytes());
+        });
     }
 
     /// Adds the line of a connection without HTTP.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -358,6 +359,15 @@ impl Worker {
         }
         if self.state.borrow().access_log {
             self.log.line(record, took, &self.stats);
+        }
+    }
+
+    /// Counts and logs a request that the parser of HTTP/1.1 refused: nothing is known of it but its client.
+    pub fn parser_refused(&self, client: IpAddr, reason: Reason) {
+        self.stats.unrouted.count(reason.status(), Some(reason), Duration::ZERO, 0, 0);
+        // It may be the first that this worker sees of a snapshot.
+        if self.state().access_log {
+            self.log.parser_refused(client, reason, &self.stats);
         }
     }
 

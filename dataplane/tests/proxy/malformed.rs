@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
+use snapshot::{HostPattern, Listener, Protocol, Resource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::backend::{Backend, full};
 use crate::client::{fetch, raw};
-use crate::rig::Rig;
+use crate::operations::{Collected, logging};
+use crate::rig::{Rig, eventually, options};
 
 async fn watched() -> (Backend, Arc<Mutex<Vec<String>>>) {
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -170,4 +172,28 @@ async fn the_host_of_an_absolute_target_replaces_the_header() {
     let seen = seen.lock().unwrap();
     assert!(seen[0].starts_with("GET /x ") && seen[0].contains(r#""host": "b.example:81""#), "{seen:?}");
     assert!(!seen[0].contains("a.example"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn targets_that_the_parser_refuses_are_400_and_have_a_line_in_the_access_log() {
+    let (backend, seen) = watched().await;
+    let log = Collected::default();
+    let mut rig = logging(Rig::plain(&[backend.address]), options(), &log);
+    let listener = Listener { port: rig.port, hostname: HostPattern::Any, protocol: Protocol::Http };
+    rig.set("web", Resource::Listener(listener));
+    let targets =
+        [&b"/a<b"[..], b"/a>b", b"/a`b", b"/?a\"b", b"/?a<b", b"/?a>b", b"/caf\xe9", b"/?caf\xe9", b"/\xc3\xa9\xff"];
+    for target in targets {
+        let request = [b"GET ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        let response = raw(rig.address(), &request).await;
+        assert!(response.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{response}");
+    }
+    assert_eq!(*seen.lock().unwrap(), Vec::<String>::new());
+    let lines = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    eventually("all lines are written", || lines().lines().count() == targets.len()).await;
+    for line in lines().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let fields = (&line["client"], &line["status"], &line["reason"]);
+        assert_eq!(fields, (&"127.0.0.1".into(), &400.into(), &"bad_request".into()), "{line}");
+    }
 }
