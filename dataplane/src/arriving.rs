@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http_body::Body;
 use hyper::body::Incoming;
@@ -15,17 +16,18 @@ use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::replay::{Copied, Recording};
 use crate::route::Rule;
+use crate::watch::{Unread, Watch};
 
 /// A body that nobody has read, or that is kept.
 pub struct Arriving {
-    body: Option<Incoming>,
+    body: Option<(Incoming, Unread)>,
     kept: Option<Recording>,
 }
 
 impl Arriving {
     /// The body of a request that has just come.
-    pub fn new(body: Incoming) -> Self {
-        Self { body: Some(body).filter(|body| !body.is_end_stream()), kept: None }
+    pub fn new(body: Incoming, watch: &Arc<Watch>) -> Self {
+        Self { body: (!body.is_end_stream()).then(|| (body, watch.body_begins())), kept: None }
     }
 
     /// Whether there is none.
@@ -87,12 +89,12 @@ impl Arriving {
 }
 
 /// The body within the rule's limit; the exchange sees its progress.
-fn limited(exchange: &mut Exchange, body: Incoming, rule: &Rule) -> Result<body::Incoming, Reason> {
+fn limited(exchange: &mut Exchange, (body, unread): (Incoming, Unread), rule: &Rule) -> Result<body::Incoming, Reason> {
     let left = rule.max_body.unwrap_or(u64::MAX);
     if body.size_hint().lower() > left {
         return Err(Reason::BodyTooLarge);
     }
     let upload = Rc::new(Upload::new(Instant::now()));
     exchange.upload = Some(upload.clone());
-    Ok(body::Incoming::new(body, left, upload))
+    Ok(body::Incoming::new(body, unread, left, upload))
 }

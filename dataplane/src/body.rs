@@ -19,6 +19,7 @@ use crate::hop_by_hop;
 use crate::reason::Reason;
 use crate::replay::{Copied, Recording, Replay};
 use crate::upstream::{BackendBody, BackendError};
+use crate::watch::Unread;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +112,7 @@ pub enum RequestBody {
 #[derive(Debug)]
 pub struct Incoming {
     body: hyper::body::Incoming,
+    _unread: Unread,
     /// How many bytes may still come.
     left: u64,
     /// What others see of it.
@@ -119,8 +121,8 @@ pub struct Incoming {
 
 impl Incoming {
     /// A body of at most `left` bytes.
-    pub fn new(body: hyper::body::Incoming, left: u64, upload: Rc<Upload>) -> Self {
-        Self { body, left, upload }
+    pub fn new(body: hyper::body::Incoming, unread: Unread, left: u64, upload: Rc<Upload>) -> Self {
+        Self { body, _unread: unread, left, upload }
     }
 
     /// What others see of it.
@@ -134,7 +136,7 @@ impl Body for Incoming {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { body, left, upload } = self.get_mut();
+        let Self { body, left, upload, .. } = self.get_mut();
         let frame = match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {

@@ -18,6 +18,7 @@ use tokio_rustls::TlsStream;
 use crate::clock::Alarm;
 use crate::forwarded::Origin;
 use crate::handshake::{self, Begun};
+use crate::http1;
 use crate::l4;
 use crate::reason::Reason;
 use crate::shared::{Greeting, Port};
@@ -115,7 +116,7 @@ async fn open(
 async fn serve_http(worker: Rc<Worker>, opened: Opened, peer: SocketAddr, port: u16) {
     let watch = opened.watch.unwrap_or_else(|| Arc::new(Watch::new(port, opened.http2)));
     let _registered = worker.register(&watch);
-    let stream = TokioIo::new(ClientStream::new(opened.transport, opened.first_bytes, watch.clone()));
+    let stream = ClientStream::new(opened.transport, opened.first_bytes, watch.clone());
     let scheme = if opened.server_name.is_some() { Scheme::Https } else { Scheme::Http };
     let client = Rc::new(Client {
         worker: worker.clone(),
@@ -125,6 +126,10 @@ async fn serve_http(worker: Rc<Worker>, opened: Opened, peer: SocketAddr, port: 
         lost: opened.lost,
         watch: watch.clone(),
     });
+    if !client.http2 {
+        http1::serve(&worker, client, stream).await;
+        return;
+    }
     let service = service_fn(move |request| {
         let client = client.clone();
         async move {
@@ -132,89 +137,65 @@ async fn serve_http(worker: Rc<Worker>, opened: Opened, peer: SocketAddr, port: 
                 // Sent anew elsewhere, while what is under way here finishes.
                 return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
             }
-            Ok(match client.lost {
-                false => crate::http::serve(client, request).await,
-                true => crate::http::refuse_plain(client, request),
-            })
+            Ok(crate::http::serve(client, request, None).await)
         }
     });
-    if opened.http2 {
-        let mut connection = std::pin::pin!(worker.http2.serve_connection(stream, service));
-        drive(
-            &watch,
-            &mut connection,
-            |connection| connection.as_mut().graceful_shutdown(),
-            |connection, cx| {
-                connection
-                    .as_mut()
-                    .poll(cx)
-                    .map(|ended| ended.map_err(|error| tracing::debug!(%error, "connection ended")))
-            },
-        )
-        .await;
-    } else {
-        let mut connection = std::pin::pin!(worker.http1.serve_connection(stream, service).with_upgrades());
-        drive(
-            &watch,
-            &mut connection,
-            |connection| connection.as_mut().graceful_shutdown(),
-            |connection, cx| {
-                connection
-                    .as_mut()
-                    .poll(cx)
-                    .map(|ended| ended.map_err(|error| count_refusal(&worker, peer.ip(), &error)))
-            },
-        )
-        .await;
-    }
+    let mut connection = std::pin::pin!(worker.http2.serve_connection(TokioIo::new(stream), service));
+    drive(
+        &watch,
+        &mut connection,
+        |connection| connection.as_mut().graceful_shutdown(),
+        |connection, cx| {
+            connection.as_mut().poll(cx).map(|ended| ended.map_err(|error| tracing::debug!(%error, "connection ended")))
+        },
+    )
+    .await;
+}
+
+/// How a connection stops being polled.
+pub enum Driven {
+    /// It is complete.
+    Ends,
+    /// It broke off, or was cut.
+    Breaks,
+    /// Nothing is under way on it: it can be taken apart until more comes.
+    Rests,
 }
 
 /// Polls a connection and does what its watch asks for.
-async fn drive<C>(
+pub async fn drive<C>(
     watch: &Watch,
     connection: &mut C,
     mut finish: impl FnMut(&mut C),
     mut poll: impl FnMut(&mut C, &mut Context<'_>) -> Poll<Result<(), ()>>,
-) {
-    let mut registered = false;
+) -> Driven {
     let mut finishing = false;
     std::future::poll_fn(|cx| {
-        // A task's waker stays the same as long as it lives.
-        if !registered {
-            registered = true;
-            watch.register(cx.waker());
-        }
+        watch.stay_registered(cx.waker());
         match watch.asked() {
             Signal::None => {}
             Signal::Finish if finishing => {}
             Signal::Finish => {
                 // A request that has arrived already is served.
-                if poll(connection, cx).is_ready() {
-                    return Poll::Ready(());
+                if let Poll::Ready(ended) = poll(connection, cx) {
+                    return Poll::Ready(over(ended));
                 }
                 finishing = true;
-                // Being woken used the waker up, and a cut may follow.
-                watch.register(cx.waker());
                 finish(connection);
             }
-            Signal::Cut => return Poll::Ready(()),
+            Signal::Cut => return Poll::Ready(Driven::Breaks),
         }
-        poll(connection, cx).map(|_| ())
+        let ended = poll(connection, cx);
+        if ended.is_pending() && watch.is_to_rest() {
+            return Poll::Ready(Driven::Rests);
+        }
+        ended.map(over)
     })
-    .await;
+    .await
 }
 
-/// hyper responds to what it cannot parse by itself, without a body; here it is counted and logged.
-fn count_refusal(worker: &Worker, client: IpAddr, error: &hyper::Error) {
-    let reason = if error.is_parse_too_large() {
-        Reason::HeadersTooLarge
-    } else if error.is_parse() {
-        Reason::BadRequest
-    } else {
-        tracing::debug!(%error, "connection ended");
-        return;
-    };
-    worker.parser_refused(client.to_canonical(), reason);
+fn over(ended: Result<(), ()>) -> Driven {
+    if ended.is_ok() { Driven::Ends } else { Driven::Breaks }
 }
 
 struct Opened {

@@ -41,6 +41,7 @@ impl Collector for Scrape {
             |counter: fn(&WorkerStats) -> &Counter| self.stats.iter().map(|stats| counter(stats).get()).sum::<u64>();
         let counters = [
             ("connections_accepted", "Client connections accepted", sum(|stats| &stats.accepted)),
+            ("accept_pauses", "Pauses in accepting at the limit of connections", sum(|stats| &stats.accept_pauses)),
             ("connections_overdue", "Client connections closed for a time limit", sum(|stats| &stats.overdue)),
             ("tls_handshake_failures", "TLS handshakes that failed", sum(|stats| &stats.handshake_failures)),
             ("upstream_retries", "Attempts at backends beyond the first", sum(|stats| &stats.retries)),

@@ -7,7 +7,6 @@ use http::header::{CONNECTION, HOST, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use snapshot::Scheme;
 
 use crate::arriving::Arriving;
@@ -26,7 +25,7 @@ use crate::reason::{Answer, REASON_HEADER, Reason};
 use crate::route::{self, PathMatched, RequestView};
 use crate::shared::State;
 use crate::tick::Tick;
-use crate::tunnel;
+use crate::tunnel::Switched;
 use crate::upstream::{Sent, Upgraded};
 use crate::watch::Signal;
 use crate::worker::MAX_HEADERS;
@@ -34,9 +33,13 @@ use crate::worker::MAX_HEADERS;
 /// Room for the headers that every backend gets from us, and a few that filters add.
 const ADDED_HEADERS: usize = 12;
 
-/// Serves one request.
-pub async fn serve(client: Rc<Client>, mut request: Request<Incoming>) -> Response<ResponseBody> {
-    let upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
+/// Serves one request. `switched` is where the rest of a connection of HTTP/1 is left that switches protocols.
+pub async fn serve(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+    switched: Option<&Switched>,
+) -> Response<ResponseBody> {
+    let upgrade = switched.filter(|_| wants_upgrade(&request));
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(client, &parts);
     let state = exchange.client.worker.state();
@@ -131,7 +134,7 @@ async fn forward(
         now,
     };
     let mut outgoing = Outgoing { headers, path: target.path_and_query().clone(), host: target.authority().cloned() };
-    let mut arriving = Arriving::new(body);
+    let mut arriving = Arriving::new(body, &client.watch);
     if let Some(denied) = pass(exchange, rule, &rule.filters, &context, &mut outgoing, &mut arriving).await? {
         return Ok(denied);
     }
@@ -341,15 +344,15 @@ fn refuse(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
 fn switch(
     mut exchange: Exchange,
     response: Response<()>,
-    client: Option<OnUpgrade>,
+    switched: Option<&Switched>,
     backend: Upgraded,
 ) -> Response<ResponseBody> {
-    let Some(client) = client else {
+    let Some(switched) = switched else {
         // A backend that switches without being asked to.
         return refuse(exchange, Reason::BadResponse.into());
     };
     exchange.status = Some(response.status());
     let idle = exchange.rule.as_ref().and_then(|rule| rule.timeouts.read);
-    tunnel::spawn(exchange, client, backend, idle);
+    switched.set(exchange, backend, idle);
     response.map(|()| ResponseBody::none())
 }

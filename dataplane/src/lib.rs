@@ -29,6 +29,7 @@ mod handshake;
 mod hello;
 pub mod hop_by_hop;
 mod http;
+mod http1;
 mod keys;
 mod l4;
 pub mod limit;

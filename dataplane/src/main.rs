@@ -43,6 +43,9 @@ struct Arguments {
     /// Threads that serve requests. Default: one per core that this process may use.
     #[arg(long, env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
     workers: Option<u16>,
+    /// Client connections that are served at once, by all workers together. More wait until others end.
+    #[arg(long, env = "SLUICE_MAX_CONNECTIONS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: u32,
     /// On SIGTERM requests under way may take so long to finish.
     #[arg(long, env = "SLUICE_DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
@@ -60,6 +63,7 @@ impl Arguments {
             address: self.address,
             workers: self.workers.map(usize::from),
             admin: Some(self.admin_address),
+            max_connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
             tunnel_timeout: Duration::from_secs(self.tunnel_idle_seconds),
             udp_idle_timeout: Duration::from_secs(self.udp_idle_seconds),
             ..Options::default()
@@ -147,13 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn idle_times_are_those_of_the_library_unless_flags_say_others() {
+    fn limits_are_those_of_the_library_unless_flags_say_others() {
         let (ours, librarys) = (options(&[]).unwrap(), Options::default());
         assert_eq!(ours.tunnel_timeout, librarys.tunnel_timeout);
         assert_eq!(ours.udp_idle_timeout, librarys.udp_idle_timeout);
         let asked = options(&["--tunnel-idle-seconds=7200", "--udp-idle-seconds=5"]).unwrap();
         assert_eq!(asked.tunnel_timeout, Duration::from_secs(7200));
         assert_eq!(asked.udp_idle_timeout, Duration::from_secs(5));
+        assert_eq!(ours.max_connections, librarys.max_connections);
+        assert_eq!(options(&["--max-connections=100"]).unwrap().max_connections, 100);
+        assert!(options(&["--max-connections=0"]).is_err());
         assert!(options(&["--tunnel-idle-seconds=0"]).is_err() && options(&["--udp-idle-seconds=0"]).is_err());
     }
 }

@@ -45,6 +45,8 @@ pub struct WorkerStats {
     pub accepted: Counter,
     /// Connections open.
     pub open: Counter,
+    /// Pauses in accepting, because all workers together serve as many connections as they may.
+    pub accept_pauses: Counter,
     /// Connections closed for exceeding a time limit.
     pub overdue: Counter,
     /// TLS handshakes that failed.

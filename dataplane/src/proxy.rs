@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -42,8 +42,10 @@ pub struct Options {
     pub drain_delay: Duration,
     /// How long a connection may be idle (default 75 s, as nginx).
     pub idle_timeout: Duration,
-    /// How long the head of a request may take (default 60 s, as nginx).
+    /// How long the head of a request may take from its first byte (default 10 s).
     pub header_timeout: Duration,
+    /// The same on ports that serve Ingresses (default 60 s, as ingress-nginx `client-header-timeout`).
+    pub ingress_header_timeout: Duration,
     /// How long a client may take nothing of an answer, or send nothing of a body (default 60 s, as nginx).
     pub transfer_timeout: Duration,
     /// How long a UDP session may see no datagram in either direction before it ends (default 60 s, as Envoy).
@@ -68,7 +70,8 @@ impl Default for Options {
             max_connections: 65_536,
             drain_delay: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(75),
-            header_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(10),
+            ingress_header_timeout: Duration::from_secs(60),
             transfer_timeout: Duration::from_secs(60),
             udp_idle_timeout: Duration::from_secs(60),
             max_udp_sessions: 16_384,
@@ -145,19 +148,20 @@ impl Proxy {
             header: options.header_timeout,
             write: options.transfer_timeout,
         };
-        let connections_per_worker = options.max_connections.div_ceil(count).max(1) as u64;
         let shared = Arc::new(Shared {
             state: ArcSwap::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             address: options.address,
             limits: Limits {
-                connections_per_worker,
+                connections: options.max_connections.max(1),
                 timeouts,
+                ingress_header: options.ingress_header_timeout,
                 body: options.transfer_timeout,
                 sessions_per_worker: options.max_udp_sessions.div_ceil(count),
                 udp_idle: options.udp_idle_timeout,
                 tunnel: options.tunnel_timeout,
             },
+            open: AtomicUsize::new(0),
         });
         let stats: Arc<[_]> = (0..count).map(|_| Arc::new(WorkerStats::default())).collect();
         let (log, writer) = crate::log::channel(crate::log::WAITING);
@@ -200,10 +204,11 @@ impl Proxy {
         let (table, mut rejections) = control.compiler.compile(&snapshot);
         let Control { compiler, certificates, .. } = &mut *control;
         rejections.extend(certificates.update(&snapshot, compiler.keys()));
-        let (access_log, trusted_proxies) = settings(&snapshot);
+        let (access_log, trusted_proxies, ingress_ports) = settings(&snapshot);
         let state = Arc::new(State {
             table,
             trusted_proxies,
+            ingress_ports,
             session_key: compiler.clusters().key(),
             access_log,
             version: Some(snapshot.version()),
@@ -320,13 +325,14 @@ fn listeners_of(snapshot: &Snapshot, id: PortId) -> impl Iterator<Item = &Resour
     })
 }
 
-fn settings(snapshot: &Snapshot) -> (bool, Vec<ipnet::IpNet>) {
+fn settings(snapshot: &Snapshot) -> (bool, Vec<ipnet::IpNet>, Vec<u16>) {
     let settings = snapshot.get(&ResourceId::new(Kind::Settings, "settings"));
     match settings.map(|settings| settings.resource().as_ref()) {
         Some(Resource::Settings(settings)) => {
-            (settings.access_log == AccessLog::Json, settings.trusted_proxies.clone())
+            let logs = settings.access_log == AccessLog::Json;
+            (logs, settings.trusted_proxies.clone(), settings.ingress_ports.clone())
         }
-        _ => (false, Vec::new()),
+        _ => (false, Vec::new(), Vec::new()),
     }
 }
 

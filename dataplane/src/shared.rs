@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicUsize};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,8 @@ pub struct State {
     pub table: Arc<RouteTable>,
     /// Peers whose forwarded headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Ports that serve Ingresses.
+    pub ingress_ports: Vec<u16>,
     /// The key of sessions.
     pub session_key: Arc<Key>,
     /// Whether requests are logged.
@@ -37,6 +39,7 @@ impl Default for State {
         Self {
             table: Arc::default(),
             trusted_proxies: Vec::new(),
+            ingress_ports: Vec::new(),
             session_key: Arc::default(),
             access_log: false,
             version: None,
@@ -90,10 +93,12 @@ pub enum Phase {
 /// Limits that hold for the whole data plane.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections that a worker serves at once; more wait in the kernel's queue.
-    pub connections_per_worker: u64,
+    /// Connections that all workers together serve at once; more wait in the kernel's queue.
+    pub connections: usize,
     /// Limits of client connections in time.
     pub timeouts: ConnectionTimeouts,
+    /// From the first byte of a request's head to its last, on ports that serve Ingresses.
+    pub ingress_header: Duration,
     /// Without a byte of a request's body (nginx `client_body_timeout`).
     pub body: Duration,
     /// Without a byte in either direction of a connection that carries no HTTP.
@@ -115,4 +120,6 @@ pub struct Shared {
     pub address: IpAddr,
     /// The limits.
     pub limits: Limits,
+    /// Client connections of all workers.
+    pub open: AtomicUsize,
 }

@@ -1,5 +1,6 @@
 //! The byte streams under HTTP: plain or TLS, towards clients and towards backends.
 
+use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsStream;
@@ -20,6 +21,9 @@ use crate::watch::Watch;
 /// connection before the client has read that answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
+
+/// What is collected of a head that comes in pieces before its parser gets them.
+const COLLECTED: usize = 4096;
 
 /// How it is noticed within 90 s that a peer vanished from whom nothing is expected: a tunnel may be silent for long.
 pub const KEEP_ALIVE: TcpKeepalive =
@@ -160,10 +164,18 @@ impl AsyncRead for ClientStream {
             buf.put_slice(&this.first_bytes[..take]);
             this.first_bytes.drain(..take);
             this.watch.bytes_came();
+            this.watch.read_waits(false);
+            if this.first_bytes.is_empty() {
+                this.first_bytes = Vec::new();
+                // The rest of the head most often, so that it is parsed once. What is wrong shows at the next read.
+                let _ = Pin::new(&mut this.transport).poll_read(cx, buf);
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
+        let read = Pin::new(&mut this.transport).poll_read(cx, buf);
+        this.watch.read_waits(read.is_pending());
+        ready!(read)?;
         if buf.filled().len() > before {
             this.watch.bytes_came();
         }
@@ -172,6 +184,70 @@ impl AsyncRead for ClientStream {
 }
 
 impl ClientStream {
+    /// Whether bytes were read before this stream, and not yet from it.
+    pub fn has_first_bytes(&self) -> bool {
+        !self.first_bytes.is_empty()
+    }
+
+    /// Keeps what was read of a request's head until more comes. Empty lines before a request mean nothing (RFC 9112, 2.2).
+    pub fn rest(&mut self, read: &[u8]) {
+        let start = read.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(read.len());
+        let kept = [&read[start..], &self.first_bytes].concat();
+        self.first_bytes = kept;
+        self.watch.rests(!self.first_bytes.is_empty());
+    }
+
+    /// Looks for bytes that TLS has decrypted already: no readiness of the socket would tell of them. Whether there is
+    /// something to serve.
+    pub fn poll_decrypted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.transport, Transport::Plain(_)) || self.has_first_bytes() {
+            return Poll::Pending;
+        }
+        let mut space = [0; 256];
+        let mut buf = ReadBuf::new(&mut space);
+        // What is wrong shows at the next read.
+        let _ = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buf));
+        self.first_bytes = buf.filled().to_vec();
+        Poll::Ready(())
+    }
+
+    /// Waits, without a buffer, for the first byte of a request, or collects the rest of a head. Ready as soon as a parser
+    /// has something to do: with the first byte, at the end of a head, or when it gets long; and when the stream has ended.
+    pub fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.first_bytes.is_empty() || self.first_bytes.len() > COLLECTED {
+            return self.socket().poll_read_ready(cx).map(drop);
+        }
+        let mut space = [0; 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut space);
+            let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                return Poll::Ready(());
+            }
+            let before = self.first_bytes.len();
+            self.first_bytes.reserve_exact(buf.filled().len());
+            self.first_bytes.extend_from_slice(buf.filled());
+            let new = &self.first_bytes[before.saturating_sub(3)..];
+            let complete = new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n");
+            if complete || self.first_bytes.len() > COLLECTED {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.transport {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Whether the client closed its side, also behind bytes that are not read yet.
+    fn client_left(&self, cx: &mut Context<'_>) -> bool {
+        let ready = std::pin::pin!(self.socket().ready(Interest::READABLE)).poll(cx);
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
     fn note_write(&self, result: &Poll<io::Result<usize>>) {
         match result {
             Poll::Ready(_) => self.watch.bytes_left(),
@@ -205,6 +281,10 @@ impl AsyncWrite for ClientStream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // hyper flushes whenever it is woken, but reads no more while bytes of a next request are there.
+        if this.watch.is_to_look() && this.client_left(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         let result = Pin::new(&mut this.transport).poll_flush(cx);
         match &result {
             Poll::Ready(_) => this.watch.bytes_left(),
@@ -219,6 +299,7 @@ impl AsyncWrite for ClientStream {
             // What the client still sends is for the backend.
             return Pin::new(&mut this.transport).poll_shutdown(cx);
         }
+        this.watch.closes();
         let linger = match &mut this.linger {
             Some(linger) => linger,
             None => {

@@ -4,17 +4,17 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::clock::Alarm;
 use crate::exchange::Exchange;
 use crate::reason::Reason;
+use crate::transport::ClientStream;
 use crate::upstream::Upgraded;
 use crate::watch::{Signal, Watch};
 use crate::worker::Worker;
@@ -48,28 +48,42 @@ pub struct Carried {
     pub end: Option<Reason>,
 }
 
-/// Carries bytes between a client that leaves HTTP and its backend.
-pub fn spawn(mut exchange: Exchange, client: OnUpgrade, backend: Upgraded, idle: Option<Duration>) {
-    tokio::task::spawn_local(async move {
-        let connection = exchange.client.clone();
-        connection.watch.becomes_tunnel();
-        connection.worker.stats.open.add(1);
-        {
-            let _registered = connection.worker.register(&connection.watch);
-            if let Ok(client) = client.await {
-                let mut client = TokioIo::new(client);
-                let Upgraded { mut transport, first_bytes } = backend;
-                let first = FirstBytes { up: Vec::new(), down: first_bytes.into() };
-                let worker = &connection.worker;
-                let carried = carry(worker, &mut client, &mut transport, first, idle, &connection.watch).await;
-                exchange.sent(carried.down);
-                if let Some(reason) = carried.end {
-                    exchange.failed(reason);
-                }
-            }
-        }
-        connection.worker.stats.open.sub(1);
-    });
+/// Where a request that switches protocols leaves what its tunnel needs, until its connection has sent the response. Empty
+/// before.
+#[derive(Clone, Default)]
+pub struct Switched(Rc<RefCell<Option<Leaving>>>);
+
+/// The end of HTTP on a connection.
+pub struct Leaving {
+    exchange: Exchange,
+    backend: Upgraded,
+    idle: Option<Duration>,
+}
+
+impl Switched {
+    /// The exchange goes on as a tunnel to `backend`, for as long as something moves within `idle`.
+    pub fn set(&self, exchange: Exchange, backend: Upgraded, idle: Option<Duration>) {
+        self.0.replace(Some(Leaving { exchange, backend, idle }));
+    }
+
+    /// What was left.
+    pub fn take(&self) -> Option<Leaving> {
+        self.0.take()
+    }
+}
+
+/// Carries bytes between a client that left HTTP and its backend. `first_bytes` came after its request.
+pub async fn run(worker: &Worker, leaving: Leaving, mut client: ClientStream, first_bytes: Vec<u8>) {
+    let Leaving { mut exchange, backend, idle } = leaving;
+    let watch = exchange.client.watch.clone();
+    watch.becomes_tunnel();
+    let Upgraded { mut transport, first_bytes: of_backend } = backend;
+    let first = FirstBytes { up: first_bytes, down: of_backend.into() };
+    let carried = carry(worker, &mut client, &mut transport, first, idle, &watch).await;
+    exchange.sent(carried.down);
+    if let Some(reason) = carried.end {
+        exchange.failed(reason);
+    }
 }
 
 /// Carries bytes between client and backend until both are done, one breaks off, nothing moved for `idle`, or the connection

@@ -4,7 +4,7 @@
 //! idle, header and write timeouts cost a request nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ use futures::task::AtomicWaker;
 
 use crate::clock::Coarse;
 use crate::worker::MAX_STREAMS;
+
+/// HTTP/1: a connection without a request for so long keeps nothing but its stream. Shorter than a client needs to read a page,
+/// longer than the pauses between the requests of a busy one.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// HTTP/2: who is asked to leave has so long to hear it. A client that hears it opens no more streams.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -40,6 +44,27 @@ pub enum Signal {
     Cut = 2,
 }
 
+/// HTTP/1: whether a connection keeps what it needs to serve requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// It does.
+    Awake = 0,
+    /// It is asked to let it go.
+    Asked = 1,
+    /// It waits for bytes and keeps nothing else.
+    Resting = 2,
+}
+
+/// A request's body that the connection's parser may still have to read. Until it is dropped the connection does not rest.
+#[derive(Debug)]
+pub struct Unread(Arc<Watch>);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread.store(self.0.unread.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+}
+
 /// Shared by a connection's parts and its worker's sweep. All on one thread; atomic only because an upgraded
 /// connection's type must be `Send`.
 #[derive(Debug)]
@@ -48,6 +73,12 @@ pub struct Watch {
     pub port: u16,
     multiplexed: bool,
     active: AtomicU32,
+    unread: AtomicU32,
+    rest: AtomicU8,
+    closing: AtomicBool,
+    /// HTTP/1: whether there are bytes that nobody reads on from, so that nobody sees the stream's end either.
+    unwatched: AtomicBool,
+    look: AtomicBool,
     tunnel: AtomicU8,
     quiet_since: AtomicU32,
     head_since: AtomicU32,
@@ -59,6 +90,8 @@ pub struct Watch {
     /// Since when it is asked to end.
     signalled_since: AtomicU32,
     waker: AtomicWaker,
+    /// Whether the waker was used up since it was last registered.
+    woken: AtomicBool,
 }
 
 /// The place of data that waits for its client.
@@ -91,6 +124,11 @@ impl Watch {
             port,
             multiplexed,
             active: AtomicU32::new(0),
+            unread: AtomicU32::new(0),
+            rest: AtomicU8::new(Rest::Awake as u8),
+            closing: AtomicBool::new(false),
+            unwatched: AtomicBool::new(false),
+            look: AtomicBool::new(false),
             tunnel: AtomicU8::new(0),
             quiet_since: AtomicU32::new(Coarse::now().0),
             head_since: AtomicU32::new(0),
@@ -100,6 +138,7 @@ impl Watch {
             signal: AtomicU8::new(Signal::None as u8),
             signalled_since: AtomicU32::new(0),
             waker: AtomicWaker::new(),
+            woken: AtomicBool::new(true),
         }
     }
 
@@ -125,6 +164,62 @@ impl Watch {
         self.active.load(Relaxed) > 0
     }
 
+    /// A request has a body that is not complete yet.
+    pub fn body_begins(self: &Arc<Self>) -> Unread {
+        self.unread.store(self.unread.load(Relaxed) + 1, Relaxed);
+        Unread(self.clone())
+    }
+
+    /// No more is served on it: it closes.
+    pub fn closes(&self) {
+        self.closing.store(true, Relaxed);
+    }
+
+    /// Whether it can wait for its next request, or for the rest of a head that does not come, with its stream alone.
+    pub fn may_rest(&self) -> bool {
+        let busy = self.multiplexed
+            || self.is_active()
+            || self.unread.load(Relaxed) > 0
+            || self.stalled_since.load(Relaxed) != 0
+            || self.closing.load(Relaxed)
+            || self.is_tunnel()
+            || self.asked() != Signal::None;
+        let head = self.head_since.load(Relaxed);
+        !busy && older(&self.quiet_since, REST_AFTER) && (head == 0 || older(&self.head_since, REST_AFTER))
+    }
+
+    /// Asks the connection to let go of all but its stream.
+    pub fn ask_to_rest(&self) {
+        if self.rest.load(Relaxed) == Rest::Awake as u8 {
+            self.rest.store(Rest::Asked as u8, Relaxed);
+            self.wake();
+        }
+    }
+
+    /// Whether it was asked to rest. What came meanwhile takes the wish back.
+    pub fn is_to_rest(&self) -> bool {
+        if self.rest.load(Relaxed) != Rest::Asked as u8 {
+            return false;
+        }
+        let rests = self.may_rest();
+        self.rest.store(if rests { Rest::Resting as u8 } else { Rest::Awake as u8 }, Relaxed);
+        rests
+    }
+
+    /// It waits for bytes alone from here on; `head` says whether a part of a request's head is there.
+    pub fn rests(&self, head: bool) {
+        self.rest.store(Rest::Resting as u8, Relaxed);
+        match head {
+            false => self.head_since.store(0, Relaxed),
+            true => self.bytes_came(),
+        }
+    }
+
+    /// It is served again.
+    pub fn awakes(&self) {
+        self.rest.store(Rest::Awake as u8, Relaxed);
+    }
+
     /// The connection became a tunnel; its own code keeps its time from here on.
     pub fn becomes_tunnel(&self) {
         self.tunnel.store(1, Relaxed);
@@ -134,6 +229,25 @@ impl Watch {
     /// Whether it became a tunnel.
     pub fn is_tunnel(&self) -> bool {
         self.tunnel.load(Relaxed) != 0
+    }
+
+    /// A read gave bytes, or it waits for some and would see the end.
+    pub fn read_waits(&self, waits: bool) {
+        self.unwatched.store(!waits, Relaxed);
+    }
+
+    /// Has the connection look whether its client is still there, where a request is under way and nobody reads.
+    pub fn look_after_client(&self) {
+        let reads = self.multiplexed || self.is_tunnel() || self.unread.load(Relaxed) > 0;
+        if !reads && self.is_active() && self.unwatched.load(Relaxed) {
+            self.look.store(true, Relaxed);
+            self.wake();
+        }
+    }
+
+    /// Whether it is to look for its client now.
+    pub fn is_to_look(&self) -> bool {
+        self.look.load(Relaxed) && self.look.swap(false, Relaxed)
     }
 
     /// Bytes came from the client.
@@ -222,7 +336,20 @@ impl Watch {
         if self.signal.load(Relaxed) < signal as u8 {
             self.signalled_since.store(Coarse::now().0, Relaxed);
             self.signal.store(signal as u8, Relaxed);
-            self.waker.wake();
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        self.woken.store(true, Relaxed);
+        self.waker.wake();
+    }
+
+    /// Registers this task's waker where none is registered; a task's waker stays the same as long as it lives.
+    pub fn stay_registered(&self, waker: &std::task::Waker) {
+        if self.woken.load(Relaxed) {
+            self.woken.store(false, Relaxed);
+            self.register(waker);
         }
     }
 

@@ -30,13 +30,15 @@ use crate::route::Rule;
 use crate::shared::{Phase, Port, Shared, State};
 use crate::udp;
 use crate::upstream::{ByAddress, Connector, Pool, RetryBudget};
-use crate::watch::{Signal, Watch};
+use crate::watch::{ConnectionTimeouts, Signal, Watch};
 
-/// Most header lines of a request.
-pub(crate) const MAX_HEADERS: usize = 128;
+/// Most header lines of a request: what hyper's parser of HTTP/1 has room for on its stack unless it is told otherwise.
+pub(crate) const MAX_HEADERS: usize = 100;
 /// Largest head of a request: what nginx takes with its four large buffers.
 const MAX_HEAD: usize = 32 * 1024;
-/// Most that is buffered of one connection in each direction. hyper's parser needs room for the largest head.
+/// HTTP/1: most that is buffered of one connection in each direction. hyper's parser needs room for the largest head.
+const MAX_HTTP1_BUFFER: usize = 40 * 1024;
+/// HTTP/2: most that is buffered of one stream for its client.
 const MAX_BUFFER: usize = 64 * 1024;
 /// HTTP/2: what a client may have open at once, and what of it is buffered.
 pub(crate) const MAX_STREAMS: u32 = 128;
@@ -226,14 +228,20 @@ async fn accept(worker: Rc<Worker>, port: Arc<Port>, listener: TcpListener, mut 
         };
         let Some((stream, peer)) = accepted else { return };
         worker.stats.accepted.add(1);
+        worker.shared.open.fetch_add(1, Ordering::Relaxed);
         worker.stats.open.add(1);
         let serving = worker.clone();
         let port = port.clone();
         tokio::task::spawn_local(async move {
             connection::serve(serving.clone(), stream, peer, port).await;
             serving.stats.open.sub(1);
+            serving.shared.open.fetch_sub(1, Ordering::Relaxed);
         });
-        while worker.stats.open.get() >= worker.shared.limits.connections_per_worker {
+        // The kernel chooses the worker of a connection, so none refuses what another would have room for.
+        if worker.is_full() {
+            worker.stats.accept_pauses.add(1);
+        }
+        while worker.is_full() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -244,7 +252,7 @@ impl Worker {
         let mut http1 = hyper::server::conn::http1::Builder::new();
         // One contiguous write per answer. hyper's `pipeline_flush` would give the same, but it also lifts the bound on what
         // is buffered for a client that does not read, and loses answers to requests that it cannot parse.
-        http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER).writev(false);
+        http1.max_header_size(MAX_HEAD).max_buf_size(MAX_HTTP1_BUFFER).writev(false);
         let mut http2 = hyper::server::conn::http2::Builder::new(LocalExec);
         http2
             .timer(TokioTimer::new())
@@ -286,6 +294,11 @@ impl Worker {
             self.rules.borrow_mut().clear();
         }
         held.clone()
+    }
+
+    /// Whether the workers together serve as many connections as they may.
+    fn is_full(&self) -> bool {
+        self.shared.open.load(Ordering::Relaxed) >= self.shared.limits.connections
     }
 
     /// Whether answers ask the client to leave.
@@ -411,8 +424,21 @@ impl Worker {
         self.pool.sweep();
         self.udp.sweep(self);
         self.log.flush(&self.stats);
+        for watch in self.connections.borrow().values() {
+            if watch.may_rest() {
+                watch.ask_to_rest();
+            } else {
+                watch.look_after_client();
+            }
+        }
         self.signal(Signal::Finish, |watch| watch.is_stalled(&self.shared.limits.timeouts));
-        let overdue = |watch: &Watch| watch.is_overdue(&self.shared.limits.timeouts);
+        let timeouts = self.shared.limits.timeouts;
+        let of_ingresses = ConnectionTimeouts { header: self.shared.limits.ingress_header, ..timeouts };
+        let state = self.state();
+        let overdue = |watch: &Watch| match state.ingress_ports.contains(&watch.port) {
+            false => watch.is_overdue(&timeouts),
+            true => watch.is_overdue(&of_ingresses),
+        };
         let count = self.signal(Signal::Cut, overdue);
         self.stats.overdue.add(count);
     }

@@ -29,6 +29,7 @@ fn each_feature_has_its_tests() {
                     .unwrap()
                     .any(|file| defines(&std::fs::read_to_string(file.unwrap().path()).unwrap_or_default(), name)),
                 ("unit", Some((file, function))) => defines(&read(file), function),
+                ("memory", None) => defines(&read("dataplane/tests/memory.rs"), name),
                 ("run" | "check" | "explain", None) => defines(&read(&format!("controller/tests/{place}.rs")), name),
                 ("e2e", None) => read("e2e/src/scenarios/mod.rs").contains(&format!("\"{name}\"")),
                 _ => false,

@@ -223,10 +223,15 @@ impl<'a> Context<'a> {
 /// Who learns the keys of one Gateway's data planes can neither open nor make what others gave to their clients.
 fn of_data_plane(settings: &Settings, plane: &DataPlane) -> snapshot::Settings {
     let holder = plane.to_string();
+    let ingress_ports = match plane {
+        DataPlane::Shared => vec![settings.ports.http, settings.ports.https],
+        _ => Vec::new(),
+    };
     snapshot::Settings {
         cookie_key: settings.cookie_key.derive(&holder),
         ticket_keys: settings.ticket_keys.iter().map(|key| key.derive(&holder)).collect(),
         trusted_proxies: settings.trusted_proxies.clone(),
+        ingress_ports,
         access_log: settings.access_log,
     }
 }

@@ -965,6 +965,8 @@ pub struct Settings {
     pub ticket_keys: Vec<Secret>,
     /// Peers whose `X-Forwarded-*` headers are believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
+    /// Ports that serve Ingresses: the head of a request may take longer there, as with ingress-nginx.
+    pub ingress_ports: Vec<u16>,
     /// Whether each request is logged.
     pub access_log: AccessLog,
 }

@@ -31,6 +31,7 @@ fn settings(key: &[u8]) -> Resource {
         cookie_key: Secret::new(key.to_vec()),
         ticket_keys: vec![],
         trusted_proxies: vec![],
+        ingress_ports: vec![],
         access_log: AccessLog::Off,
     })
 }

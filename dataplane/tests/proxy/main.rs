@@ -29,6 +29,7 @@ mod names;
 mod operations;
 mod paths;
 mod protocols;
+mod rest;
 mod retries;
 mod rig;
 mod sessions;

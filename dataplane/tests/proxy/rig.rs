@@ -77,6 +77,7 @@ pub fn settings() -> Settings {
         cookie_key: Secret::new(vec![7; 32]),
         ticket_keys: vec![Secret::new(vec![9; 32])],
         trusted_proxies: Vec::new(),
+        ingress_ports: Vec::new(),
         access_log: AccessLog::Off,
     }
 }

@@ -1,17 +1,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use dataplane::Options;
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use snapshot::{Resource, Timeouts};
+use snapshot::{HostPattern, Listener, Protocol, Resource, Settings, Timeouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::backend::Backend;
 use crate::client::{collect, fetch, get, http1, raw};
-use crate::rig::{Rig, cluster, options, route, rule, timeouts};
+use crate::rig::{Rig, cluster, free_port, options, route, rule, timeouts};
 
 const SHORT: Option<Duration> = Some(Duration::from_millis(100));
 
@@ -214,4 +215,39 @@ async fn an_answer_that_keeps_flowing_ends_when_its_time_is_up() {
         }
         assert!((1..LENGTH).contains(&read), "{read}");
     }
+}
+
+#[tokio::test]
+async fn a_head_that_dribbles_in_is_cut_soon_and_on_ports_of_ingresses_later() {
+    assert_eq!(Options::default().header_timeout, Duration::from_secs(10));
+    assert_eq!(Options::default().ingress_header_timeout, Duration::from_secs(60));
+    let backend = Backend::echo("one").await;
+    let ingress_port = free_port();
+    let options = Options { header_timeout: Duration::from_secs(2), ..options() };
+    let rig = Rig::with(options, &[backend.address], |snapshot| {
+        let listener = Listener { port: ingress_port, hostname: HostPattern::Any, protocol: Protocol::Http };
+        snapshot.insert("ingress", Resource::Listener(listener));
+        snapshot.insert("ingress", Resource::Route(route("ingress", vec![rule("rule 0", "/", "app")])));
+        let settings = Settings { ingress_ports: vec![ingress_port], ..crate::rig::settings() };
+        snapshot.insert("settings", Resource::Settings(settings));
+    });
+    let mut of_ingress = TcpStream::connect((crate::rig::LOOPBACK, ingress_port)).await.unwrap();
+    let mut other = TcpStream::connect(rig.address()).await.unwrap();
+    of_ingress.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    // However often something comes.
+    let mut byte = [0];
+    let ended = loop {
+        let _ = of_ingress.write_all(b"x").await;
+        let _ = other.write_all(b"x").await;
+        match tokio::time::timeout(Duration::from_millis(100), other.read(&mut byte)).await {
+            Ok(ended) => break ended,
+            Err(_) => continue,
+        }
+    };
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    of_ingress.write_all(b": 1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    of_ingress.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }

@@ -25,13 +25,20 @@ pub fn certificate(name: &str) -> (Certificate, CertificateDer<'static>) {
     (Certificate { chain: vec![der.to_vec()], key, summary: name.into() }, der)
 }
 
-struct Secure {
-    rig: Rig,
+pub struct Secure {
+    pub rig: Rig,
     address: SocketAddr,
     roots: RootCertStore,
 }
 
-fn secure(endpoints: &[SocketAddr]) -> Secure {
+impl Secure {
+    /// A connection that speaks `protocol`.
+    pub async fn connect(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+        connect(&client(&self.roots, &[protocol]), self.address, "a.shop.example").await.unwrap()
+    }
+}
+
+pub fn secure(endpoints: &[SocketAddr]) -> Secure {
     let port = free_port();
     let (exact, exact_der) = certificate("a.shop.example");
     let (wild, wild_der) = certificate("*.shop.example");

@@ -1,6 +1,6 @@
 //! Settings and certificates: all that carries keys.
 
-use super::{DecodeError, cidrs, enumeration, networks, not_empty, same_variants};
+use super::{DecodeError, cidrs, enumeration, networks, not_empty, port, same_variants};
 use crate::{AccessLog, Certificate, Secret, Settings, proto};
 
 same_variants!(AccessLog { Json, Off });
@@ -11,6 +11,7 @@ impl From<&Settings> for proto::Settings {
             cookie_key: settings.cookie_key.expose().to_vec(),
             ticket_keys: settings.ticket_keys.iter().map(|key| key.expose().to_vec()).collect(),
             trusted_proxies: cidrs(&settings.trusted_proxies),
+            ingress_ports: settings.ingress_ports.iter().map(|port| (*port).into()).collect(),
             access_log: proto::AccessLog::from(settings.access_log).into(),
         }
     }
@@ -30,6 +31,11 @@ impl TryFrom<proto::Settings> for Settings {
             cookie_key: Secret::new(wire.cookie_key),
             ticket_keys: wire.ticket_keys.into_iter().map(Secret::new).collect(),
             trusted_proxies: networks(wire.trusted_proxies, "trusted_proxies")?,
+            ingress_ports: wire
+                .ingress_ports
+                .into_iter()
+                .map(|each| port(each, "ingress_ports"))
+                .collect::<Result<_, _>>()?,
             access_log: enumeration::<proto::AccessLog, _>(wire.access_log, "access_log")?,
         })
     }

@@ -331,11 +331,13 @@ fn endpoints() -> impl Strategy<Value = Endpoints> {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let key = |length| vec(any::<u8>(), length..40usize).prop_map(Secret::new);
-    (key(16), vec(key(32), 0..3), networks(), select(&[AccessLog::Json, AccessLog::Off])).prop_map(
-        |(cookie_key, ticket_keys, trusted_proxies, access_log)| Settings {
+    let ports = vec(1..=u16::MAX, 0..3);
+    (key(16), vec(key(32), 0..3), networks(), ports, select(&[AccessLog::Json, AccessLog::Off])).prop_map(
+        |(cookie_key, ticket_keys, trusted_proxies, ingress_ports, access_log)| Settings {
             cookie_key,
             ticket_keys,
             trusted_proxies,
+            ingress_ports,
             access_log,
         },
     )
@@ -419,6 +421,7 @@ fn no_secret_is_shown() {
         cookie_key: Secret::new(KEY.to_vec()),
         ticket_keys: vec![Secret::new(KEY.to_vec())],
         trusted_proxies: Vec::new(),
+        ingress_ports: Vec::new(),
         access_log: AccessLog::Off,
     };
     let certificate =
