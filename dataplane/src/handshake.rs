@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::clock::within;
-use crate::hello::{self, NoHello};
+use crate::hello::{NoHello, Scan};
 use crate::shared::Port;
 use crate::worker::Worker;
 
@@ -51,11 +51,12 @@ async fn read(stream: &mut TcpStream, deadline: Instant) -> std::io::Result<Begu
     // Nothing is set up for a client that sends nothing.
     stream.readable().await?;
     let mut bytes = Vec::with_capacity(READ);
+    let mut scan = Scan::default();
     loop {
         if stream.read_buf(&mut bytes).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        match hello::server_name(&bytes) {
+        match scan.server_name(&bytes) {
             Ok(Some(server_name)) => return Ok(Begun::Tls(Hello { server_name, bytes, deadline })),
             Ok(None) => bytes.reserve(READ),
             Err(NoHello) => return Ok(Begun::Other(bytes)),

@@ -21,33 +21,50 @@ pub struct NoHello;
 /// The name that a client asks for, in lower case and without a trailing dot; empty when it names none (an address is no
 /// name). `None` while `bytes` do not hold the whole message.
 pub fn server_name(bytes: &[u8]) -> Result<Option<Box<str>>, NoHello> {
-    let mut rest = Reader(bytes);
-    let mut message = Vec::new();
-    loop {
-        if let Some(header) = message.first_chunk::<MESSAGE_HEADER>() {
-            let [kind, length @ ..] = *header;
-            let length = length.into_iter().fold(0, |sum, byte| sum << 8 | usize::from(byte));
-            if kind != CLIENT_HELLO || length > MAX_HELLO {
+    Scan::default().server_name(bytes)
+}
+
+/// Looks for the name while the message arrives. It goes on where it stopped, so that a message in many small pieces costs no
+/// more than one in a single piece.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// The records that have been read, in bytes.
+    read: usize,
+    /// What they hold.
+    message: Vec<u8>,
+}
+
+impl Scan {
+    /// As [`server_name`]. `bytes` are all that came so far: those of the call before, and what came since.
+    pub fn server_name(&mut self, bytes: &[u8]) -> Result<Option<Box<str>>, NoHello> {
+        let mut rest = Reader(bytes.get(self.read..).unwrap_or_default());
+        loop {
+            if let Some(header) = self.message.first_chunk::<MESSAGE_HEADER>() {
+                let [kind, length @ ..] = *header;
+                let length = length.into_iter().fold(0, |sum, byte| sum << 8 | usize::from(byte));
+                if kind != CLIENT_HELLO || length > MAX_HELLO {
+                    return Err(NoHello);
+                }
+                if let Some(body) = self.message.get(MESSAGE_HEADER..MESSAGE_HEADER + length) {
+                    return named(body).map(Some).ok_or(NoHello);
+                }
+            }
+            // As soon as something is wrong it is said; the client may be waiting for an answer to something else.
+            if rest.0.first().is_some_and(|&kind| kind != HANDSHAKE) || rest.0.get(1).is_some_and(|&major| major != 3) {
                 return Err(NoHello);
             }
-            if let Some(body) = message.get(MESSAGE_HEADER..MESSAGE_HEADER + length) {
-                return named(body).map(Some).ok_or(NoHello);
+            let Some(header) = rest.0.first_chunk::<RECORD_HEADER>() else { break };
+            let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+            if length == 0 {
+                return Err(NoHello);
             }
+            let Some(fragment) = rest.0.get(RECORD_HEADER..RECORD_HEADER + length) else { break };
+            self.message.extend_from_slice(fragment);
+            rest.take(RECORD_HEADER + length);
+            self.read += RECORD_HEADER + length;
         }
-        // As soon as something is wrong it is said; the client may be waiting for an answer to something else.
-        if rest.0.first().is_some_and(|&kind| kind != HANDSHAKE) || rest.0.get(1).is_some_and(|&major| major != 3) {
-            return Err(NoHello);
-        }
-        let Some(header) = rest.0.first_chunk::<RECORD_HEADER>() else { break };
-        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-        if length == 0 {
-            return Err(NoHello);
-        }
-        let Some(fragment) = rest.0.get(RECORD_HEADER..RECORD_HEADER + length) else { break };
-        message.extend_from_slice(fragment);
-        rest.take(RECORD_HEADER + length);
+        if bytes.len() < MAX_HELLO { Ok(None) } else { Err(NoHello) }
     }
-    if bytes.len() < MAX_HELLO { Ok(None) } else { Err(NoHello) }
 }
 
 /// `None` when the message is malformed.
@@ -146,8 +163,24 @@ mod tests {
                 assert_eq!(server_name(&bytes[..length]), Ok(None), "{length} of {}", bytes.len());
             }
             assert_eq!(server_name(&bytes), Ok(Some("shop.example".into())));
+            let mut scan = Scan::default();
+            let pieces: Vec<_> = (0..=bytes.len()).map(|length| scan.server_name(&bytes[..length])).collect();
+            assert_eq!(pieces.last(), Some(&Ok(Some("shop.example".into()))));
+            assert!(pieces[..bytes.len()].iter().all(|piece| *piece == Ok(None)));
             assert_eq!(server_name(&[bytes, b"more".to_vec()].concat()), Ok(Some("shop.example".into())));
         }
+    }
+
+    #[test]
+    fn what_has_been_read_is_not_read_again() {
+        let bytes = fragmented(&hello("shop.example"), 1);
+        let mut scan = Scan::default();
+        let half = bytes.len() / 2;
+        assert_eq!(scan.server_name(&bytes[..half]), Ok(None));
+        // Were it read again it would be no hello.
+        let mut rest = vec![0; half / 6 * 6];
+        rest.extend_from_slice(&bytes[rest.len()..]);
+        assert_eq!(scan.server_name(&rest), Ok(Some("shop.example".into())));
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod exposition;
 pub mod filter;
 pub mod forwarded;
 mod handshake;
-mod hello;
+pub mod hello;
 pub mod hop_by_hop;
 mod http;
 mod http1;
