@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use translate::{Kind, ObjectKey, Problem, Resources, Severity, Translation};
 
 pub use finding::Finding;
-pub use watch::Watcher;
+pub use watch::{Edits, Watcher};
 
 use object::{Manifest, Object};
 use watch::Identity;
@@ -90,6 +90,11 @@ impl Folder {
 
     /// Reads again what changed on disk. On an error nothing has changed.
     pub fn reload(&mut self) -> io::Result<Change> {
+        self.reload_after(&Edits::default())
+    }
+
+    /// The same when these edits are known: files that were renamed into their place are complete.
+    pub fn reload_after(&mut self, edits: &Edits) -> io::Result<Change> {
         let mut files = false;
         let first = self.files.is_empty();
         let texts = self.texts()?;
@@ -106,7 +111,7 @@ impl Folder {
                     self.doubted.remove(&path);
                     continue;
                 }
-                if let Some(patience) = doubt(old, text).filter(|_| !first) {
+                if let Some(patience) = doubt(old, text).filter(|_| !first && !edits.is_complete(&path)) {
                     let seen = self.doubted.entry(path.clone()).or_insert_with(|| (text.clone(), Instant::now()));
                     if seen.0 != *text {
                         *seen = (text.clone(), Instant::now());

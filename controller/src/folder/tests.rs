@@ -256,3 +256,39 @@ async fn the_watcher_tells_of_saves_by_rename_and_in_new_folders() {
     write(&dir, "sub/b.yaml", &SERVICE.replace("cart", "other"));
     wait_for(&mut folder, "Service shop/other").await;
 }
+
+#[tokio::test]
+async fn files_that_are_renamed_into_place_are_complete_and_read_together() {
+    let long = [SERVICE, "---\n", &SERVICE.replace("cart", "other")].concat();
+    let (dir, mut folder) = folder(&[("a.yaml", &long), ("b.yaml", "# nothing\n")]);
+    let mut watcher = Watcher::new(dir.path()).expect("a watcher");
+    let limit = Duration::from_secs(20);
+    let changed = |folder: &mut Folder, edits: &Edits| folder.reload_after(edits).expect("a reload").objects;
+    // A shorter text with another end would be doubted if it were written in place.
+    let (shorter, other) = (SERVICE.replace("80", "82"), SERVICE.replace("cart", "third"));
+    let edits = loop {
+        for (name, text) in [("a.yaml", &shorter), ("b.yaml", &other)] {
+            write(&dir, &format!(".{name}.tmp"), text.trim_end());
+            fs::rename(dir.path().join(format!(".{name}.tmp")), dir.path().join(name)).expect("a rename");
+        }
+        let (_, edits) = tokio::time::timeout(limit, watcher.changed()).await.expect("in time").expect("a watcher");
+        // What the system tells late, it tells of the next edit.
+        if ["a.yaml", "b.yaml"].iter().all(|name| edits.is_complete(&dir.path().join(name))) {
+            break edits;
+        }
+    };
+    let all = ["Service shop/cart", "Service shop/other", "Service shop/third"].map(str::to_owned);
+    assert_eq!(changed(&mut folder, &edits), BTreeSet::from(all));
+    assert_eq!(folder.len(), 2);
+    // Written in place it is doubted, also after it came by a rename.
+    write(&dir, "a.yaml", &long);
+    while folder.len() < 3 {
+        let (_, edits) = tokio::time::timeout(limit, watcher.changed()).await.expect("in time").expect("a watcher");
+        changed(&mut folder, &edits);
+    }
+    write(&dir, "a.yaml", &long[..SERVICE.len() + 20]);
+    while !folder.is_doubted() {
+        let (_, edits) = tokio::time::timeout(limit, watcher.changed()).await.expect("in time").expect("a watcher");
+        assert_eq!(changed(&mut folder, &edits), BTreeSet::new());
+    }
+}

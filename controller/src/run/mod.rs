@@ -18,7 +18,7 @@ use translate::{Memo, Settings};
 
 use crate::ca::CaError;
 use crate::echo::Echoes;
-use crate::folder::{Change, Folder, Watcher};
+use crate::folder::{Change, Edits, Folder, Watcher};
 use crate::options::AccessLog;
 use crate::standalone::{self, Source};
 use terminal::Terminal;
@@ -140,8 +140,8 @@ async fn run(args: &Args) -> Result<(), RunError> {
     loop {
         tokio::select! {
             requested = &mut stop => break requested?,
-            Some(began) = watcher.changed() => session.follow(began).await,
-            () = tokio::time::sleep(EDITORS_GAP), if session.folder.is_doubted() => session.follow(Instant::now()).await,
+            Some((began, edits)) = watcher.changed() => session.follow(began, &edits).await,
+            () = tokio::time::sleep(EDITORS_GAP), if session.folder.is_doubted() => session.follow(Instant::now(), &Edits::default()).await,
             Ok(()) = session.rejections.changed() => session.tell_rejections(),
         }
     }
@@ -172,11 +172,11 @@ struct Session {
 
 impl Session {
     /// Follows an edit that began at this time.
-    async fn follow(&mut self, began: Instant) {
+    async fn follow(&mut self, began: Instant, edits: &Edits) {
         if self.folder.mid_edit() {
             tokio::time::sleep(EDITORS_GAP).await;
         }
-        let reloaded = self.folder.reload();
+        let reloaded = self.folder.reload_after(edits);
         let unreadable = reloaded.as_ref().err().map(ToString::to_string);
         if self.unreadable != unreadable {
             match &unreadable {
