@@ -237,11 +237,14 @@ impl Template {
                 "readinessProbe": {
                     "httpGet": { "path": "/readyz", "port": "metrics" },
                     "periodSeconds": 2,
-                    "failureThreshold": 1,
+                    // A busy node makes all replicas slow at once; none of them is better than a slow one.
+                    "timeoutSeconds": 3,
+                    "failureThreshold": 3,
                 },
                 "livenessProbe": {
                     "httpGet": { "path": "/healthz", "port": "metrics" },
                     "initialDelaySeconds": 10,
+                    "timeoutSeconds": 5,
                     "failureThreshold": 5,
                 },
                 "resources": resources,
@@ -317,6 +320,23 @@ pub(super) mod tests {
             annotations: BTreeMap::new(),
             address: None,
             parameters: Some(Parameters::default()),
+        }
+    }
+
+    #[test]
+    fn a_probe_that_is_late_once_takes_no_data_plane_out() {
+        let pod = template().pod("web-sluice", &BTreeMap::new(), None);
+        let probe = |name: &str| pod["containers"][0][name].clone();
+        let [ready, alive] = ["readinessProbe", "livenessProbe"].map(probe);
+        assert_eq!((&ready["timeoutSeconds"], &ready["failureThreshold"]), (&json!(3), &json!(3)));
+        assert_eq!((&alive["timeoutSeconds"], &alive["failureThreshold"]), (&json!(5), &json!(5)));
+        // The chart's data planes are probed in the same way.
+        let chart = include_str!("../../../deploy/sluice.yaml");
+        for lines in [
+            "path: /readyz, port: metrics}\n            periodSeconds: 2\n            timeoutSeconds: 3\n            failureThreshold: 3\n",
+            "initialDelaySeconds: 10\n            timeoutSeconds: 5\n            failureThreshold: 5\n",
+        ] {
+            assert!(chart.contains(lines), "{lines}");
         }
     }
 
