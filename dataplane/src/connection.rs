@@ -137,6 +137,9 @@ async fn serve_http(worker: Rc<Worker>, opened: Opened, peer: SocketAddr, port: 
                 // Sent anew elsewhere, while what is under way here finishes.
                 return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
             }
+            if client.watch.cancels_too_much() {
+                return Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM));
+            }
             Ok(crate::http::serve(client, request, None).await)
         }
     });

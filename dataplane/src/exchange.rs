@@ -139,6 +139,7 @@ impl Drop for Exchange {
         if self.status.is_none() {
             self.0.status = Some(Reason::ClientGone.status());
             self.failed(Reason::ClientGone);
+            self.client.worker.cancelled(&self.client.watch);
         }
         let took = self.start.elapsed();
         let client = self.client.clone();

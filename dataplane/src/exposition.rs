@@ -43,6 +43,11 @@ impl Collector for Scrape {
             ("connections_accepted", "Client connections accepted", sum(|stats| &stats.accepted)),
             ("accept_pauses", "Pauses in accepting at the limit of connections", sum(|stats| &stats.accept_pauses)),
             ("connections_overdue", "Client connections closed for a time limit", sum(|stats| &stats.overdue)),
+            (
+                "connections_cancelling",
+                "HTTP/2 connections ended because the client cancelled too many requests",
+                sum(|stats| &stats.cancelling),
+            ),
             ("tls_handshake_failures", "TLS handshakes that failed", sum(|stats| &stats.handshake_failures)),
             ("upstream_retries", "Attempts at backends beyond the first", sum(|stats| &stats.retries)),
             ("upstream_retries_refused", "Retries that the budget refused", sum(|stats| &stats.retries_refused)),

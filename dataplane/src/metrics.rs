@@ -49,6 +49,8 @@ pub struct WorkerStats {
     pub accept_pauses: Counter,
     /// Connections closed for exceeding a time limit.
     pub overdue: Counter,
+    /// HTTP/2 connections that ended because their clients cancelled too many requests.
+    pub cancelling: Counter,
     /// TLS handshakes that failed.
     pub handshake_failures: Counter,
     /// Connections that carry bytes: upgrades, and connections without HTTP.

@@ -21,6 +21,10 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 /// HTTP/2: who is asked to leave has so long to hear it. A client that hears it opens no more streams.
 const LEAVING: Duration = Duration::from_secs(5);
 
+/// HTTP/2: requests of a connection that its client may cancel before they have a status (CVE-2023-44487): each costs a
+/// connection to a backend. When there are more, and they are half of its requests, the connection ends.
+const MAX_CANCELLED: u32 = 100;
+
 /// Limits of a client connection in time.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionTimeouts {
@@ -79,6 +83,9 @@ pub struct Watch {
     /// HTTP/1: whether there are bytes that nobody reads on from, so that nobody sees the stream's end either.
     unwatched: AtomicBool,
     look: AtomicBool,
+    /// Requests so far, and those that the client cancelled before they had a status.
+    begun: AtomicU32,
+    cancelled: AtomicU32,
     tunnel: AtomicU8,
     quiet_since: AtomicU32,
     head_since: AtomicU32,
@@ -129,6 +136,8 @@ impl Watch {
             closing: AtomicBool::new(false),
             unwatched: AtomicBool::new(false),
             look: AtomicBool::new(false),
+            begun: AtomicU32::new(0),
+            cancelled: AtomicU32::new(0),
             tunnel: AtomicU8::new(0),
             quiet_since: AtomicU32::new(Coarse::now().0),
             head_since: AtomicU32::new(0),
@@ -150,6 +159,7 @@ impl Watch {
     /// A request begins.
     pub fn request_begins(&self) {
         self.active.store(self.active.load(Relaxed) + 1, Relaxed);
+        self.begun.store(self.begun.load(Relaxed).saturating_add(1), Relaxed);
         self.head_since.store(0, Relaxed);
     }
 
@@ -157,6 +167,17 @@ impl Watch {
     pub fn request_ends(&self) {
         self.active.store(self.active.load(Relaxed).saturating_sub(1), Relaxed);
         self.quiet_since.store(Coarse::now().0, Relaxed);
+    }
+
+    /// The client cancelled a request that had no status yet.
+    pub fn request_cancelled(&self) {
+        self.cancelled.store(self.cancelled.load(Relaxed).saturating_add(1), Relaxed);
+    }
+
+    /// Whether the client cancels so many of its requests (HTTP/2) that it gets no more.
+    pub fn cancels_too_much(&self) -> bool {
+        let cancelled = self.cancelled.load(Relaxed);
+        self.multiplexed && cancelled > MAX_CANCELLED && cancelled >= self.begun.load(Relaxed) / 2
     }
 
     /// Whether a request is in flight.
@@ -310,10 +331,24 @@ impl Watch {
         self.untaken.iter().any(|since| older(since, limits.write))
     }
 
+    /// Whether it has been without a request for as long as it may be: it finishes, so that the client learns that a request
+    /// which crosses the end was not taken (GOAWAY, close_notify).
+    pub fn is_idle(&self, limits: &ConnectionTimeouts) -> bool {
+        !self.is_tunnel()
+            && !self.is_active()
+            && self.head_since.load(Relaxed) == 0
+            && self.stalled_since.load(Relaxed) == 0
+            && self.untaken.iter().all(|since| since.load(Relaxed) == 0)
+            && older(&self.quiet_since, limits.idle)
+    }
+
     /// Whether a limit is exceeded.
     pub fn is_overdue(&self, limits: &ConnectionTimeouts) -> bool {
         if self.is_tunnel() {
             return false;
+        }
+        if self.cancels_too_much() && older(&self.signalled_since, LEAVING) {
+            return true;
         }
         let waits = self.untaken.iter().any(|since| since.load(Relaxed) != 0);
         // Answers that do go on have had as long again to end.
@@ -326,14 +361,15 @@ impl Watch {
             return false;
         }
         match self.head_since.load(Relaxed) {
-            0 => self.overstays() || older(&self.quiet_since, limits.idle),
+            0 => self.overstays() || older(&self.quiet_since, limits.idle + LEAVING),
             _ => older(&self.head_since, limits.header),
         }
     }
 
-    /// Asks the connection to end; a stronger wish is never weakened.
-    pub fn signal(&self, signal: Signal) {
-        if self.signal.load(Relaxed) < signal as u8 {
+    /// Asks the connection to end; a stronger wish is never weakened. Whether this was asked for the first time.
+    pub fn signal(&self, signal: Signal) -> bool {
+        let news = self.signal.load(Relaxed) < signal as u8;
+        if news {
             self.signalled_since.store(Coarse::now().0, Relaxed);
             self.signal.store(signal as u8, Relaxed);
             self.wake();
@@ -351,6 +387,7 @@ impl Watch {
             self.woken.store(false, Relaxed);
             self.register(waker);
         }
+        news
     }
 
     /// What has been asked.
@@ -408,9 +445,38 @@ mod tests {
         assert!(!watch.is_overdue(&LIMITS));
         watch.request_ends();
         pass(Duration::from_secs(1));
-        assert!(!watch.is_overdue(&LIMITS));
+        assert!(!watch.is_idle(&LIMITS));
         pass(Duration::from_secs(1));
+        // It is told first, and cut when it does not leave.
+        assert_eq!((watch.is_idle(&LIMITS), watch.is_overdue(&LIMITS)), (true, false));
+        pass(LEAVING);
         assert!(watch.is_overdue(&LIMITS));
+    }
+
+    #[test]
+    fn who_cancels_many_requests_and_half_of_them_gets_no_more_and_is_cut_when_it_stays() {
+        let watch = Watch::new(80, true);
+        let request = |cancelled: bool| {
+            watch.request_begins();
+            if cancelled {
+                watch.request_cancelled();
+            }
+            watch.request_ends();
+        };
+        (0..MAX_CANCELLED).for_each(|_| request(true));
+        assert!(!watch.cancels_too_much());
+        (0..MAX_CANCELLED * 2).for_each(|_| request(false));
+        (0..MAX_CANCELLED - 1).for_each(|_| request(true));
+        assert!(!watch.cancels_too_much(), "less than half of them");
+        request(true);
+        assert!(watch.cancels_too_much());
+        let limits = ConnectionTimeouts { idle: Duration::from_secs(60), ..LIMITS };
+        watch.request_begins();
+        assert!(watch.signal(Signal::Finish) && !watch.signal(Signal::Finish));
+        pass(LEAVING - crate::clock::TICK);
+        assert!(!watch.is_overdue(&limits));
+        pass(crate::clock::TICK);
+        assert!(watch.is_overdue(&limits), "also with a request under way");
     }
 
     #[test]

@@ -41,7 +41,9 @@ const MAX_HTTP1_BUFFER: usize = 40 * 1024;
 /// HTTP/2: most that is buffered of one stream for its client.
 const MAX_BUFFER: usize = 64 * 1024;
 /// HTTP/2: what a client may have open at once, and what of it is buffered.
-pub(crate) const MAX_STREAMS: u32 = 128;
+pub(crate) const MAX_STREAMS: u32 = 100;
+/// HTTP/2: what is buffered of each response, so that a client that does not read holds little; a piece of up to 64 KiB may come on top.
+const SEND_BUFFER: usize = 16 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// HTTP/2: resets that may wait to be noticed (CVE-2023-44487), and those that our own errors may cause (CVE-2025-8671).
@@ -260,7 +262,7 @@ impl Worker {
             .max_header_list_size(MAX_HEAD as u32)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(MAX_BUFFER)
+            .max_send_buf_size(SEND_BUFFER)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
             .max_local_error_reset_streams(MAX_ERROR_RESETS)
             .keep_alive_interval(PING_EVERY)
@@ -384,6 +386,14 @@ impl Worker {
         }
     }
 
+    /// Counts a request that its client cancelled before it had a status. A client that does little else gets no more.
+    pub fn cancelled(&self, watch: &Watch) {
+        watch.request_cancelled();
+        if watch.cancels_too_much() && watch.signal(Signal::Finish) {
+            self.stats.cancelling.add(1);
+        }
+    }
+
     /// Counts and logs a UDP session that is over.
     pub fn session_over(&self, session: &udp::Session, reason: Option<Reason>) {
         let (up, down) = (session.up.bytes.get(), session.down.bytes.get());
@@ -424,6 +434,7 @@ impl Worker {
         self.pool.sweep();
         self.udp.sweep(self);
         self.log.flush(&self.stats);
+        let timeouts = self.shared.limits.timeouts;
         for watch in self.connections.borrow().values() {
             if watch.may_rest() {
                 watch.ask_to_rest();
@@ -431,23 +442,22 @@ impl Worker {
                 watch.look_after_client();
             }
         }
-        self.signal(Signal::Finish, |watch| watch.is_stalled(&self.shared.limits.timeouts));
-        let timeouts = self.shared.limits.timeouts;
+        self.signal(Signal::Finish, |watch| watch.is_stalled(&timeouts));
+        let idle = self.signal(Signal::Finish, |watch| watch.is_idle(&timeouts));
         let of_ingresses = ConnectionTimeouts { header: self.shared.limits.ingress_header, ..timeouts };
         let state = self.state();
-        let overdue = |watch: &Watch| match state.ingress_ports.contains(&watch.port) {
+        let overdue = self.signal(Signal::Cut, |watch| match state.ingress_ports.contains(&watch.port) {
             false => watch.is_overdue(&timeouts),
             true => watch.is_overdue(&of_ingresses),
-        };
-        let count = self.signal(Signal::Cut, overdue);
-        self.stats.overdue.add(count);
+        });
+        self.stats.overdue.add(idle + overdue);
     }
 
+    /// Asks for it and gives the number of those of which it was not asked before.
     fn signal(&self, signal: Signal, concerns: impl Fn(&Watch) -> bool) -> u64 {
         let mut count = 0;
         for watch in self.connections.borrow().values().filter(|watch| concerns(watch)) {
-            watch.signal(signal);
-            count += 1;
+            count += u64::from(watch.signal(signal));
         }
         count
     }

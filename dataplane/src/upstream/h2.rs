@@ -31,6 +31,9 @@ const NOT_TOLD: usize = usize::MAX - 1;
 /// Flow-control windows: large enough for one stream to fill a data-centre link, small enough to bound memory.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Requests that may be cancelled on a connection before another takes its place. Endpoints that defend themselves against rapid reset
+/// (CVE-2023-44487) close a connection after some hundreds, and with it everybody's requests.
+const MAX_CANCELLED: usize = 100;
 /// Largest head of a response.
 const MAX_HEAD: u32 = 64 * 1024;
 /// A peer that does not answer a ping for so long is gone.
@@ -49,6 +52,7 @@ pub(super) struct Shared {
 struct Channel {
     sender: http2::SendRequest<RequestBody>,
     streams: Rc<Cell<usize>>,
+    cancelled: Rc<Cell<usize>>,
     /// The endpoint's limit when it is below ours: more would wait here instead of going to another connection. One until
     /// it is told.
     max_streams: Rc<Cell<usize>>,
@@ -59,6 +63,9 @@ struct Channel {
 pub struct Http2 {
     sender: http2::SendRequest<RequestBody>,
     streams: Rc<Cell<usize>>,
+    cancelled: Rc<Cell<usize>>,
+    /// Whether a request was sent that has no response yet.
+    waits: bool,
     /// Whether the connection was there before.
     pub reused: bool,
 }
@@ -138,7 +145,13 @@ impl Shared {
                 tracing::debug!(%error, "an HTTP/2 connection to a backend ended");
             }
         });
-        let channel = Channel { sender, streams: Rc::default(), max_streams, used: Cell::new(Coarse::now()) };
+        let channel = Channel {
+            sender,
+            streams: Rc::default(),
+            cancelled: Rc::default(),
+            max_streams,
+            used: Cell::new(Coarse::now()),
+        };
         let stream = channel.open(false);
         self.connections.borrow_mut().push(channel);
         Ok(stream)
@@ -147,7 +160,8 @@ impl Shared {
     /// A stream on a connection that is there.
     pub(super) fn open(&self) -> Option<Http2> {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|channel| !channel.sender.is_closed());
+        // What is under way on one that is left out finishes.
+        connections.retain(|channel| !channel.sender.is_closed() && channel.cancelled.get() < MAX_CANCELLED);
         let free = |channel: &&Channel| channel.sender.is_ready() && channel.streams.get() < channel.max_streams.get();
         connections.iter().find(free).map(|channel| channel.open(true))
     }
@@ -210,7 +224,8 @@ impl Channel {
     fn open(&self, reused: bool) -> Http2 {
         self.used.set(Coarse::now());
         self.streams.set(self.streams.get() + 1);
-        Http2 { sender: self.sender.clone(), streams: self.streams.clone(), reused }
+        let (sender, streams, cancelled) = (self.sender.clone(), self.streams.clone(), self.cancelled.clone());
+        Http2 { sender, streams, cancelled, waits: false, reused }
     }
 }
 
@@ -222,12 +237,14 @@ impl Http2 {
         mut limit: impl FnMut(&mut Context<'_>) -> Poll<L>,
     ) -> Result<Result<Sent, SendError>, L> {
         let taken = std::mem::take(request);
+        self.waits = true;
         let mut response = std::pin::pin!(self.sender.try_send_request(taken));
         let response = std::future::poll_fn(|cx| match response.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Ok(response)),
             Poll::Pending => limit(cx).map(Err),
         })
         .await?;
+        self.waits = false;
         Ok(match response {
             Ok(response) => {
                 let (head, incoming) = response.into_parts();
@@ -255,6 +272,9 @@ fn is_refusal(error: &hyper::Error) -> bool {
 impl Drop for Http2 {
     fn drop(&mut self) {
         self.streams.set(self.streams.get().saturating_sub(1));
+        if self.waits {
+            self.cancelled.set(self.cancelled.get() + 1);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod client;
 mod client_certificates;
 mod cors;
 mod drain;
+mod endings;
 mod external_auth;
 mod external_auth_grpc;
 mod forwarded;
