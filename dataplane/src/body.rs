@@ -19,7 +19,7 @@ use crate::hop_by_hop;
 use crate::reason::Reason;
 use crate::replay::{Copied, Recording, Replay};
 use crate::upstream::{BackendBody, BackendError};
-use crate::watch::Unread;
+use crate::watch::{Outgoing, Unread};
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -363,8 +363,8 @@ impl ResponseBody {
     }
 
     /// Data leaves: counts it, and has the client's connection see when it is taken.
-    fn sent(&mut self, data: Bytes) -> Bytes {
-        let Some(exchange) = &mut self.exchange else { return data };
+    fn sent(&mut self, data: Bytes) -> Outgoing {
+        let Some(exchange) = &mut self.exchange else { return data.into() };
         exchange.sent(data.len() as u64);
         exchange.client.watch.until_taken(data)
     }
@@ -391,10 +391,10 @@ impl ResponseBody {
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Outgoing;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Outgoing>, BodyError>>> {
         let this = self.get_mut();
         let download = match &mut this.source {
             Source::Backend(download) => download,

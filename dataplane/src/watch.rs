@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::task::AtomicWaker;
 
 use crate::clock::Coarse;
@@ -93,6 +93,8 @@ pub struct Watch {
     /// HTTP/2: since when data of answers waits for the client, 0 where none does; and when some last went on.
     untaken: Box<[AtomicU32]>,
     taken: AtomicU32,
+    /// The place that was freed last: with one response at a time it is free again.
+    freed: AtomicU32,
     signal: AtomicU8,
     /// Since when it is asked to end.
     signalled_since: AtomicU32,
@@ -101,26 +103,43 @@ pub struct Watch {
     woken: AtomicBool,
 }
 
+/// Data of a response on its way to the client. Where it waits for its client it does so until it is dropped, which is when it was written.
+#[derive(Debug)]
+pub struct Outgoing {
+    data: Bytes,
+    _waiting: Option<Waiting>,
+}
+
 /// The place of data that waits for its client.
 #[derive(Debug)]
-struct Waiting(usize);
-
-/// Data that waits for its client.
-struct Untaken {
-    data: Bytes,
-    waiting: Waiting,
+struct Waiting {
+    place: usize,
     watch: Arc<Watch>,
 }
 
-impl AsRef<[u8]> for Untaken {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.watch.answer_goes_on(self.place);
     }
 }
 
-impl Drop for Untaken {
-    fn drop(&mut self) {
-        self.watch.answer_goes_on(&self.waiting);
+impl From<Bytes> for Outgoing {
+    fn from(data: Bytes) -> Self {
+        Self { data, _waiting: None }
+    }
+}
+
+impl Buf for Outgoing {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
     }
 }
 
@@ -144,6 +163,7 @@ impl Watch {
             stalled_since: AtomicU32::new(0),
             untaken: (0..if multiplexed { MAX_STREAMS } else { 0 }).map(|_| AtomicU32::new(0)).collect(),
             taken: AtomicU32::new(0),
+            freed: AtomicU32::new(0),
             signal: AtomicU8::new(Signal::None as u8),
             signalled_since: AtomicU32::new(0),
             waker: AtomicWaker::new(),
@@ -177,7 +197,8 @@ impl Watch {
     /// Whether the client cancels so many of its requests (HTTP/2) that it gets no more.
     pub fn cancels_too_much(&self) -> bool {
         let cancelled = self.cancelled.load(Relaxed);
-        self.multiplexed && cancelled > MAX_CANCELLED && cancelled >= self.begun.load(Relaxed) / 2
+        let half = self.begun.load(Relaxed).div_ceil(2);
+        self.multiplexed && cancelled > MAX_CANCELLED && cancelled >= half
     }
 
     /// Whether a request is in flight.
@@ -299,24 +320,27 @@ impl Watch {
 
     /// The same data, which in HTTP/2 waits for the client from here on: its flow control stalls no write. What is sent is
     /// dropped once it is written, also the last of an answer, which hyper hands over before there is room for all of it.
-    pub fn until_taken(self: &Arc<Self>, data: Bytes) -> Bytes {
-        match self.answer_waits() {
-            Some(waiting) => Bytes::from_owner(Untaken { data, waiting, watch: self.clone() }),
-            None => data,
-        }
+    pub fn until_taken(self: &Arc<Self>, data: Bytes) -> Outgoing {
+        Outgoing { data, _waiting: self.answer_waits() }
     }
 
     /// `None` where more waits than there are streams: what has a place is watched.
-    fn answer_waits(&self) -> Option<Waiting> {
+    fn answer_waits(self: &Arc<Self>) -> Option<Waiting> {
+        if !self.multiplexed {
+            return None;
+        }
         let now = Coarse::now().0;
         self.taken.store(now, Relaxed);
-        let place = self.untaken.iter().position(|since| since.load(Relaxed) == 0)?;
+        let is_free = |place: &usize| self.untaken.get(*place).is_some_and(|since| since.load(Relaxed) == 0);
+        let freed = Some(self.freed.load(Relaxed) as usize).filter(is_free);
+        let place = freed.or_else(|| (0..self.untaken.len()).find(is_free))?;
         self.untaken[place].store(now, Relaxed);
-        Some(Waiting(place))
+        Some(Waiting { place, watch: self.clone() })
     }
 
-    fn answer_goes_on(&self, waiting: &Waiting) {
-        self.untaken[waiting.0].store(0, Relaxed);
+    fn answer_goes_on(&self, place: usize) {
+        self.untaken[place].store(0, Relaxed);
+        self.freed.store(u32::try_from(place).unwrap_or(0), Relaxed);
         self.taken.store(Coarse::now().0, Relaxed);
     }
 
@@ -374,6 +398,7 @@ impl Watch {
             self.signal.store(signal as u8, Relaxed);
             self.wake();
         }
+        news
     }
 
     fn wake(&self) {
@@ -387,7 +412,6 @@ impl Watch {
             self.woken.store(false, Relaxed);
             self.register(waker);
         }
-        news
     }
 
     /// What has been asked.
@@ -471,6 +495,7 @@ mod tests {
         request(true);
         assert!(watch.cancels_too_much());
         let limits = ConnectionTimeouts { idle: Duration::from_secs(60), ..LIMITS };
+        request(true);
         watch.request_begins();
         assert!(watch.signal(Signal::Finish) && !watch.signal(Signal::Finish));
         pass(LEAVING - crate::clock::TICK);
@@ -501,36 +526,36 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_nothing_of_any_answer_is_overdue_and_one_whose_backend_is_slow_is_not() {
-        let watch = Watch::new(80, true);
+        let watch = Arc::new(Watch::new(80, true));
         let [one, other] = [(), ()].map(|()| {
             watch.request_begins();
             watch.answer_waits().unwrap()
         });
         pass(Duration::from_millis(500));
-        watch.answer_goes_on(&one);
+        drop(one);
         pass(Duration::from_millis(500));
         assert!(!watch.is_overdue(&LIMITS));
         pass(Duration::from_millis(500));
         assert!(watch.is_overdue(&LIMITS));
-        watch.answer_goes_on(&other);
+        drop(other);
         pass(Duration::from_secs(5));
         assert!(!watch.is_overdue(&LIMITS));
     }
 
     #[test]
     fn an_answer_that_goes_on_hides_none_that_is_not_taken() {
-        let watch = Watch::new(80, true);
+        let watch = Arc::new(Watch::new(80, true));
         watch.request_begins();
         let held = watch.answer_waits().unwrap();
         for passed in 1..4 {
             pass(Duration::from_millis(500));
-            watch.answer_goes_on(&watch.answer_waits().unwrap());
+            drop(watch.answer_waits().unwrap());
             assert_eq!((watch.is_stalled(&LIMITS), watch.is_overdue(&LIMITS)), (passed >= 2, false), "{passed}");
         }
         pass(Duration::from_millis(500));
-        watch.answer_goes_on(&watch.answer_waits().unwrap());
+        drop(watch.answer_waits().unwrap());
         assert!(watch.is_overdue(&LIMITS));
-        watch.answer_goes_on(&held);
+        drop(held);
         assert!(!watch.is_stalled(&LIMITS) && !watch.is_overdue(&LIMITS));
     }
 
@@ -553,10 +578,10 @@ mod tests {
 
     #[test]
     fn more_answers_than_streams_have_no_place() {
-        let watch = Watch::new(80, true);
+        let watch = Arc::new(Watch::new(80, true));
         let mut waiting: Vec<_> = (0..MAX_STREAMS).map(|_| watch.answer_waits().unwrap()).collect();
         assert!(watch.answer_waits().is_none());
-        watch.answer_goes_on(&waiting.swap_remove(7));
+        drop(waiting.swap_remove(7));
         assert!(watch.answer_waits().is_some());
     }
 

@@ -38,8 +38,6 @@ pub(crate) const MAX_HEADERS: usize = 100;
 const MAX_HEAD: usize = 32 * 1024;
 /// HTTP/1: most that is buffered of one connection in each direction. hyper's parser needs room for the largest head.
 const MAX_HTTP1_BUFFER: usize = 40 * 1024;
-/// HTTP/2: most that is buffered of one stream for its client.
-const MAX_BUFFER: usize = 64 * 1024;
 /// HTTP/2: what a client may have open at once, and what of it is buffered.
 pub(crate) const MAX_STREAMS: u32 = 100;
 /// HTTP/2: what is buffered of each response, so that a client that does not read holds little; a piece of up to 64 KiB may come on top.

@@ -325,7 +325,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_probe_that_is_late_once_takes_no_data_plane_out() {
-        let pod = template().pod("web-sluice", &BTreeMap::new(), None);
+        let pod = template().pod("web-sluice", &BTreeMap::new(), &Parameters::default());
         let probe = |name: &str| pod["containers"][0][name].clone();
         let [ready, alive] = ["readinessProbe", "livenessProbe"].map(probe);
         assert_eq!((&ready["timeoutSeconds"], &ready["failureThreshold"]), (&json!(3), &json!(3)));

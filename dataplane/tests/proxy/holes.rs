@@ -109,9 +109,9 @@ async fn requests_that_wait_for_connections_are_bounded_and_the_client_learns_it
     });
     let (refused, mut refusals) = tokio::sync::mpsc::unbounded_channel();
     let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..9 {
+    for _ in 0..11 {
         let client = crate::client::http2(TcpStream::connect(rig.address()).await.unwrap()).await;
-        for _ in 0..120 {
+        for _ in 0..100 {
             let (mut client, refused) = (client.clone(), refused.clone());
             clients.spawn(async move {
                 let request = http::Request::get("http://app.example/");
@@ -123,8 +123,8 @@ async fn requests_that_wait_for_connections_are_bounded_and_the_client_learns_it
             });
         }
     }
-    // 1,024 of 1,080 wait.
-    for _ in 0..56 {
+    // 1,024 of 1,100 wait.
+    for _ in 0..76 {
         let (status, reason) = timeout(SOON, refusals.recv()).await.expect("more wait than may").unwrap();
         assert_eq!((status, reason.unwrap().to_str().unwrap()), (503, "upstream_overloaded"));
     }
