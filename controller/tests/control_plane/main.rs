@@ -280,7 +280,8 @@ async fn a_secret_that_comes_into_use_is_served_and_rotated() {
     let tls = "spec:\n  tls: [{hosts: [tls.example], secretName: pair}]";
     cluster.apply(&ingress(namespace, "tls", "tls.example").replace("spec:", tls)).await;
     data_plane.until(&first).await;
-    assert_eq!(stored().await, 1.0);
+    // It is counted once all that follows from the build is told.
+    eventually("the Secret is counted", || async { (stored().await == 1.0).then_some(()) }).await;
     data_plane.until(&rotate().await).await;
     replica.stop().await;
 }
