@@ -5,12 +5,14 @@ CACHE := $(or $(SLUICE_CACHE),$(HOME)/.cache/sluice)
 export SLUICE_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 DENY := $(CACHE)/cargo-deny/bin/cargo-deny --locked --log-level error
+CARGO_FUZZ := 0.13.2
+FUZZ := $(CACHE)/cargo-fuzz/bin/cargo-fuzz
 HELM := $(CACHE)/k8s/helm
 RENDERED := $(CACHE)/rendered.yaml
 section = @printf '\n== %s ==\n' "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down conformance conformance-down golden crds manifests chart bench bench-routes clean
+.PHONY: help run build test test-fast prerequisites lint deny unit control-plane e2e e2e-up e2e-down conformance conformance-down golden crds manifests chart fuzz bench bench-routes clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
@@ -87,6 +89,13 @@ chart: ## lint the chart, and see that deploy/sluice.yaml is what it renders
 	@cp deploy/sluice.yaml $(CACHE)/committed.yaml
 	@$(MAKE) manifests
 	@cmp deploy/sluice.yaml $(CACHE)/committed.yaml || { echo "deploy/sluice.yaml was stale; it is rewritten, commit it"; exit 1; }
+
+fuzz: ## fuzz what strangers send: T=path (or forwarded_for client_hello response resource), TIME=600 seconds
+	$(call section,fuzzing $(T))
+	@[ "$$($(FUZZ) --version 2>/dev/null)" = "cargo-fuzz $(CARGO_FUZZ)" ] || \
+	  cargo install --quiet --locked --root $(CACHE)/cargo-fuzz cargo-fuzz@$(CARGO_FUZZ)
+	cd dataplane && CARGO_TARGET_DIR=$(CACHE)/target/fuzz $(FUZZ) run --fuzz-dir fuzz --sanitizer none $(or $(T),path) -- \
+	  -max_total_time=$(or $(TIME),600) -timeout=10 -max_len=4096 -print_final_stats=1
 
 bench: ## CPU per request against nginx and HAProxy
 	@command -v nginx haproxy wrk taskset >/dev/null || e2e/prerequisites.sh

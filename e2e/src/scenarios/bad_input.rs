@@ -120,7 +120,8 @@ pub async fn last_good_survives(suite: &mut Suite) -> Result<String> {
     let one = suite.authority.issue("kept.test")?;
     let two = suite.authority.issue("kept.test")?;
     cluster.apply(&one.secret(NAMESPACE, "kept")).await?;
-    cluster.apply(&ingress("kept", "kept.test", "alpha", &[], Some("kept"))).await?;
+    // A broken limit keeps the last good version only where that has one, too.
+    cluster.apply(&ingress("kept", "kept.test", "alpha", &[("limit-rps", "1000")], Some("kept"))).await?;
     cluster.apply(&route("kept", "kept.gateway.test", "alpha", 0)).await?;
     let at_ingress = Target::https(suite.ingress_address(443).await?, "kept.test", "/", &suite.authority.client);
     let at_gateway = Target::http(suite.gateway_address(80).await?, "kept.gateway.test", "/");
