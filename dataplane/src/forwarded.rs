@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use snapshot::Scheme;
 
 use crate::limit::Key;
+use crate::underscores;
 use crate::{normalise, random};
 
 /// `X-Forwarded-For`.
@@ -129,6 +130,7 @@ impl Forwarded {
         if !self.trusted {
             headers.remove(FORWARDED);
         }
+        underscores::remove(headers, is_ours);
     }
 
     fn believing(mut self, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
@@ -181,6 +183,11 @@ pub fn request_id(headers: &mut HeaderMap) -> HeaderValue {
 
 fn is_sane(id: &HeaderValue) -> bool {
     !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+/// Whether a header of this name says where a request comes from: only we and trusted proxies do.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || ["x-real-ip", "x-request-id", "forwarded"].contains(&name)
 }
 
 /// The client's address by the lines of `X-Forwarded-For` that a trusted proxy sent; `None` when they have no entry.

@@ -55,6 +55,7 @@ mod tls;
 mod transport;
 mod tunnel;
 mod udp;
+mod underscores;
 mod upstream;
 mod watch;
 mod worker;

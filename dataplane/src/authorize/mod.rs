@@ -14,11 +14,12 @@ use crate::balance::Picked;
 use crate::body::Download;
 use crate::clock::within;
 use crate::exchange::Exchange;
-use crate::filter::{AuthProtocol, Context, ExternalAuth, GrpcAuth, HttpAuth, Outgoing};
+use crate::filter::{AuthProtocol, Context, ExternalAuth, GrpcAuth, HeaderChange, HttpAuth, Outgoing};
 use crate::reason::Reason;
 use crate::replay::Copied;
 use crate::route::Rule;
 use crate::subrequest::{CONNECT, Subrequest};
+use crate::underscores;
 use crate::upstream::Sent;
 
 /// How long the service may take to its answer, and between two reads of the body of a refusal.
@@ -124,9 +125,11 @@ impl Question<'_> {
         match within(Some(self.until), grpc::read(response, body)).await.flatten() {
             Some(Verdict::Passes(changes, removed, of_answer)) => {
                 changes.iter().for_each(|change| change.apply(&mut request.headers));
-                for name in removed {
+                for name in &removed {
                     request.headers.remove(name);
                 }
+                let named = changes.iter().map(HeaderChange::name).chain(&removed);
+                underscores::remove(&mut request.headers, |name| named.clone().any(|taken| taken == name));
                 exchange.effects.of_answer.extend(of_answer);
                 Ok(None)
             }

@@ -11,6 +11,7 @@ use snapshot::AllowList;
 use super::Outgoing;
 use crate::cluster::{Cluster, ClusterRegistry};
 use crate::hop_by_hop;
+use crate::underscores;
 
 /// A compiled [`snapshot::ExternalAuth`].
 #[derive(Debug)]
@@ -127,11 +128,13 @@ impl HttpAuth {
                         replace(&mut request.headers, name, &answer);
                     }
                 }
+                underscores::remove(&mut request.headers, |name| names.iter().any(|taken| taken == name));
             }
             None => {
                 for name in answer.keys().filter(|name| !is_of_message(name)) {
                     replace(&mut request.headers, name, &answer);
                 }
+                underscores::remove(&mut request.headers, |name| answer.contains_key(name));
             }
         }
     }

@@ -93,6 +93,8 @@ async fn the_service_sees_what_it_may_and_its_headers_reach_the_backend() {
             rig.set("auth", Resource::Cluster(Cluster { protocol: BackendProtocol::Http2, ..cluster("auth") }));
         }
         let request = Request::post("/shop/a%20b?c=d").header("host", "app.example").header("x-user", "admin");
+        // Backends that read `_` as `-` would take these for the service's, and for ours.
+        let request = request.header("x_user", "admin").header("x_forwarded_for", "admin").header("x_mine", "stays");
         let request = request.header("authorization", "Bearer x").header("x-team", "red").header("cookie", "a=b");
         let request = request.header("content-type", "text/plain").body(Full::new(Bytes::from("hello"))).unwrap();
         let answer = send(rig.address(), request).await;
@@ -101,6 +103,7 @@ async fn the_service_sees_what_it_may_and_its_headers_reach_the_backend() {
             "POST /shop/a%20b?c=d\n",
             "x-user: bob\nx-user: bo\n",
             "x-more: 1\n",
+            "x_mine: stays\n",
             "content-type: text/plain\n",
             "\n\nhello",
         ] {
