@@ -404,13 +404,19 @@ fn external(
     }
 }
 
-/// The slice's port of the same name carries the resolved number, whether the Service targets a number or a name.
+/// The slice's port of the same name carries the resolved number, whether the Service targets a number or a name. In a slice that
+/// somebody wrote by hand no port may have the name: then it is the one with the number that the Service targets.
 fn port_of(slice: &EndpointSlice, port: &ServicePort<'_>) -> Option<u16> {
     let same = |candidate: &&discovery::EndpointPort| {
         candidate.name.as_deref().unwrap_or_default() == port.name.unwrap_or_default()
             && transport(candidate.protocol.as_deref()) == Some(port.transport)
     };
-    let found = slice.ports.iter().flatten().find(same)?;
+    let targeted = |candidate: &&discovery::EndpointPort| {
+        matches!(port.target, Some(IntOrString::Int(target)) if candidate.port == Some(*target))
+            && transport(candidate.protocol.as_deref()) == Some(port.transport)
+    };
+    let ports = || slice.ports.iter().flatten();
+    let found = ports().find(same).or_else(|| ports().find(targeted))?;
     u16::try_from(found.port?).ok().filter(|number| *number > 0)
 }
 

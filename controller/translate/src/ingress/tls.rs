@@ -28,9 +28,16 @@ pub(super) fn settle(context: &mut Context<'_>, ingresses: &[Served<'_>], hosts:
     let mut by_name = BTreeMap::new();
     let mut with_tls = BTreeSet::new();
     let candidates: Vec<Vec<Entry>> = ingresses.iter().map(|ingress| entries(context, ingress)).collect();
+    let wildcards = wildcards(&candidates);
     for (pattern, host) in hosts.iter().filter(|(pattern, _)| **pattern != HostPattern::Any) {
         let mut deciding = host.members.iter().filter(|index| !candidates[**index].is_empty());
-        let Some(&first) = deciding.next() else { continue };
+        let Some(&first) = deciding.next() else {
+            // Clients of the host get the certificate of the wildcard, so that it is redirected as ingress-nginx does it.
+            if is_among(pattern, &wildcards) {
+                with_tls.insert(pattern.clone());
+            }
+            continue;
+        };
         with_tls.insert(pattern.clone());
         let chosen = choose(&candidates[first], pattern);
         match chosen {
@@ -156,6 +163,23 @@ impl Entry {
 fn choose<'e>(entries: &'e [Entry], host: &HostPattern) -> Option<&'e Entry> {
     let exact = entries.iter().find(|entry| entry.hosts.contains(host));
     exact.or_else(|| entries.iter().find(|entry| entry.names(host) || entry.covers(host)))
+}
+
+/// The names below which entries of any Ingress have TLS for each host.
+fn wildcards(candidates: &[Vec<Entry>]) -> BTreeSet<String> {
+    let hosts = candidates.iter().flatten().flat_map(|entry| &entry.hosts);
+    let suffix = |host: &HostPattern| match host {
+        HostPattern::OneLabel(suffix) => Some(suffix.clone()),
+        HostPattern::Exact(_) | HostPattern::AnyLabels(_) | HostPattern::Any => None,
+    };
+    hosts.filter_map(suffix).collect()
+}
+
+fn is_among(host: &HostPattern, wildcards: &BTreeSet<String>) -> bool {
+    match host {
+        HostPattern::Exact(host) => host.split_once('.').is_some_and(|(_, rest)| wildcards.contains(rest)),
+        HostPattern::OneLabel(_) | HostPattern::AnyLabels(_) | HostPattern::Any => false,
+    }
 }
 
 fn is_under(host: &HostPattern, wildcard: &HostPattern) -> bool {
