@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use rustls::sign::CertifiedKey;
-use snapshot::{Endpoints, Hash, Kind, Persistence, Resource, ResourceId, Settings, Snapshot};
+use snapshot::{Balancer, Endpoints, Hash, Kind, Persistence, Resource, ResourceId, Settings, Snapshot};
 
 use crate::balance::{self, Endpoint, Outcome, Picked};
 use crate::compile::Rejection;
@@ -117,8 +117,11 @@ impl Cluster {
 
     /// Takes note of how an attempt at an endpoint ended.
     pub fn report(&self, endpoint: &Endpoint, outcome: Outcome, now: Tick) {
-        endpoint.observe(outcome, now);
         let state = self.state.load();
+        // The others do not read it, and all workers would write to it.
+        if state.config.cluster.balancer == Balancer::PeakEwma {
+            endpoint.observe(outcome, now);
+        }
         if let Some(health) = &state.config.cluster.passive_health {
             balance::judge(endpoint, outcome, health, &state.endpoints, now);
         }
