@@ -30,6 +30,9 @@ const QUIET: Duration = Duration::from_millis(3);
 /// but never longer than this.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// The kinds that say which data planes of Gateways there should be.
+const GATEWAYS: [Kind; 2] = [Kind::Gateway, Kind::GatewayClass];
+
 /// What the writers follow; the latest value counts.
 pub struct Outputs {
     /// Statuses that the API server does not hold yet.
@@ -243,7 +246,9 @@ impl Builder {
         built.places = statuses.data_planes.iter().filter_map(place).collect();
         built.homes.retain(|gateway, _| statuses.gateways.contains_key(gateway));
         built.moves = self.moves(built, &infrastructure);
-        send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
+        if !self.store.lacks(&GATEWAYS) {
+            send_if_new(&self.outputs.classes, self.classes(statuses.gateway_classes.keys()));
+        }
         built.gate.forget_except(&statuses);
         let gateways = statuses.gateways.keys().map(|key| (Kind::Gateway, key));
         let classes = statuses.gateway_classes.keys().map(|key| (Kind::GatewayClass, key));
@@ -383,7 +388,10 @@ impl Builder {
         let waiting = built.moves.iter().filter(|(_, to)| !built.gate.is_ready(to)).map(|(name, _)| name);
         let lost = built.homes.iter().filter(|(gateway, _)| !built.places.contains_key(gateway)).map(|(_, name)| name);
         plan.left = waiting.chain(lost).cloned().collect();
-        send_if_new(&self.outputs.infrastructure, Some(plan));
+        // Where Gateways cannot be listed, that there are none is no reason to delete their data planes.
+        if !self.store.lacks(&GATEWAYS) {
+            send_if_new(&self.outputs.infrastructure, Some(plan));
+        }
         for (gateway, (plane, name)) in &built.places {
             if built.gate.is_ready(plane) {
                 built.homes.insert(gateway.clone(), name.clone());

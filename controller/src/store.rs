@@ -195,6 +195,11 @@ impl Store {
         self.resources.unavailable.intersection(wanted).cloned().collect()
     }
 
+    /// Whether one of these kinds cannot be listed, so that nothing follows from there being no such objects.
+    pub fn lacks(&self, kinds: &[Kind]) -> bool {
+        kinds.iter().any(|kind| self.missing.contains(kind))
+    }
+
     /// Takes in an object that was fetched, unless a watch told of it since.
     pub fn fetched(&mut self, object: &(Kind, ObjectKey), change: Change) {
         if self.resources.unavailable.contains(object) {

@@ -171,7 +171,11 @@ impl<'a> Verdict<'a> {
         let good = entry.last_good.as_ref().map(|good| good.rules(key, backends));
         // The last good rules would be open where these ask for a protection.
         let unprotected = rules.unusable.iter().any(|unusable| unusable.protects);
-        let good = good.filter(|good| good.unusable.is_empty() && !unprotected);
+        let guarded = |rules: &Rules| {
+            let work = rules.rules.iter().filter_map(|rule| rule.work.as_ref());
+            work.filter(|work| work.filters.iter().any(|step| matches!(step, Step::ExternalAuth(_)))).count()
+        };
+        let good = good.filter(|good| good.unusable.is_empty() && !unprotected && guarded(good) >= guarded(&rules));
         let is_http = matches!(R::KIND, Kind::HTTPRoute | Kind::GRPCRoute);
         let refused = |unusable: &Unusable| {
             let mut refused = rules.rules.iter().filter(|rule| rule.work.is_none());
