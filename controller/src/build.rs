@@ -291,7 +291,7 @@ impl Builder {
 
     /// The kinds where it is known which objects are ours, see [`Wanted::withdraw`].
     fn withdraws(&self) -> BTreeSet<Kind> {
-        let gateways = self.store.knows(&[Kind::Gateway, Kind::GatewayClass]);
+        let gateways = self.store.knows(&GATEWAYS);
         let ingresses = self.store.knows(&[Kind::Ingress, Kind::IngressClass]);
         let gateways = [Kind::Gateway, Kind::ListenerSet].into_iter().filter(|_| gateways);
         gateways.chain(ingresses.then_some(Kind::Ingress)).collect()

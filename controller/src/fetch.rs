@@ -17,6 +17,7 @@ use translate::{Kind, ObjectKey};
 
 use crate::kinds::{self, Watched};
 use crate::store::Change;
+use crate::wait::until;
 
 /// So many are fetched at once.
 const AT_ONCE: usize = 16;
@@ -121,15 +122,12 @@ impl Fetcher {
 
     fn try_again(&mut self) {
         let now = Instant::now();
-        let due: Vec<_> =
-            self.failed.iter_mut().filter(|(_, failed)| failed.next.is_some_and(|next| next <= now)).collect();
-        let due: Vec<_> = due
-            .into_iter()
-            .map(|(object, failed)| {
-                failed.next = None;
-                object.clone()
-            })
-            .collect();
+        let mut due = Vec::new();
+        for (object, failed) in &mut self.failed {
+            if failed.next.take_if(|next| *next <= now).is_some() {
+                due.push(object.clone());
+            }
+        }
         due.into_iter().for_each(|object| self.spawn(object));
     }
 
@@ -163,13 +161,6 @@ impl Fetcher {
             let result = timeout(DEADLINE, get(client, &object)).await.unwrap_or(Err("the API server does not answer"));
             (object, result)
         });
-    }
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -31,5 +31,6 @@ pub mod store;
 pub mod stream;
 mod turns;
 pub mod uninstall;
+mod wait;
 pub mod watch;
 pub mod write;

@@ -177,8 +177,7 @@ impl Store {
 
     /// Whether every object of these kinds could be read, and the API server has the kinds.
     pub fn knows(&self, kinds: &[Kind]) -> bool {
-        !kinds.iter().any(|kind| self.missing.contains(kind))
-            && !self.problems().any(|problem| kinds.contains(&problem.kind))
+        !self.lacks(kinds) && !self.problems().any(|problem| kinds.contains(&problem.kind))
     }
 
     /// The objects that do not decode.

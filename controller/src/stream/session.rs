@@ -15,6 +15,7 @@ use super::held::Held;
 use super::parts::{Limits, cut};
 use super::publisher::Published;
 use super::{Connected, Identity, Publisher, ServiceAccount};
+use crate::wait::until;
 
 /// From the begin of a session to its Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,7 +110,7 @@ impl Session {
                         return None;
                     }
                 },
-                () = at(self.ends) => Err(Status::unauthenticated("the token of this session has ended: connect again with the present one")),
+                () = until(self.ends) => Err(Status::unauthenticated("the token of this session has ended: connect again with the present one")),
                 changed = self.published.changed() => changed.map_err(|_| Status::unavailable("the controller stops")),
             };
             if let Err(status) = heard {
@@ -236,13 +237,6 @@ impl Drop for Session {
 fn end(expires: SystemTime) -> Option<Instant> {
     let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
     Instant::now().checked_add(left + EXPIRY_GRACE)
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The answer to an account that speaks for no data plane.

@@ -176,18 +176,18 @@ fn wildcards(candidates: &[Vec<Entry>]) -> BTreeSet<String> {
 }
 
 fn is_among(host: &HostPattern, wildcards: &BTreeSet<String>) -> bool {
-    match host {
-        HostPattern::Exact(host) => host.split_once('.').is_some_and(|(_, rest)| wildcards.contains(rest)),
-        HostPattern::OneLabel(_) | HostPattern::AnyLabels(_) | HostPattern::Any => false,
-    }
+    parent(host).is_some_and(|parent| wildcards.contains(parent))
 }
 
 fn is_under(host: &HostPattern, wildcard: &HostPattern) -> bool {
-    match (host, wildcard) {
-        (HostPattern::Exact(host), HostPattern::OneLabel(suffix)) => {
-            host.split_once('.').is_some_and(|(_, rest)| rest == suffix)
-        }
-        _ => false,
+    matches!(wildcard, HostPattern::OneLabel(suffix) if parent(host) == Some(suffix))
+}
+
+/// What follows the first label of a host.
+fn parent(host: &HostPattern) -> Option<&str> {
+    match host {
+        HostPattern::Exact(host) => host.split_once('.').map(|(_, parent)| parent),
+        HostPattern::OneLabel(_) | HostPattern::AnyLabels(_) | HostPattern::Any => None,
     }
 }
 
