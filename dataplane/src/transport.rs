@@ -105,20 +105,21 @@ impl Transport {
         };
         let socket = SockRef::from(socket);
         let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        match (socket.peek(&mut [MaybeUninit::uninit()]), session) {
-            (Err(error), _) => would_block(error),
-            (Ok(0), _) | (Ok(_), None) => false,
-            // Tickets of TLS 1.3 come unasked.
-            (Ok(_), Some(session)) => loop {
-                match session.read_tls(&mut &*socket) {
-                    Ok(0) => return false,
-                    Ok(_) => match session.process_new_packets() {
-                        Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
-                        _ => return false,
-                    },
-                    Err(error) => return would_block(error),
-                }
-            },
+        let Some(session) = session else {
+            return socket.peek(&mut [MaybeUninit::uninit()]).is_err_and(would_block);
+        };
+        loop {
+            // What has been decrypted already lies in the session, and so does a farewell: the socket tells of neither.
+            match session.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+                _ => return false,
+            }
+            match socket.peek(&mut [MaybeUninit::uninit()]) {
+                // Tickets of TLS 1.3 come unasked.
+                Ok(1..) if session.read_tls(&mut &*socket).is_ok_and(|read| read > 0) => {}
+                Ok(_) => return false,
+                Err(error) => return would_block(error),
+            }
         }
     }
 
@@ -323,5 +324,57 @@ impl AsyncWrite for ClientStream {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::ClientConfig;
+    use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    /// A backend that sends these bytes in one record, and a connection to it.
+    async fn connected(sent: &'static [u8]) -> (Transport, tokio_rustls::server::TlsStream<TcpStream>) {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let server = rustls::ServerConfig::builder_with_provider(provider.clone());
+        let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let server = server.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = async {
+            let stream = listener.accept().await.unwrap().0;
+            let mut stream = TlsAcceptor::from(Arc::new(server)).accept(stream).await.unwrap();
+            stream.write_all(sent).await.unwrap();
+            stream.flush().await.unwrap();
+            stream
+        };
+        let connecting = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("a.example").unwrap();
+            TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap()
+        };
+        let (backend, stream) = tokio::join!(accepting, connecting);
+        (Transport::Tls(Box::new(stream.into())), backend)
+    }
+
+    #[tokio::test]
+    async fn what_tls_has_decrypted_already_is_not_quiet() {
+        let (mut transport, _backend) = connected(b"ab").await;
+        let mut byte = [0];
+        transport.read_exact(&mut byte).await.unwrap();
+        assert!(!transport.is_quiet(), "a byte of the same record is left");
+        transport.read_exact(&mut byte).await.unwrap();
+        assert!(transport.is_quiet());
     }
 }
